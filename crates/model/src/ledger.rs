@@ -1,0 +1,140 @@
+//! The loss ledger: what was seen, what was kept, and what became of the rest.
+
+use std::collections::BTreeMap;
+
+use crate::anomaly::Anomaly;
+
+macro_rules! ledger {
+    ($($(#[$doc:meta])* $field:ident,)*) => {
+        /// Counters of everything that a capture saw, kept and gave up, each with its cause.
+        ///
+        /// Two laws hold, and are tested:
+        ///
+        /// ```text
+        /// packets_seen       = segments + packets_not_tcp + packets_fragment
+        ///                    + packets_undecodable
+        /// payload_bytes_seen = payload_bytes_delivered + payload_bytes_duplicate
+        ///                    + payload_bytes_dropped
+        /// ```
+        #[derive(Clone, Debug, Default, Eq, PartialEq)]
+        pub struct Ledger {
+            $($(#[$doc])* pub $field: u64,)*
+            /// How often each anomaly was seen.
+            pub anomalies: BTreeMap<Anomaly, u64>,
+        }
+
+        impl Ledger {
+            /// The counters with their names, in a fixed order, anomalies not included.
+            pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($field), self.$field)),*].into_iter()
+            }
+
+            /// The counter of that name.
+            pub fn counter_mut(&mut self, name: &str) -> Option<&mut u64> {
+                match name { $(stringify!($field) => Some(&mut self.$field),)* _ => None }
+            }
+        }
+    };
+}
+
+ledger! {
+    /// Packets that the source handed over.
+    packets_seen,
+    /// Packets that the kernel or the capture library dropped before that, as the source reports.
+    packets_dropped_by_kernel,
+    /// Packets of which only the head was captured (snaplen); they still count below.
+    packets_truncated,
+    /// Packets that carry no TCP.
+    packets_not_tcp,
+    /// IP fragments that were not put together.
+    packets_fragment,
+    /// Packets whose headers could not be read.
+    packets_undecodable,
+    /// TCP segments.
+    segments,
+    /// Captured TCP payload bytes.
+    payload_bytes_seen,
+    /// Payload bytes delivered, in order, to a protocol reader.
+    payload_bytes_delivered,
+    /// Payload bytes that had been delivered before (retransmissions, second vantage points).
+    payload_bytes_duplicate,
+    /// Payload bytes dropped: out of range, behind a FIN, or over a limit.
+    payload_bytes_dropped,
+    /// Gaps in byte streams.
+    gaps,
+    /// Bytes that the gaps stand for.
+    gap_bytes,
+    /// Of these: lost before the capture saw them.
+    gap_bytes_lost,
+    /// Of these: cut by the snapshot length.
+    gap_bytes_truncated,
+    /// Of these: given up because of a limit.
+    gap_bytes_partial,
+    /// Connections.
+    connections,
+    /// Connections whose beginning was not seen.
+    connections_midstream,
+    /// Connections evicted because of a limit.
+    connections_evicted,
+    /// Connections that carried TLS, unreadable without keys.
+    connections_tls,
+    /// Connections that carried neither HTTP nor TLS.
+    connections_not_http,
+    /// Connections on which nothing was said.
+    connections_empty,
+    /// Payload bytes of connections that were not HTTP.
+    bytes_not_http,
+    /// Bytes on HTTP connections that belonged to no message (re-synchronisation).
+    bytes_skipped,
+    /// Exchanges archived.
+    exchanges,
+    /// Of these: not whole on one side or both.
+    exchanges_incomplete,
+    /// Of these: whose request was never answered within the capture.
+    exchanges_without_response,
+    /// Of these: whose request was never seen.
+    exchanges_without_request,
+    /// Body bytes left out because of the limit for one body.
+    body_bytes_over_limit,
+}
+
+impl Ledger {
+    /// Counts an anomaly.
+    pub fn count(&mut self, anomaly: Anomaly) {
+        *self.anomalies.entry(anomaly).or_default() += 1;
+    }
+
+    /// Adds the counters of `other`.
+    pub fn merge(&mut self, other: &Self) {
+        for (name, value) in other.counters() {
+            if let Some(counter) = self.counter_mut(name) {
+                *counter += value;
+            }
+        }
+        for (anomaly, count) in &other.anomalies {
+            *self.anomalies.entry(*anomaly).or_default() += count;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merging_adds_every_counter() {
+        let mut a = Ledger {
+            segments: 2,
+            ..Ledger::default()
+        };
+        a.count(Anomaly::BareLf);
+        let mut b = a.clone();
+        b.merge(&a);
+        assert_eq!(b.segments, 4);
+        assert_eq!(b.anomalies[&Anomaly::BareLf], 2);
+        let names: Vec<_> = a.counters().map(|(name, _)| name).collect();
+        for name in names {
+            assert!(a.counter_mut(name).is_some());
+        }
+    }
+}
