@@ -151,8 +151,10 @@ pub enum Event<'a> {
     },
     /// An HTTP/1 connection goes on as HTTP/2 (`Upgrade: h2c`): the reader of this connection is
     /// done, and every further byte, `rest` first, belongs to an HTTP/2 reader. The upgrading
-    /// request is stream 1 there.
+    /// request is stream 1 there; its response has neither ended nor is absent yet.
     SwitchToHttp2 {
+        /// The exchange that asked for the upgrade.
+        stream: StreamKey,
         /// The direction in which `rest` goes on.
         direction: Direction,
         /// What followed the upgrade in the same input.
