@@ -65,6 +65,8 @@ anomalies! {
     ClosedInMessage = 28, "http1-closed-in-message";
     /// Bytes behind the last message of a connection (`Connection: close`, close-delimited).
     DataAfterLastMessage = 29, "http1-data-after-last-message";
+    /// More requests waited for a response at once than the limit.
+    TooManyOutstanding = 30, "http1-too-many-outstanding";
 
     // HTTP/2
     /// The connection did not begin with the preface (seen mid-stream, or a peer in error).
