@@ -1,1 +1,36 @@
-//! Skeleton.
+//! The traffic archive: a compressed, crash-safe file of HTTP exchanges that is read in place.
+//!
+//! [`Writer`] puts exchanges into a file, [`Archive`] reads them: [`Row`]s of the index straight from
+//! the mapped file, [`Record`]s with heads and bodies after one decompression of their block. It does
+//! not capture, pair or mask anything, and knows no clock. `docs/format.md` describes the file;
+//! someone could write a reader from it alone.
+//!
+//! Archives come from strangers: whatever their bytes are, reading them ends in data or in an error
+//! that says where, within memory limits that are known beforehand.
+//!
+//! Reading order: `format` (constants and fixed structures), `block` (records), `page` (the index),
+//! `writer`, `reader`.
+
+mod block;
+mod bodies;
+mod error;
+mod format;
+mod output;
+mod page;
+mod provenance;
+mod reader;
+mod scratch;
+mod source;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use block::view::{BodyView, FieldView, HeadView, InterimView, MessageView, Record};
+pub use error::{Damage, OpenError, ReadError, WriteError};
+pub use output::partial_path;
+pub use page::view::{Page, Row};
+pub use provenance::Provenance;
+pub use reader::{Archive, Zone};
+pub use scratch::{BodyBuffer, Scratch};
+pub use writer::{Limits, Summary, Writer, WriterOptions};

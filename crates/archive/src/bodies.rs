@@ -1,0 +1,229 @@
+//! Where bodies are put: with their record, in a body block, or where an equal one lies already.
+
+use std::collections::HashMap;
+
+use crate::block::builder::{BlockHandle, Location};
+use crate::error::WriteError;
+use crate::format::{ChunkKind, Codec};
+use crate::output::{Chunk, Output};
+
+/// The version of a body block: plain bytes.
+pub(crate) const VERSION: u16 = 1;
+
+/// The name of a body by its contents.
+///
+/// BLAKE3, because what is recorded may come from an attacker: with a weak hash, two bodies made to
+/// collide would become one, and the archive would say something that was never sent.
+pub(crate) type Hash = [u8; 32];
+
+/// Body blocks under construction, and where recent bodies lie.
+#[derive(Debug)]
+pub(crate) struct BodyStore {
+    /// Bytes that shrink, and bytes that do not (images, compressed and encrypted bodies): the
+    /// latter are read straight from the mapped file.
+    open: [OpenBlock; 2],
+    recent: Recent,
+    block_len: usize,
+    /// Bytes that were not stored again.
+    pub(crate) deduplicated: u64,
+}
+
+#[derive(Debug, Default)]
+struct OpenBlock {
+    bytes: Vec<u8>,
+    handle: BlockHandle,
+}
+
+/// Bodies shorter than this are not looked up: zstd finds the ones nearby, and a reference costs a
+/// reader another block.
+pub(crate) const MIN_DEDUPLICATED: usize = 4096;
+
+impl BodyStore {
+    pub(crate) fn new(block_len: usize, remembered: usize) -> Self {
+        Self {
+            open: Default::default(),
+            recent: Recent::new(remembered),
+            block_len,
+            deduplicated: 0,
+        }
+    }
+
+    /// The name of these bytes, if they are worth one.
+    pub(crate) fn name(bytes: &[u8]) -> Option<Hash> {
+        (bytes.len() >= MIN_DEDUPLICATED).then(|| *blake3::hash(bytes).as_bytes())
+    }
+
+    /// Where bytes of that name lie already.
+    pub(crate) fn find(&mut self, name: &Hash) -> Option<Location> {
+        let found = self.recent.get(name)?;
+        self.deduplicated += u64::from(found.len);
+        Some(found)
+    }
+
+    /// Remembers where bytes of that name lie.
+    pub(crate) fn remember(&mut self, name: Hash, location: Location) {
+        self.recent.insert(name, location);
+    }
+
+    /// Puts bytes into body blocks, unless equal ones are there already.
+    pub(crate) fn store(
+        &mut self,
+        bytes: &[u8],
+        output: &mut Output,
+        pieces: &mut Vec<Location>,
+    ) -> Result<(), WriteError> {
+        for bytes in bytes.chunks(self.block_len) {
+            let name = Self::name(bytes);
+            if let Some(found) = name.as_ref().and_then(|name| self.find(name)) {
+                pieces.push(found);
+                continue;
+            }
+            let codec = if is_dense(bytes) {
+                Codec::Raw
+            } else {
+                Codec::Zstd
+            };
+            let [raw, zstd] = &self.open;
+            let open = if codec == Codec::Raw { raw } else { zstd };
+            if open.bytes.len() + bytes.len() > self.block_len {
+                self.write(codec, output)?;
+            }
+            let [raw, zstd] = &mut self.open;
+            let open = if codec == Codec::Raw { raw } else { zstd };
+            let location = Location {
+                block: open.handle.clone(),
+                start: open.bytes.len() as u32,
+                len: bytes.len() as u32,
+            };
+            open.bytes.extend_from_slice(bytes);
+            if let Some(name) = name {
+                self.recent.insert(name, location.clone());
+            }
+            match pieces.last_mut() {
+                Some(last) if last.continues_at(&location) => last.len += location.len,
+                _ => pieces.push(location),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the open blocks.
+    pub(crate) fn flush(&mut self, output: &mut Output) -> Result<(), WriteError> {
+        self.write(Codec::Raw, output)?;
+        self.write(Codec::Zstd, output)
+    }
+
+    fn write(&mut self, codec: Codec, output: &mut Output) -> Result<(), WriteError> {
+        let [raw, zstd] = &mut self.open;
+        let open = if codec == Codec::Raw { raw } else { zstd };
+        if open.bytes.is_empty() {
+            return Ok(());
+        }
+        let offset = output.chunk(Chunk {
+            kind: ChunkKind::Bodies,
+            version: VERSION,
+            codec,
+            first_row: 0,
+            references: &[],
+            payload: &open.bytes,
+        })?;
+        open.handle.written_at(offset);
+        open.handle = BlockHandle::default();
+        open.bytes.clear();
+        Ok(())
+    }
+}
+
+impl Location {
+    /// Whether `next` begins where this ends, in the same block.
+    fn continues_at(&self, next: &Self) -> bool {
+        self.block.is(&next.block) && self.start.checked_add(self.len) == Some(next.start)
+    }
+}
+
+/// A map of bounded size: two generations, the older of which is forgotten when the younger is
+/// full. What is found is as good as new.
+#[derive(Debug)]
+struct Recent {
+    young: HashMap<Hash, Location>,
+    old: HashMap<Hash, Location>,
+    limit: usize,
+}
+
+impl Recent {
+    fn new(limit: usize) -> Self {
+        Self {
+            young: HashMap::new(),
+            old: HashMap::new(),
+            limit: limit.div_ceil(2),
+        }
+    }
+
+    fn get(&mut self, name: &Hash) -> Option<Location> {
+        if let Some(found) = self.young.get(name) {
+            return Some(found.clone());
+        }
+        let (name, found) = self.old.remove_entry(name)?;
+        self.insert(name, found.clone());
+        Some(found)
+    }
+
+    fn insert(&mut self, name: Hash, location: Location) {
+        if self.young.len() >= self.limit {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(name, location);
+    }
+}
+
+/// Whether bytes look compressed or encrypted: whether every byte value is about as frequent.
+///
+/// The sum of squared counts of 1024 random bytes is about 5,100; of base64, 17,000; of any text or
+/// machine code, more.
+pub(crate) fn is_dense(bytes: &[u8]) -> bool {
+    if bytes.len() < MIN_DEDUPLICATED {
+        return false;
+    }
+    let mut counts = [0_u32; 256];
+    // Four samples, since a file begins with headers and an archive with names.
+    for sample in bytes.chunks(bytes.len().div_ceil(4)) {
+        for byte in sample.iter().take(256) {
+            if let Some(count) = counts.get_mut(usize::from(*byte)) {
+                *count += 1;
+            }
+        }
+    }
+    counts.iter().map(|count| count * count).sum::<u32>() < 7_000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_not_dense_and_noise_is() {
+        let text = "GET /reservations/available/seat?date=2026-11-21 ".repeat(200);
+        assert!(!is_dense(text.as_bytes()));
+        let noise: Vec<u8> = (0_u64..1024)
+            .flat_map(|n| xxhash_rust::xxh3::xxh3_64(&n.to_le_bytes()).to_le_bytes())
+            .collect();
+        assert!(is_dense(&noise));
+        assert!(!is_dense(&[]));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_what_is_used_stays() {
+        let mut recent = Recent::new(8);
+        let location = || Location {
+            block: BlockHandle::default(),
+            start: 0,
+            len: 1,
+        };
+        for n in 0..100 {
+            recent.insert([n; 32], location());
+            assert!(recent.get(&[0; 32]).is_some(), "used all the time");
+            assert!(recent.young.len() + recent.old.len() <= 8);
+        }
+        assert!(recent.get(&[1; 32]).is_none());
+    }
+}

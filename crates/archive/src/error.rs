@@ -1,0 +1,206 @@
+//! One error type for each operation.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::format::MAJOR;
+
+/// Why an archive could not be written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// The output exists. Nothing was touched.
+    #[error("`{path}` exists already")]
+    Exists {
+        /// The output.
+        path: PathBuf,
+    },
+    /// Another process writes the same archive.
+    #[error("`{path}` is being written by another process")]
+    Busy {
+        /// The hidden file that the other process writes to.
+        path: PathBuf,
+    },
+    /// The hidden file of an interrupted writer is in the way. Its exchanges can be recovered.
+    #[error(
+        "`{path}` is left over from a recording that was interrupted: \
+         recover it (`tapedeck recover`) or delete it first"
+    )]
+    Leftover {
+        /// The hidden file.
+        path: PathBuf,
+    },
+    /// The path does not end in a file name.
+    #[error("`{path}` does not name a file")]
+    NoFileName {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The file system refused.
+    #[error("cannot {action} `{path}`")]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// An earlier write failed, and what it wrote may be torn: nothing more is written. What was
+    /// flushed before can be recovered from the hidden file.
+    #[error("`{path}` takes no more exchanges, because an earlier write failed")]
+    Failed {
+        /// The hidden file.
+        path: PathBuf,
+    },
+    /// The heads of one exchange are larger than a block may be. The exchange was not written; the
+    /// archive goes on.
+    #[error("an exchange of {len} bytes without its bodies; the limit is {limit}")]
+    ExchangeTooLarge {
+        /// Bytes of its heads and tables.
+        len: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A block could not be encoded.
+    #[error("cannot encode a block")]
+    Encode {
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Why an archive could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The file system refused.
+    #[error("cannot {action} `{path}`")]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A folder, a device, a socket.
+    #[error("`{path}` is not a regular file")]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A file without a byte.
+    #[error("`{path}` is empty")]
+    Empty {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Something else.
+    #[error("`{path}` is not a Tapedeck archive")]
+    NotAnArchive {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Written by a newer Tapedeck.
+    #[error(
+        "`{path}` has format version {found}, and this program reads versions up to {MAJOR}: \
+         use a newer Tapedeck"
+    )]
+    TooNew {
+        /// The path.
+        path: PathBuf,
+        /// The version of the file.
+        found: u16,
+    },
+    /// There is no footer: the writer was interrupted, or the file was cut.
+    #[error(
+        "`{path}` was never sealed, or was cut: `tapedeck recover` saves the exchanges that are in it"
+    )]
+    Unsealed {
+        /// The path.
+        path: PathBuf,
+    },
+    /// What every reader needs is damaged: header, footer, directory, ledger or provenance.
+    #[error("`{path}` is damaged at byte {offset} ({damage}): `tapedeck recover` saves the rest")]
+    Damaged {
+        /// The path.
+        path: PathBuf,
+        /// Where.
+        offset: u64,
+        /// What.
+        damage: Damage,
+    },
+}
+
+/// Why an exchange or a body could not be read. Others of the same archive may well be readable.
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The archive has no such exchange.
+    #[error("there is no exchange {id}; the archive has {len}")]
+    NoSuchExchange {
+        /// The id asked for.
+        id: u64,
+        /// How many there are.
+        len: u64,
+    },
+    /// The bytes it lies in are damaged.
+    #[error("the archive is damaged at byte {offset} ({damage})")]
+    Damaged {
+        /// Where the chunk begins.
+        offset: u64,
+        /// What.
+        damage: Damage,
+    },
+    /// A body is longer than the buffer may become.
+    #[error("a body of {len} bytes; the limit is {limit}")]
+    BodyTooLarge {
+        /// Its length.
+        len: u64,
+        /// The limit of the [`BodyBuffer`](crate::BodyBuffer).
+        limit: u64,
+    },
+    /// A body was taken from another archive than the one it is read from.
+    #[error("the body belongs to another archive")]
+    ForeignBody,
+    /// The writer that a body was copied to refused.
+    #[error("cannot write the body: {kind}")]
+    Output {
+        /// Why.
+        kind: io::ErrorKind,
+    },
+}
+
+/// What is wrong with bytes of an archive.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Damage {
+    /// It points outside of the file.
+    #[error("it lies outside of the file")]
+    Outside,
+    /// The checksum of a header does not match.
+    #[error("the checksum of the header does not match")]
+    Header,
+    /// The checksum of the contents does not match.
+    #[error("the checksum of the contents does not match")]
+    Checksum,
+    /// Something else than expected is there.
+    #[error("another kind of data is there than expected")]
+    Kind,
+    /// A part of this format that this version does not know.
+    #[error("the format of this part is not known to this program")]
+    Unknown,
+    /// A length is beyond the limit.
+    #[error("a length is beyond the limit")]
+    Length,
+    /// The compressed data cannot be decompressed.
+    #[error("the compressed data cannot be decompressed")]
+    Compression,
+    /// The structure contradicts itself.
+    #[error("its structure contradicts itself: {0}")]
+    Structure(&'static str),
+    /// The bytes between two parts are not zero.
+    #[error("the padding is not zero")]
+    Padding,
+}

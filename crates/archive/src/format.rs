@@ -1,0 +1,315 @@
+//! Every constant and every fixed structure of the file, and nothing else.
+//!
+//! `docs/format.md` describes the same in prose and is normative. All integers are little endian.
+//! Structures are read in place: every bit pattern is a valid value of each, so a stranger's
+//! bytes can be wrong here but never unsound.
+
+use xxhash_rust::xxh3::xxh3_64;
+use zerocopy::little_endian::{I64, U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// The first bytes of every archive. As in PNG, the first byte is not ASCII and a line end of
+/// each kind follows, so that a transfer in text mode is found at once.
+pub(crate) const MAGIC: [u8; 8] = *b"\x89TAPE\r\n\x1a";
+/// The first bytes of the footer.
+pub(crate) const FOOTER_MAGIC: [u8; 8] = *b"\x89TAPEEND";
+/// The first bytes of every chunk.
+pub(crate) const CHUNK_MAGIC: [u8; 4] = *b"\x89TCK";
+
+/// The major version: a reader refuses a larger one.
+///
+/// 1: the first.
+pub(crate) const MAJOR: u16 = 1;
+/// The minor version: a reader accepts a larger one, and passes over what it does not know.
+///
+/// 0: the first.
+pub(crate) const MINOR: u16 = 0;
+
+/// Everything in the file begins at a multiple of this.
+pub(crate) const ALIGNMENT: usize = 16;
+/// The largest raw length of a chunk: what a reader is ever made to allocate for one.
+pub(crate) const MAX_RAW: usize = 16 << 20;
+/// The largest number of rows of an index page. Each row names at most four strings, and
+/// [`NONE_U16`] is taken, so that string numbers fit 16 bits.
+pub(crate) const MAX_PAGE_ROWS: usize = 8192;
+/// The largest directory: 4 million pages.
+pub(crate) const MAX_DIRECTORY: usize = 256 << 20;
+
+/// "Not there" in a 16-bit column.
+pub(crate) const NONE_U16: u16 = u16::MAX;
+/// "Not there" in a 32-bit column.
+pub(crate) const NONE_U32: u32 = u32::MAX;
+/// "Too large for this column": the value is in the page's table of wide values.
+pub(crate) const WIDE_U32: u32 = u32::MAX - 1;
+/// "Not there" in a 64-bit column.
+pub(crate) const NONE_U64: u64 = u64::MAX;
+
+/// What a chunk holds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub(crate) enum ChunkKind {
+    /// Named values: where the archive comes from.
+    Provenance = 1,
+    /// Records with their heads and small bodies.
+    Exchanges = 2,
+    /// Bytes of bodies.
+    Bodies = 3,
+    /// The columns of the rows of the exchange blocks before it.
+    Page = 4,
+    /// Named values: the loss ledger. The last one counts.
+    Ledger = 5,
+    /// Where the pages are.
+    Directory = 6,
+}
+
+impl ChunkKind {
+    pub(crate) const fn from_number(number: u8) -> Option<Self> {
+        Some(match number {
+            1 => Self::Provenance,
+            2 => Self::Exchanges,
+            3 => Self::Bodies,
+            4 => Self::Page,
+            5 => Self::Ledger,
+            6 => Self::Directory,
+            _ => return None,
+        })
+    }
+
+    /// The largest raw length of such a chunk.
+    pub(crate) const fn max_raw(self) -> usize {
+        match self {
+            // Never copied, only mapped.
+            Self::Directory => MAX_DIRECTORY,
+            _ => MAX_RAW,
+        }
+    }
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Provenance => "provenance",
+            Self::Exchanges => "exchange block",
+            Self::Bodies => "body block",
+            Self::Page => "index page",
+            Self::Ledger => "ledger",
+            Self::Directory => "directory",
+        }
+    }
+}
+
+/// How the payload of a chunk is stored.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub(crate) enum Codec {
+    /// As it is.
+    Raw = 0,
+    /// One zstd frame.
+    Zstd = 1,
+}
+
+impl Codec {
+    pub(crate) const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::Raw),
+            1 => Some(Self::Zstd),
+            _ => None,
+        }
+    }
+}
+
+/// The first 64 bytes of the file.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct FileHeader {
+    pub(crate) magic: [u8; 8],
+    pub(crate) major: U16,
+    pub(crate) minor: U16,
+    /// The oldest major version whose readers can read this.
+    pub(crate) readable_by: U16,
+    pub(crate) reserved: [u8; 2],
+    /// Hash of the provenance. Every chunk repeats it, so that one of another file is found.
+    pub(crate) archive: U64,
+    pub(crate) reserved2: [u8; 32],
+    /// xxh3-64 of the bytes before.
+    pub(crate) hash: U64,
+}
+
+/// The 64 bytes before every payload.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct ChunkHeader {
+    pub(crate) magic: [u8; 4],
+    pub(crate) kind: u8,
+    pub(crate) codec: u8,
+    /// Version of the payload's structure; see the kind.
+    pub(crate) version: U16,
+    /// References before the stored payload, 8 bytes each.
+    pub(crate) n_references: U32,
+    /// Length of the stored payload, references not included.
+    pub(crate) stored_len: U32,
+    /// Length of the payload once decoded.
+    pub(crate) raw_len: U32,
+    pub(crate) reserved: [u8; 4],
+    /// Where in the file this header lies.
+    pub(crate) offset: U64,
+    /// [`FileHeader::archive`].
+    pub(crate) archive: U64,
+    /// The first row of an exchange block or page; else zero.
+    pub(crate) first_row: U64,
+    /// xxh3-64 of the references and the stored payload.
+    pub(crate) payload_hash: U64,
+    /// xxh3-64 of the bytes before.
+    pub(crate) hash: U64,
+}
+
+/// The last 96 bytes of a sealed file.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct Footer {
+    pub(crate) magic: [u8; 8],
+    pub(crate) archive: U64,
+    /// Length of the whole file.
+    pub(crate) file_len: U64,
+    pub(crate) provenance: U64,
+    pub(crate) ledger: U64,
+    pub(crate) directory: U64,
+    pub(crate) n_pages: U64,
+    pub(crate) n_rows: U64,
+    pub(crate) reserved: [u8; 24],
+    /// xxh3-64 of the bytes before.
+    pub(crate) hash: U64,
+}
+
+/// One page in the directory, with what a filter needs to pass over it.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct PageEntry {
+    /// Where the page's chunk begins.
+    pub(crate) offset: U64,
+    pub(crate) first_row: U64,
+    pub(crate) n_rows: U32,
+    pub(crate) status_min: U16,
+    pub(crate) status_max: U16,
+    pub(crate) time_min: I64,
+    pub(crate) time_max: I64,
+    pub(crate) duration_min: U64,
+    pub(crate) duration_max: U64,
+    /// Whether any row has a status; whether any has a duration; whether any is incomplete.
+    pub(crate) has_status: u8,
+    pub(crate) has_duration: u8,
+    pub(crate) has_incomplete: u8,
+    pub(crate) reserved: [u8; 5],
+}
+
+/// The beginning of a page's payload: how long each of its parts is, in the order of the file.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct PageHeader {
+    pub(crate) n_rows: U32,
+    /// Bytes of the columns that a later minor version added behind the known ones.
+    pub(crate) extra_len: U32,
+    pub(crate) n_connections: U32,
+    pub(crate) n_addresses: U32,
+    pub(crate) n_blocks: U32,
+    pub(crate) n_anomalies: U32,
+    pub(crate) n_wide: U32,
+    pub(crate) n_strings: U32,
+    pub(crate) string_bytes: U32,
+    pub(crate) reserved: [u8; 28],
+}
+
+/// A connection in a page.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct PageConnection {
+    pub(crate) id: U64,
+    /// Number of the client's address in the page.
+    pub(crate) client: U16,
+    pub(crate) client_port: U16,
+    pub(crate) server: U16,
+    pub(crate) server_port: U16,
+}
+
+/// An IP address in a page.
+#[derive(
+    Clone, Copy, Debug, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq, Unaligned,
+)]
+#[repr(C)]
+pub(crate) struct PageAddress {
+    /// IPv4: the first four bytes, the others zero.
+    pub(crate) octets: [u8; 16],
+    /// 4 or 6.
+    pub(crate) family: U32,
+}
+
+/// A value that does not fit its column. Sorted by row, then column.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct WideValue {
+    pub(crate) row: U32,
+    /// The byte offset of the column for one row, which names it; see `page::column`.
+    pub(crate) column: U32,
+    pub(crate) value: U64,
+}
+
+/// Length of the file header and of the chunk header.
+pub(crate) const HEADER_LEN: usize = 64;
+/// Length of the footer.
+pub(crate) const FOOTER_LEN: usize = 96;
+
+const _: () = assert!(size_of::<FileHeader>() == HEADER_LEN);
+const _: () = assert!(size_of::<ChunkHeader>() == HEADER_LEN);
+const _: () = assert!(size_of::<Footer>() == FOOTER_LEN);
+const _: () = assert!(size_of::<PageEntry>() == 64);
+const _: () = assert!(size_of::<PageHeader>() == 64);
+
+/// The hash of a structure whose last 8 bytes are its own hash.
+pub(crate) fn self_hash<T: IntoBytes + Immutable>(structure: &T) -> u64 {
+    let bytes = structure.as_bytes();
+    xxh3_64(
+        bytes
+            .split_last_chunk::<8>()
+            .map_or(bytes, |(head, _)| head),
+    )
+}
+
+/// How far the length is from a multiple of [`ALIGNMENT`].
+pub(crate) const fn padding(len: usize) -> usize {
+    len.wrapping_neg() % ALIGNMENT
+}
+
+impl FileHeader {
+    pub(crate) fn new(archive: u64) -> Self {
+        let mut header = Self {
+            magic: MAGIC,
+            major: MAJOR.into(),
+            minor: MINOR.into(),
+            readable_by: MAJOR.into(),
+            reserved: [0; 2],
+            archive: archive.into(),
+            reserved2: [0; 32],
+            hash: U64::ZERO,
+        };
+        header.hash = self_hash(&header).into();
+        header
+    }
+}
+
+impl ChunkHeader {
+    /// Length of everything between this header and the next one's earliest place.
+    pub(crate) fn body_len(&self) -> u64 {
+        u64::from(self.n_references.get()) * 8 + u64::from(self.stored_len.get())
+    }
+
+    /// Length of the whole chunk: header, references, payload, padding.
+    pub(crate) fn chunk_len(&self) -> u64 {
+        HEADER_LEN as u64 + self.body_len().next_multiple_of(ALIGNMENT as u64)
+    }
+
+    /// Whether the header is one, and lies where it says.
+    pub(crate) fn is_sound(&self, archive: u64, offset: u64) -> bool {
+        self.magic == CHUNK_MAGIC
+            && self.hash.get() == self_hash(self)
+            && self.archive.get() == archive
+            && self.offset.get() == offset
+    }
+}

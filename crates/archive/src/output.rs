@@ -1,0 +1,271 @@
+//! Chunks go to the hidden file.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use xxhash_rust::xxh3::Xxh3;
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::U64;
+use zstd::bulk::Compressor;
+
+use crate::error::WriteError;
+use crate::format::{
+    CHUNK_MAGIC, ChunkHeader, ChunkKind, Codec, FOOTER_MAGIC, FileHeader, Footer, HEADER_LEN,
+    padding, self_hash,
+};
+
+/// What a chunk is to hold.
+#[derive(Clone, Copy)]
+pub(crate) struct Chunk<'a> {
+    pub(crate) kind: ChunkKind,
+    pub(crate) version: u16,
+    pub(crate) codec: Codec,
+    pub(crate) first_row: u64,
+    pub(crate) references: &'a [u64],
+    pub(crate) payload: &'a [u8],
+}
+
+/// The hidden file beside the output, locked.
+pub(crate) struct Output {
+    file: File,
+    partial: PathBuf,
+    path: PathBuf,
+    archive: u64,
+    position: u64,
+    failed: bool,
+    compressor: Compressor<'static>,
+    compressed: Vec<u8>,
+    buffer: Vec<u8>,
+    /// Tests: the file takes no more than this many bytes.
+    #[cfg(test)]
+    pub(crate) capacity: Option<u64>,
+}
+
+impl Output {
+    pub(crate) fn create(path: &Path, archive: u64, level: i32) -> Result<Self, WriteError> {
+        let partial = partial_path(path)?;
+        if path.symlink_metadata().is_ok() {
+            return Err(WriteError::Exists { path: path.into() });
+        }
+        let mut open = OpenOptions::new();
+        open.read(true).write(true);
+        let file = match open.clone().create_new(true).open(&partial) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(in_the_way(&open, partial));
+            }
+            Err(source) => return Err(io_error("create", &partial)(source)),
+        };
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(WriteError::Busy { path: partial }),
+            // Network file systems may have no locks. `create_new` has kept others out already.
+            Err(TryLockError::Error(_)) => {}
+        }
+        let compressor = Compressor::new(level).map_err(|source| WriteError::Encode {
+            source: source.into(),
+        })?;
+        let mut output = Self {
+            file,
+            partial,
+            path: path.into(),
+            archive,
+            position: 0,
+            failed: false,
+            compressor,
+            compressed: Vec::new(),
+            buffer: Vec::new(),
+            #[cfg(test)]
+            capacity: None,
+        };
+        output
+            .buffer
+            .extend_from_slice(FileHeader::new(archive).as_bytes());
+        output.write()?;
+        Ok(output)
+    }
+
+    /// Where the next chunk will begin.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Writes a chunk, and says where it begins.
+    pub(crate) fn chunk(&mut self, chunk: Chunk<'_>) -> Result<u64, WriteError> {
+        let Chunk {
+            kind,
+            version,
+            mut codec,
+            first_row,
+            references,
+            payload,
+        } = chunk;
+        let limit = kind.max_raw();
+        if payload.len() > limit {
+            return Err(WriteError::ExchangeTooLarge {
+                len: payload.len(),
+                limit,
+            });
+        }
+        let mut stored = payload;
+        if codec == Codec::Zstd {
+            self.compressed.clear();
+            self.compressed
+                .reserve(zstd::zstd_safe::compress_bound(payload.len()));
+            let compressed = self
+                .compressor
+                .compress_to_buffer(payload, &mut self.compressed)
+                .map_err(|source| WriteError::Encode {
+                    source: source.into(),
+                })?;
+            // A gain of a few per cent is not worth the reader's time.
+            if compressed < payload.len() - payload.len() / 32 {
+                stored = &self.compressed;
+            } else {
+                codec = Codec::Raw;
+            }
+        }
+        let mut hash = Xxh3::new();
+        for reference in references {
+            hash.update(&reference.to_le_bytes());
+        }
+        hash.update(stored);
+        let mut header = ChunkHeader {
+            magic: CHUNK_MAGIC,
+            kind: kind as u8,
+            codec: codec as u8,
+            version: version.into(),
+            n_references: (references.len() as u32).into(),
+            stored_len: (stored.len() as u32).into(),
+            raw_len: (payload.len() as u32).into(),
+            reserved: [0; 4],
+            offset: self.position.into(),
+            archive: self.archive.into(),
+            first_row: first_row.into(),
+            payload_hash: hash.digest().into(),
+            hash: U64::ZERO,
+        };
+        header.hash = self_hash(&header).into();
+
+        self.buffer.clear();
+        self.buffer.extend_from_slice(header.as_bytes());
+        for reference in references {
+            self.buffer.extend_from_slice(&reference.to_le_bytes());
+        }
+        self.buffer.extend_from_slice(stored);
+        let padded = self.buffer.len() + padding(self.buffer.len());
+        self.buffer.resize(padded, 0);
+        let offset = self.position;
+        self.write()?;
+        Ok(offset)
+    }
+
+    /// Writes the footer, and gives the file its name. Says how long it is.
+    pub(crate) fn seal(mut self, mut footer: Footer) -> Result<u64, WriteError> {
+        footer.magic = FOOTER_MAGIC;
+        footer.archive = self.archive.into();
+        footer.file_len = (self.position + size_of::<Footer>() as u64).into();
+        footer.hash = self_hash(&footer).into();
+        self.buffer.clear();
+        self.buffer.extend_from_slice(footer.as_bytes());
+        // Everything else is on the disk before the footer says so.
+        self.sync()?;
+        self.write()?;
+        self.sync()?;
+        if self.path.symlink_metadata().is_ok() {
+            return Err(WriteError::Exists { path: self.path });
+        }
+        fs::rename(&self.partial, &self.path).map_err(io_error("rename", &self.partial))?;
+        if let Some(folder) = self.path.parent() {
+            let folder = if folder.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                folder
+            };
+            // The name is on the disk only once the folder is.
+            File::open(folder)
+                .and_then(|folder| folder.sync_all())
+                .map_err(io_error("sync the folder", folder))?;
+        }
+        Ok(self.position)
+    }
+
+    /// Waits until the file is on the disk.
+    pub(crate) fn sync(&mut self) -> Result<(), WriteError> {
+        let synced = self.file.sync_all();
+        if synced.is_err() {
+            // Linux forgets the failure once it was told: the next sync would succeed, wrongly.
+            self.failed = true;
+        }
+        synced.map_err(io_error("sync", &self.partial))
+    }
+
+    fn write(&mut self) -> Result<(), WriteError> {
+        if self.failed {
+            return Err(WriteError::Failed {
+                path: self.partial.clone(),
+            });
+        }
+        #[cfg(test)]
+        let written = match self.capacity {
+            Some(capacity) if self.position + self.buffer.len() as u64 > capacity => {
+                let fits = capacity.saturating_sub(self.position) as usize;
+                self.file
+                    .write_all(&self.buffer[..fits])
+                    .and_then(|()| Err(io::ErrorKind::StorageFull.into()))
+            }
+            _ => self.file.write_all(&self.buffer),
+        };
+        #[cfg(not(test))]
+        let written = self.file.write_all(&self.buffer);
+        if let Err(source) = written {
+            // Some of the chunk may be in the file: what follows would lie where no header says.
+            self.failed = true;
+            return Err(io_error("write to", &self.partial)(source));
+        }
+        self.position += self.buffer.len() as u64;
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Output")
+            .field("partial", &self.partial)
+            .field("position", &self.position)
+            .field("failed", &self.failed)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The hidden file that an archive of this path is written to: `.shop.tape.partial` beside
+/// `shop.tape`.
+pub fn partial_path(path: &Path) -> Result<PathBuf, WriteError> {
+    let Some(name) = path.file_name() else {
+        return Err(WriteError::NoFileName { path: path.into() });
+    };
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(".partial");
+    Ok(path.with_file_name(hidden))
+}
+
+/// Whose the hidden file is that stands in the way.
+fn in_the_way(open: &OpenOptions, path: PathBuf) -> WriteError {
+    match open.open(&path).map(|file| file.try_lock()) {
+        Ok(Err(TryLockError::WouldBlock)) => WriteError::Busy { path },
+        _ => WriteError::Leftover { path },
+    }
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WriteError {
+    let path = path.to_owned();
+    move |source| WriteError::Io {
+        action,
+        path,
+        source,
+    }
+}
+
+const _: () = assert!(HEADER_LEN.is_multiple_of(crate::format::ALIGNMENT));

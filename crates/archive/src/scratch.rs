@@ -1,0 +1,118 @@
+//! Buffers that readers bring along, so that reading allocates nothing once they are warm.
+
+use rkyv::util::AlignedVec;
+
+use crate::block::view::{BlockOrigin, Layout, Record, access};
+use crate::error::Damage;
+use crate::format::ChunkKind;
+use crate::source::{Chunk, Inflater};
+
+/// One decompressed block, reused from load to load. Loading an exchange of the same block again
+/// costs nothing but a lookup, so that it pays to keep a scratch for exchanges read in order.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    buffer: AlignedVec,
+    layout: Layout,
+    references: Vec<u64>,
+    inflater: Inflater,
+    /// Which block is there: the number of the open archive, and the place.
+    loaded: Option<(u64, u64)>,
+}
+
+impl Scratch {
+    /// An empty one.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn holds(&self, archive: u64, offset: u64) -> bool {
+        self.loaded == Some((archive, offset))
+    }
+
+    /// Decompresses a block and checks everything in it.
+    pub(crate) fn fill(
+        &mut self,
+        chunk: &Chunk<'_>,
+        archive: u64,
+        offset: u64,
+    ) -> Result<(), Damage> {
+        self.loaded = None;
+        self.inflater.inflate(chunk, &mut self.buffer)?;
+        self.references.clear();
+        self.references.extend(chunk.references());
+        if chunk.kind == ChunkKind::Exchanges {
+            self.layout.compute(access(&self.buffer)?)?;
+        }
+        self.loaded = Some((archive, offset));
+        Ok(())
+    }
+
+    /// How many records the block has.
+    pub(crate) fn n_records(&self) -> usize {
+        self.layout.len()
+    }
+
+    /// A record of the block.
+    pub(crate) fn record(&self, number: usize) -> Result<Record<'_>, Damage> {
+        let (archive, offset) = self.loaded.ok_or(Damage::Kind)?;
+        let start = self
+            .layout
+            .start(number)
+            .ok_or(Damage::Structure("a row names no record"))?;
+        // Checked when the block came; checking again costs next to nothing, since every type in
+        // it is plain data, and saves the unchecked access.
+        let block = access(&self.buffer)?;
+        let origin = BlockOrigin {
+            archive,
+            offset,
+            references: &self.references,
+            bytes: block.bytes.as_slice(),
+        };
+        Record::new(block, number, start, origin)
+    }
+
+    /// The bytes that pieces point into.
+    pub(crate) fn bytes(&self, kind: ChunkKind) -> Result<&[u8], Damage> {
+        match kind {
+            ChunkKind::Exchanges => Ok(access(&self.buffer)?.bytes.as_slice()),
+            _ => Ok(&self.buffer),
+        }
+    }
+}
+
+/// A body in one piece, reused from body to body.
+#[derive(Debug)]
+pub struct BodyBuffer {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) block: Scratch,
+    pub(crate) limit: u64,
+}
+
+impl BodyBuffer {
+    /// A buffer for bodies up to [`BodyBuffer::DEFAULT_LIMIT`].
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_limit(Self::DEFAULT_LIMIT)
+    }
+
+    /// A buffer for bodies up to `limit` bytes. An archive of a few bytes can claim a body of many
+    /// GiB, all of it the same bytes; this is what keeps it from the memory.
+    #[must_use]
+    pub fn with_limit(limit: u64) -> Self {
+        Self {
+            bytes: Vec::new(),
+            block: Scratch::new(),
+            limit,
+        }
+    }
+
+    /// 256 MiB.
+    pub const DEFAULT_LIMIT: u64 = 256 << 20;
+}
+
+impl Default for BodyBuffer {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,5 @@
+//! What an archive promises, tested from outside: written is read back, damage is found, a crash
+//! costs what the documentation says.
+
+mod round_trip;
+mod samples;

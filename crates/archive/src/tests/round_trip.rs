@@ -1,0 +1,147 @@
+//! What was written is read back.
+
+use proptest::prelude::*;
+use tapedeck_model::{Missing, Role};
+use tempfile::tempdir;
+
+use super::samples::{any_samples, expected, provenance, read, shop, write};
+use crate::page::values::RowValues;
+use crate::{Archive, Limits, WriterOptions};
+
+fn options(limits: Limits) -> WriterOptions {
+    let mut options = WriterOptions::new(provenance());
+    options.limits = limits;
+    options
+}
+
+fn tiny() -> Limits {
+    Limits {
+        block: 8 << 10,
+        group: 16 << 10,
+        inline_body: 2 << 10,
+        remembered_bodies: 4,
+        open_bodies: 64,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn any_exchange_survives(samples in any_samples(12), is_tiny in any::<bool>()) {
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("a.tape");
+        let limits = if is_tiny { tiny() } else { Limits::default() };
+        let summary = write(&path, &samples, options(limits));
+        prop_assert_eq!(summary.exchanges, samples.len() as u64);
+
+        let archive = Archive::open(&path).unwrap();
+        let expected: Vec<_> = samples.iter().map(expected).collect();
+        let found = read(&archive);
+        for (found, expected) in found.iter().zip(&expected) {
+            prop_assert_eq!(found, expected);
+        }
+        prop_assert_eq!(found.len(), expected.len());
+
+        prop_assert_eq!(archive.rows().count(), expected.len());
+        for (row, exchange) in archive.rows().zip(&expected) {
+            let values = RowValues::of(exchange);
+            prop_assert_eq!(row.time(), values.time);
+            prop_assert_eq!(row.duration(), values.duration);
+            prop_assert_eq!(row.first_byte(), values.first_byte);
+            prop_assert_eq!(row.method(), values.method);
+            prop_assert_eq!(row.scheme(), values.scheme);
+            prop_assert_eq!(row.authority(), values.authority);
+            prop_assert_eq!(row.target(), values.target);
+            prop_assert_eq!(row.status(), values.status.filter(|status| *status != u16::MAX));
+            prop_assert_eq!(row.stream(), exchange.stream);
+            prop_assert_eq!(row.protocol(), exchange.protocol);
+            prop_assert_eq!(row.connection(), exchange.connection.id);
+            prop_assert_eq!(row.client(), exchange.connection.client);
+            prop_assert_eq!(row.server(), exchange.connection.server);
+            prop_assert_eq!(row.request_missing(), exchange.missing(Role::Request));
+            prop_assert_eq!(row.response_missing(), exchange.missing(Role::Response));
+            prop_assert_eq!(row.complete(), exchange.complete());
+            prop_assert_eq!(row.tunnel(), exchange.tunnel);
+            prop_assert_eq!(row.pushed(), exchange.pushed);
+            prop_assert_eq!(row.anomalies(), exchange.anomalies);
+            let len = |message: &Option<tapedeck_model::Message>| {
+                message.as_ref().map(|message| message.body.len)
+            };
+            prop_assert_eq!(row.request_body_len(), len(&exchange.request));
+            prop_assert_eq!(row.response_body_len(), len(&exchange.response));
+        }
+    }
+}
+
+#[test]
+fn ids_count_over_blocks_and_pages() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("a.tape");
+    let samples: Vec<_> = (0..500).map(shop).collect();
+    write(&path, &samples, options(tiny()));
+    let archive = Archive::open(&path).unwrap();
+    assert!(archive.pages().count() > 3);
+    assert_eq!(archive.len(), 500);
+    assert_eq!(archive.damaged_rows(), 0);
+    for (id, row) in archive.rows().enumerate() {
+        assert_eq!(row.id(), id as u64);
+        assert_eq!(archive.row(id as u64).unwrap().target(), row.target());
+        let expected = format!("/reservations/{}?seat={}", id % 50, id % 97);
+        assert_eq!(row.target(), Some(expected.as_bytes()));
+    }
+    assert!(archive.row(500).is_none());
+    assert_eq!(archive.ledger().exchanges, 500);
+    assert_eq!(archive.provenance(), &provenance());
+    assert_eq!(
+        read(&archive),
+        samples.iter().map(expected).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn an_archive_without_exchanges_is_one() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("a.tape");
+    write(&path, &[], options(Limits::default()));
+    let archive = Archive::open(&path).unwrap();
+    assert!(archive.is_empty());
+    assert_eq!(archive.rows().count(), 0);
+    assert!(archive.row(0).is_none());
+}
+
+#[test]
+fn parts_over_the_limit_are_counted_and_told() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("a.tape");
+    let mut samples: Vec<_> = (0..2).map(shop).collect();
+    for sample in &mut samples {
+        let body = &mut sample.exchange.response.as_mut().unwrap().body;
+        body.parts = 1;
+        body.len += 3;
+    }
+    let part = |key| tapedeck_model::BodyPart {
+        key,
+        role: Role::Response,
+        data: b"abc".to_vec(),
+    };
+    let limits = Limits {
+        open_bodies: 1,
+        ..Limits::default()
+    };
+    let mut writer = crate::Writer::create(&path, options(limits)).unwrap();
+    writer.body_part(&part(0)).unwrap();
+    writer.body_part(&part(1)).unwrap();
+    for sample in &samples {
+        writer.exchange(&sample.exchange).unwrap();
+    }
+    let summary = writer.seal(&Default::default()).unwrap();
+    assert_eq!(summary.body_parts_refused, 1);
+    let archive = Archive::open(&path).unwrap();
+    let found = read(&archive);
+    let message = |n: usize| found[n].response.as_ref().unwrap();
+    assert!(message(0).body.tail.starts_with(b"abc{") && message(0).missing.is_empty());
+    assert!(message(1).body.tail.starts_with(b"{"));
+    assert_eq!(message(1).missing, Missing::PARTIAL);
+    assert!(!archive.row(1).unwrap().complete());
+}

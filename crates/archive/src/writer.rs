@@ -1,0 +1,482 @@
+//! Exchanges go into a file.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::Path;
+
+use rkyv::util::AlignedVec;
+use tapedeck_model::{BodyPart, Exchange, Ledger, Message, Missing, Role};
+use xxhash_rust::xxh3::xxh3_64;
+use zerocopy::{FromZeros, IntoBytes};
+
+use crate::block::builder::{BlockBuilder, Location, Placement};
+use crate::block::records;
+use crate::bodies::{BodyStore, Hash};
+use crate::error::WriteError;
+use crate::format::{ChunkKind, Codec, Footer, MAX_RAW, PageEntry};
+use crate::output::{Chunk, Output};
+use crate::page::{
+    self,
+    builder::{BodyLengths, PageBuilder},
+};
+use crate::provenance::{Provenance, StoredLedger};
+
+/// How an archive is written.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct WriterOptions {
+    /// Where the traffic comes from.
+    pub provenance: Provenance,
+    /// The zstd level of blocks.
+    pub level: i32,
+    /// What the writer may hold.
+    pub limits: Limits,
+}
+
+impl WriterOptions {
+    /// The defaults, for traffic from there.
+    #[must_use]
+    pub fn new(provenance: Provenance) -> Self {
+        Self {
+            provenance,
+            level: 3,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// What a [`Writer`] holds at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Raw bytes of a block. A reader decompresses this much for one exchange: at 256 KiB in about
+    /// 200 microseconds.
+    pub block: usize,
+    /// Raw bytes of exchange blocks between two index pages.
+    pub group: usize,
+    /// A body up to this length lies in the block of its record.
+    pub inline_body: usize,
+    /// Bodies whose places are remembered, so that equal ones are stored once. About 100 bytes
+    /// each.
+    pub remembered_bodies: usize,
+    /// Long bodies under way at once. Parts of further ones are not stored: their exchanges say
+    /// [`Missing::PARTIAL`], and [`Summary::body_parts_refused`] counts.
+    pub open_bodies: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            block: 256 << 10,
+            group: 4 << 20,
+            inline_body: 64 << 10,
+            remembered_bodies: 64 << 10,
+            open_bodies: 64 << 10,
+        }
+    }
+}
+
+/// What a sealed archive came to.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Summary {
+    /// The exchanges.
+    pub exchanges: u64,
+    /// The length of the file.
+    pub file_len: u64,
+    /// Body bytes that were stored once already.
+    pub deduplicated_bytes: u64,
+    /// Body parts that were refused because of [`Limits::open_bodies`].
+    pub body_parts_refused: u64,
+}
+
+/// Writes an archive.
+///
+/// Everything goes to a hidden file beside the output ([`partial_path`](crate::partial_path)), and
+/// [`Writer::seal`] gives it its name. A writer that is dropped or killed before leaves the hidden
+/// file behind; what was flushed into it can be recovered. Memory does not grow with the archive,
+/// but for 64 bytes for each index page.
+#[derive(Debug)]
+pub struct Writer {
+    output: Output,
+    limits: Limits,
+    block: BlockBuilder,
+    page: PageBuilder,
+    bodies: BodyStore,
+    open_bodies: HashMap<(u64, Role), Vec<Location>>,
+    directory: Vec<PageEntry>,
+    provenance: u64,
+    /// Reused between blocks.
+    buffer: AlignedVec,
+    /// Raw bytes of exchange blocks since the last page.
+    group_len: usize,
+    n_rows: u64,
+    /// The first row of the page, and of the block.
+    page_first_row: u64,
+    block_first_row: u64,
+    body_parts_refused: u64,
+    /// Counters of newer versions, in a copy.
+    unknown_counters: std::collections::BTreeMap<String, u64>,
+}
+
+impl Writer {
+    /// Begins an archive. The output must not exist.
+    pub fn create(path: &Path, options: WriterOptions) -> Result<Self, WriteError> {
+        let WriterOptions {
+            provenance,
+            level,
+            limits,
+        } = options;
+        let provenance = provenance.encode();
+        let archive = xxh3_64(&provenance);
+        let mut output = Output::create(path, archive, level)?;
+        let block_limit = limits.block.clamp(1, MAX_RAW / 2);
+        let provenance = output.chunk(Chunk {
+            kind: ChunkKind::Provenance,
+            version: 1,
+            codec: Codec::Raw,
+            first_row: 0,
+            references: &[],
+            payload: &provenance,
+        })?;
+        Ok(Self {
+            output,
+            limits: Limits {
+                block: block_limit,
+                inline_body: limits.inline_body.min(block_limit),
+                ..limits
+            },
+            block: BlockBuilder::default(),
+            page: PageBuilder::default(),
+            bodies: BodyStore::new(block_limit, limits.remembered_bodies),
+            open_bodies: HashMap::new(),
+            directory: Vec::new(),
+            provenance,
+            buffer: AlignedVec::new(),
+            group_len: 0,
+            n_rows: 0,
+            page_first_row: 0,
+            block_first_row: 0,
+            body_parts_refused: 0,
+            unknown_counters: std::collections::BTreeMap::new(),
+        })
+    }
+
+    /// Stores a piece of a long body, ahead of its exchange.
+    pub fn body_part(&mut self, part: &BodyPart) -> Result<(), WriteError> {
+        let key = (part.key, part.role);
+        if self.open_bodies.len() >= self.limits.open_bodies && !self.open_bodies.contains_key(&key)
+        {
+            self.body_parts_refused += 1;
+            return Ok(());
+        }
+        let pieces = self.open_bodies.entry(key).or_default();
+        self.bodies.store(&part.data, &mut self.output, pieces)
+    }
+
+    /// Adds an exchange. It is in the file after the next [`Writer::flush`] at the latest.
+    pub fn exchange(&mut self, exchange: &Exchange) -> Result<(), WriteError> {
+        let len = heads_len(exchange);
+        // Space for the columns, for inline bodies, and for what is in the block.
+        let limit = MAX_RAW / 2 - 2 * self.limits.inline_body.min(MAX_RAW / 8);
+        if len > limit {
+            self.forget(exchange);
+            return Err(WriteError::ExchangeTooLarge { len, limit });
+        }
+        let inline = |message: &Option<Message>| {
+            let len = message
+                .as_ref()
+                .map_or(0, |message| message.body.tail.len());
+            if len > self.limits.inline_body {
+                0
+            } else {
+                len
+            }
+        };
+        let len = len + inline(&exchange.request) + inline(&exchange.response);
+        if self.block.n_records() > 0 && self.block.raw_len() + len > self.limits.block {
+            self.close_block()?;
+            if self.group_len >= self.limits.group {
+                self.close_page()?;
+            }
+        }
+        if self.page.is_full() {
+            self.close_group()?;
+        }
+
+        let request = self.place(exchange.key, Role::Request, exchange.request.as_ref())?;
+        let response = self.place(exchange.key, Role::Response, exchange.response.as_ref())?;
+        let exchange = with_true_lengths(exchange, &request, &response);
+        let tails = self
+            .block
+            .push(&exchange, &request.placement, &response.placement);
+        for (placed, start) in [(&request, tails.request), (&response, tails.response)] {
+            if let Some(name) = placed.remember {
+                let location = Location {
+                    block: self.block.handle().clone(),
+                    start,
+                    len: placed.tail_len,
+                };
+                self.bodies.remember(name, location);
+            }
+        }
+        let lengths = BodyLengths {
+            request: exchange.request.is_some().then_some(request.len),
+            response: exchange.response.is_some().then_some(response.len),
+        };
+        self.page
+            .push(&exchange, lengths, self.block.n_records() - 1);
+        self.n_rows += 1;
+        Ok(())
+    }
+
+    /// Puts everything so far into the file, where a crash of this process cannot take it back.
+    /// Live sources call it once a second.
+    pub fn flush(&mut self) -> Result<(), WriteError> {
+        self.close_group()
+    }
+
+    /// Flushes, and adds the ledger so far: what is recovered after a crash then says what it
+    /// lost up to here.
+    pub fn checkpoint(&mut self, ledger: &Ledger) -> Result<(), WriteError> {
+        self.close_group()?;
+        self.write_ledger(ledger).map(|_| ())
+    }
+
+    /// Completes the archive and gives it its name. It is on the disk when this returns.
+    pub fn seal(mut self, ledger: &Ledger) -> Result<Summary, WriteError> {
+        self.close_group()?;
+        self.bodies.flush(&mut self.output)?;
+        let ledger = self.write_ledger(ledger)?;
+        let directory = self.write_directory()?;
+        let mut footer = Footer::new_zeroed();
+        footer.provenance = self.provenance.into();
+        footer.ledger = ledger.into();
+        footer.directory = directory.into();
+        footer.n_pages = (self.directory.len() as u64).into();
+        footer.n_rows = self.n_rows.into();
+        Ok(Summary {
+            exchanges: self.n_rows,
+            file_len: self.output.seal(footer)?,
+            deduplicated_bytes: self.bodies.deduplicated,
+            body_parts_refused: self.body_parts_refused,
+        })
+    }
+
+    /// How long the file is by now.
+    #[must_use]
+    pub fn file_len(&self) -> u64 {
+        self.output.position()
+    }
+
+    /// Counters that this version does not know, to be kept.
+    pub(crate) fn keep_counters(&mut self, unknown: std::collections::BTreeMap<String, u64>) {
+        self.unknown_counters = unknown;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn fill_disk_at(&mut self, capacity: u64) {
+        self.output.capacity = Some(capacity);
+    }
+
+    /// Decides where a body lies.
+    fn place(
+        &mut self,
+        key: u64,
+        role: Role,
+        message: Option<&Message>,
+    ) -> Result<Placed, WriteError> {
+        let mut placed = Placed::default();
+        if !self.open_bodies.is_empty() {
+            placed.placement.pieces = self.open_bodies.remove(&(key, role)).unwrap_or_default();
+        }
+        let Some(message) = message else {
+            return Ok(Placed::default());
+        };
+        let body = &message.body;
+        let pieces = &mut placed.placement.pieces;
+        let tail = body.tail.as_slice();
+        if tail.len() > self.limits.inline_body {
+            self.bodies.store(tail, &mut self.output, pieces)?;
+        } else if let Some(name) = BodyStore::name(tail) {
+            if let Some(found) = self.bodies.find(&name) {
+                pieces.push(found);
+            } else if crate::bodies::is_dense(tail) {
+                self.bodies.store(tail, &mut self.output, pieces)?;
+            } else {
+                placed.placement.tail_inline = true;
+                placed.remember = Some(name);
+            }
+        } else {
+            placed.placement.tail_inline = true;
+        }
+        placed.tail_len = tail.len() as u32;
+        placed.len = placed
+            .placement
+            .pieces
+            .iter()
+            .map(|piece| u64::from(piece.len))
+            .sum();
+        if placed.placement.tail_inline {
+            placed.len += tail.len() as u64;
+        }
+        Ok(placed)
+    }
+
+    /// Drops the parts of an exchange that is not written.
+    fn forget(&mut self, exchange: &Exchange) {
+        for role in [Role::Request, Role::Response] {
+            self.open_bodies.remove(&(exchange.key, role));
+        }
+    }
+
+    fn close_group(&mut self) -> Result<(), WriteError> {
+        self.close_block()?;
+        self.close_page()
+    }
+
+    fn close_block(&mut self) -> Result<(), WriteError> {
+        if self.block.n_records() == 0 {
+            return Ok(());
+        }
+        if self.block.awaits_bodies() {
+            self.bodies.flush(&mut self.output)?;
+        }
+        let handle = self.block.handle().clone();
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
+        let (bytes, references) =
+            self.block
+                .finish(buffer)
+                .map_err(|source| WriteError::Encode {
+                    source: source.into(),
+                })?;
+        let offset = self.output.chunk(Chunk {
+            kind: ChunkKind::Exchanges,
+            version: records::VERSION,
+            codec: Codec::Zstd,
+            first_row: self.block_first_row,
+            references: &references,
+            payload: &bytes,
+        })?;
+        handle.written_at(offset);
+        self.page.block_written(offset);
+        self.block_first_row = self.n_rows;
+        self.group_len += bytes.len();
+        self.buffer = bytes;
+        Ok(())
+    }
+
+    fn close_page(&mut self) -> Result<(), WriteError> {
+        if self.page.n_rows() == 0 {
+            return Ok(());
+        }
+        let (bytes, mut entry) = self.page.finish(self.page_first_row);
+        let offset = self.output.chunk(Chunk {
+            kind: ChunkKind::Page,
+            version: page::VERSION,
+            codec: Codec::Raw,
+            first_row: self.page_first_row,
+            references: &[],
+            payload: &bytes,
+        })?;
+        entry.offset = offset.into();
+        self.directory.push(entry);
+        self.page_first_row = self.n_rows;
+        self.group_len = 0;
+        Ok(())
+    }
+
+    fn write_ledger(&mut self, ledger: &Ledger) -> Result<u64, WriteError> {
+        let stored = StoredLedger {
+            ledger: ledger.clone(),
+            unknown: self.unknown_counters.clone(),
+        };
+        self.output.chunk(Chunk {
+            kind: ChunkKind::Ledger,
+            version: 1,
+            codec: Codec::Raw,
+            first_row: 0,
+            references: &[],
+            payload: &stored.encode(),
+        })
+    }
+
+    /// Writes the directory, and says where.
+    fn write_directory(&mut self) -> Result<u64, WriteError> {
+        self.output.chunk(Chunk {
+            kind: ChunkKind::Directory,
+            version: 1,
+            codec: Codec::Raw,
+            first_row: 0,
+            references: &[],
+            payload: self.directory.as_bytes(),
+        })
+    }
+}
+
+/// What became of a body.
+#[derive(Debug, Default)]
+struct Placed {
+    placement: Placement,
+    /// The name of an inline tail, once it is known where it lies.
+    remember: Option<Hash>,
+    tail_len: u32,
+    /// Length of the whole body.
+    len: u64,
+}
+
+/// The exchange, with body lengths as they are stored. Where that is less than its reader said,
+/// parts were refused, and it says so.
+fn with_true_lengths<'a>(
+    exchange: &'a Exchange,
+    request: &Placed,
+    response: &Placed,
+) -> Cow<'a, Exchange> {
+    let is_short = |message: &Option<Message>, placed: &Placed| {
+        message
+            .as_ref()
+            .is_some_and(|message| message.body.len > placed.len)
+    };
+    let short = [
+        is_short(&exchange.request, request),
+        is_short(&exchange.response, response),
+    ];
+    if short == [false, false] {
+        return Cow::Borrowed(exchange);
+    }
+    let mut exchange = exchange.clone();
+    for (message, is_short) in [&mut exchange.request, &mut exchange.response]
+        .into_iter()
+        .zip(short)
+    {
+        if let Some(message) = message.as_mut().filter(|_| is_short) {
+            message.missing.insert(Missing::PARTIAL);
+        }
+    }
+    Cow::Owned(exchange)
+}
+
+/// About how many bytes an exchange takes in a block, its bodies not counted.
+fn heads_len(exchange: &Exchange) -> usize {
+    let Exchange {
+        request,
+        interim,
+        response,
+        ..
+    } = exchange;
+    let messages = request.iter().chain(response);
+    let heads = messages
+        .clone()
+        .flat_map(|message| message.head.iter().chain(&message.trailers))
+        .chain(interim.iter().map(|interim| &interim.head));
+    let heads: usize = heads
+        .map(|head| head.raw.len() + head.fields.len() * size_of::<records::WideField>() + 48)
+        .sum();
+    let tables: usize = messages
+        .map(|message| {
+            message.body.gaps.len() * size_of::<records::Gap>()
+                + message.body.arrivals.len() * size_of::<records::Arrival>()
+        })
+        .sum();
+    heads + tables + 512
+}
