@@ -232,7 +232,7 @@ fn any_field(len: usize) -> impl Strategy<Value = Field> {
     })
 }
 
-pub(crate) fn any_head() -> impl Strategy<Value = Head> {
+pub(crate) fn any_head() -> BoxedStrategy<Head> {
     let raw = prop_oneof![
         8 => prop::collection::vec(any::<u8>(), 0..200),
         1 => (0_usize..100_000).prop_map(|len| vec![b'x'; len]),
@@ -265,7 +265,8 @@ pub(crate) fn any_head() -> impl Strategy<Value = Head> {
             .collect();
         head("POST /points/charge HTTP/1.1", &fields)
     });
-    prop_oneof![wild, tame]
+    // Boxed: strategies are nested values, and would not fit a test's stack otherwise.
+    prop_oneof![wild, tame].boxed()
 }
 
 fn any_protocol() -> impl Strategy<Value = Protocol> {
@@ -303,7 +304,7 @@ fn any_arrival() -> impl Strategy<Value = Arrival> {
 }
 
 /// A message, and the data of its parts.
-fn any_message() -> impl Strategy<Value = (Message, Vec<Vec<u8>>)> {
+fn any_message() -> BoxedStrategy<(Message, Vec<Vec<u8>>)> {
     (
         prop::option::weighted(0.9, any_head()),
         prop::option::weighted(0.1, any_head()),
@@ -332,6 +333,7 @@ fn any_message() -> impl Strategy<Value = (Message, Vec<Vec<u8>>)> {
             };
             (message, parts)
         })
+        .boxed()
 }
 
 fn any_connection() -> impl Strategy<Value = Arc<Connection>> {
@@ -354,8 +356,10 @@ fn any_connection() -> impl Strategy<Value = Arc<Connection>> {
 }
 
 /// Any exchanges, their parts interleaved as little as the writer has to bear: each with its own.
-pub(crate) fn any_samples(max: usize) -> impl Strategy<Value = Vec<Sample>> {
-    let interim = (any_head(), any_time()).prop_map(|(head, at)| Interim { head, at });
+pub(crate) fn any_samples(max: usize) -> BoxedStrategy<Vec<Sample>> {
+    let interim = (any_head(), any_time())
+        .prop_map(|(head, at)| Interim { head, at })
+        .boxed();
     let sample = (
         any_connection(),
         prop_oneof![Just(0_u64), Just(7), any::<u64>()],
@@ -366,39 +370,41 @@ pub(crate) fn any_samples(max: usize) -> impl Strategy<Value = Vec<Sample>> {
         (any::<u16>(), any::<u16>()),
         (any::<bool>(), any::<bool>(), any::<u128>()),
     );
-    prop::collection::vec(sample, 0..max).prop_map(|samples| {
-        samples
-            .into_iter()
-            .enumerate()
-            .map(|(key, sample)| {
-                let (connection, stream, protocol, request, response, interim, absent, flags) =
-                    sample;
-                let mut parts = Vec::new();
-                let mut message = |role, message: Option<(Message, Vec<Vec<u8>>)>| {
-                    let (message, data) = message?;
-                    parts.extend(data.into_iter().map(|data| BodyPart {
+    prop::collection::vec(sample, 0..max)
+        .prop_map(|samples| {
+            samples
+                .into_iter()
+                .enumerate()
+                .map(|(key, sample)| {
+                    let (connection, stream, protocol, request, response, interim, absent, flags) =
+                        sample;
+                    let mut parts = Vec::new();
+                    let mut message = |role, message: Option<(Message, Vec<Vec<u8>>)>| {
+                        let (message, data) = message?;
+                        parts.extend(data.into_iter().map(|data| BodyPart {
+                            key: key as u64,
+                            role,
+                            data,
+                        }));
+                        Some(message)
+                    };
+                    let exchange = Exchange {
                         key: key as u64,
-                        role,
-                        data,
-                    }));
-                    Some(message)
-                };
-                let exchange = Exchange {
-                    key: key as u64,
-                    connection,
-                    stream,
-                    protocol,
-                    request: message(Role::Request, request),
-                    interim,
-                    response: message(Role::Response, response),
-                    request_absent: Missing::from_bits(absent.0),
-                    response_absent: Missing::from_bits(absent.1),
-                    tunnel: flags.0,
-                    pushed: flags.1,
-                    anomalies: Anomalies::from_bits(flags.2),
-                };
-                Sample { exchange, parts }
-            })
-            .collect()
-    })
+                        connection,
+                        stream,
+                        protocol,
+                        request: message(Role::Request, request),
+                        interim,
+                        response: message(Role::Response, response),
+                        request_absent: Missing::from_bits(absent.0),
+                        response_absent: Missing::from_bits(absent.1),
+                        tunnel: flags.0,
+                        pushed: flags.1,
+                        anomalies: Anomalies::from_bits(flags.2),
+                    };
+                    Sample { exchange, parts }
+                })
+                .collect()
+        })
+        .boxed()
 }
