@@ -91,6 +91,8 @@ anomalies! {
     ContentLengthMismatch = 57, "http2-content-length-mismatch";
     /// A pseudo-header field was missing, repeated, or behind a regular field.
     MalformedPseudoHeader = 58, "http2-malformed-pseudo-header";
+    /// More SETTINGS were unacknowledged at once than the limit; they are no longer followed.
+    TooManySettings = 59, "http2-too-many-settings";
 }
 
 impl Anomaly {
