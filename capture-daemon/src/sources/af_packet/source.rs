@@ -1,0 +1,219 @@
+//! The packet-socket source.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use caps::Capability;
+use tapedeck_model::Timestamp;
+use tapedeck_packet::{LinkType, RawPacket};
+
+use super::filter;
+use crate::sources::error::require;
+use crate::sources::{Drops, PacketSource, SourceError};
+use crate::sys::{
+    Frame, PacketRing, PacketSocket, RingSize, in_network_namespace, interface_index,
+    interface_names,
+};
+
+/// How a packet socket is set up.
+#[derive(Clone, Debug)]
+pub struct AfPacketOptions {
+    /// The interface; `None`: all of them.
+    pub interface: Option<String>,
+    /// The network namespace whose interfaces are meant; `None`: that of this process.
+    pub network_namespace: Option<PathBuf>,
+    /// The TCP ports to capture, as source or as destination; empty: all.
+    pub ports: Vec<u16>,
+    /// Bytes of memory for packets that wait to be read. Rounded up to whole blocks.
+    pub ring_bytes: usize,
+}
+
+/// A live source of packets: a packet socket and its ring.
+#[derive(Debug)]
+pub struct AfPacket {
+    ring: PacketRing,
+    link: LinkType,
+    dropped: u64,
+}
+
+/// Bytes in a block of the ring: the longest packet must fit.
+const BLOCK: usize = 1 << 20;
+
+/// Fewer blocks could not take new packets while one is read.
+const MIN_BLOCKS: usize = 2;
+
+/// A quiet connection's packets wait this long in a block that is not full.
+const BLOCK_TIMEOUT: Duration = Duration::from_millis(20);
+
+/// Bytes kept of a packet. The kernel builds none above 8 x 65,535 bytes (`GSO_MAX_SIZE`), which
+/// with headers is less than this.
+const SNAPLEN: u32 = 576 << 10;
+
+/// Where the network header starts in an Ethernet frame.
+const ETHERNET_HEADER: u32 = 14;
+
+impl AfPacket {
+    /// Opens a packet socket.
+    ///
+    /// # Errors
+    ///
+    /// When CAP_NET_RAW is missing (CAP_SYS_ADMIN for another network namespace), when there is no
+    /// such interface, or when the kernel refuses the ring.
+    pub fn open(options: &AfPacketOptions) -> Result<Self, SourceError> {
+        if options.ports.len() > filter::MAX_PORTS {
+            return Err(SourceError::TooManyPorts {
+                given: options.ports.len(),
+                most: filter::MAX_PORTS,
+            });
+        }
+        require(&[Capability::CAP_NET_RAW])?;
+        let Some(namespace) = &options.network_namespace else {
+            return Self::open_here(options);
+        };
+        require(&[Capability::CAP_SYS_ADMIN])?;
+        in_network_namespace(namespace, || Ok(Self::open_here(options)))
+            .map_err(SourceError::system("enter the network namespace"))?
+    }
+
+    fn open_here(options: &AfPacketOptions) -> Result<Self, SourceError> {
+        let interface = match &options.interface {
+            None => 0,
+            Some(name) => interface_index(name).ok_or_else(|| SourceError::UnknownInterface {
+                name: name.clone(),
+                existing: interface_names(),
+            })?,
+        };
+        let link = if interface != 0 && has_ethernet_header(interface)? {
+            LinkType::ETHERNET
+        } else {
+            LinkType::RAW
+        };
+        let size = RingSize {
+            block: BLOCK,
+            blocks: options.ring_bytes.div_ceil(BLOCK).max(MIN_BLOCKS),
+            block_timeout: BLOCK_TIMEOUT,
+        };
+        let ring = open_ring(interface, link, &options.ports, size)
+            .map_err(SourceError::system("set up the packet socket"))?;
+        Ok(Self {
+            ring,
+            link,
+            dropped: 0,
+        })
+    }
+}
+
+/// Filter and ring come before the socket is bound, so no packet escapes either.
+fn open_ring(
+    interface: u32,
+    link: LinkType,
+    ports: &[u16],
+    size: RingSize,
+) -> io::Result<PacketRing> {
+    let link_header = link == LinkType::ETHERNET;
+    let socket = PacketSocket::open(link_header)?;
+    let network = if link_header { ETHERNET_HEADER } else { 0 };
+    socket.attach_filter(&filter::program(network, ports, SNAPLEN))?;
+    let ring = PacketRing::new(socket, size, link_header)?;
+    ring.socket().bind(interface)?;
+    Ok(ring)
+}
+
+/// Other devices (tunnels, PPP) have headers of their own or none; there the socket gives packets
+/// from the network header on.
+fn has_ethernet_header(interface: u32) -> Result<bool, SourceError> {
+    let hardware = PacketSocket::open(false)
+        .and_then(|socket| socket.hardware_type(interface))
+        .map_err(SourceError::system("ask for the interface's type"))?;
+    Ok(hardware == libc::ARPHRD_ETHER || hardware == libc::ARPHRD_LOOPBACK)
+}
+
+impl PacketSource for AfPacket {
+    fn next_batch(
+        &mut self,
+        timeout: Duration,
+        take: &mut dyn FnMut(&RawPacket<'_>),
+    ) -> Result<usize, SourceError> {
+        let link = self.link;
+        self.ring
+            .next_block(timeout, &mut |frame| {
+                if let Some(data) = packet(link, &frame) {
+                    take(&RawPacket {
+                        at: Timestamp::from_nanos(frame.nanos),
+                        link,
+                        data,
+                        wire_len: (data.len() as u32).saturating_add(frame.cut),
+                    });
+                }
+            })
+            .map_err(SourceError::system("read from the packet socket"))
+    }
+
+    fn detach(&mut self) -> Result<(), SourceError> {
+        // A filter that lets nothing pass, as a bound packet socket cannot be unbound.
+        let nothing = filter::nothing();
+        self.ring
+            .socket()
+            .attach_filter(&nothing)
+            .map_err(SourceError::system("stop the packet socket"))
+    }
+
+    fn drops(&mut self) -> Result<Drops, SourceError> {
+        let dropped = self
+            .ring
+            .socket()
+            .take_drops()
+            .map_err(SourceError::system("ask for the packet socket's drops"))?;
+        self.dropped += u64::from(dropped);
+        let mut drops = Drops::default();
+        drops.add("ring-full", self.dropped);
+        Ok(drops)
+    }
+}
+
+/// The packet of a frame, in the shape that `link` says. Without a link header, that is an IP
+/// packet: VLAN tags that the kernel left in (all but the outermost) are stepped over.
+fn packet<'a>(link: LinkType, frame: &Frame<'a>) -> Option<&'a [u8]> {
+    const IPV4: u16 = 0x0800;
+    const IPV6: u16 = 0x86dd;
+    const VLAN: u16 = 0x8100;
+    const QINQ: u16 = 0x88a8;
+
+    if link != LinkType::RAW {
+        return Some(frame.data);
+    }
+    let (mut protocol, mut data) = (frame.protocol, frame.data);
+    while protocol == VLAN || protocol == QINQ {
+        let (tag, rest) = data.split_first_chunk::<4>()?;
+        protocol = u16::from_be_bytes([tag[2], tag[3]]);
+        data = rest;
+    }
+    (protocol == IPV4 || protocol == IPV6).then_some(data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(protocol: u16, data: &[u8]) -> Frame<'_> {
+        Frame {
+            nanos: 0,
+            data,
+            cut: 0,
+            protocol,
+        }
+    }
+
+    #[test]
+    fn without_a_link_header_only_ip_passes_and_tags_are_stepped_over() {
+        let raw = LinkType::RAW;
+        assert_eq!(packet(raw, &frame(0x0800, b"ip")), Some(&b"ip"[..]));
+        assert_eq!(packet(raw, &frame(0x0806, b"arp")), None);
+        let tagged = b"\x00\x05\x81\x00\x00\x06\x86\xddip";
+        assert_eq!(packet(raw, &frame(0x88a8, tagged)), Some(&b"ip"[..]));
+        for len in 0..8 {
+            assert_eq!(packet(raw, &frame(0x88a8, &tagged[..len])), None);
+        }
+    }
+}

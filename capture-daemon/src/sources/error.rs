@@ -1,0 +1,139 @@
+//! Why a source could not be opened, or failed later.
+
+use std::fmt::{self, Display};
+use std::io;
+use std::path::PathBuf;
+
+use caps::Capability;
+
+/// Why a source could not be opened, or failed later.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// The process lacks capabilities.
+    #[error(
+        "{} missing: run as root, or grant {} to the program (docs/privileges.md)",
+        List(.0, " and "),
+        if .0.len() == 1 { "it" } else { "them" }
+    )]
+    MissingCapabilities(Vec<Capability>),
+    /// There is no interface of that name.
+    #[error("no interface {name:?} here; there are: {}", List(.existing, ", "))]
+    UnknownInterface {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        existing: Vec<String>,
+    },
+    /// The kernel cannot do what the source needs.
+    #[error("the kernel lacks {0}")]
+    Unsupported(&'static str),
+    /// No cgroup2 file system is mounted.
+    #[error(
+        "no cgroup2 file system is mounted: mount one \
+         (mount -t cgroup2 none /sys/fs/cgroup/unified), or use the af-packet backend"
+    )]
+    NoCgroup2,
+    /// A path is not a cgroup2 folder.
+    #[error("{} is not a cgroup of version 2; the root of those is {}", path.display(), root.display())]
+    NotCgroup2 {
+        /// The path.
+        path: PathBuf,
+        /// Where the file system of cgroups is mounted.
+        root: PathBuf,
+    },
+    /// More ports were given than a filter can hold.
+    #[error("{given} ports to capture, but a filter takes at most {most}")]
+    TooManyPorts {
+        /// How many were given.
+        given: usize,
+        /// How many there may be.
+        most: usize,
+    },
+    /// The kernel refused the BPF object.
+    #[error("the kernel did not take the BPF programs")]
+    Bpf(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A ring-buffer record was not what this build's programs write.
+    #[error("a record in the ring buffer has an unknown layout")]
+    UnknownRecord,
+    /// A system call failed.
+    #[error("cannot {action}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl SourceError {
+    /// For `map_err`: an action that failed.
+    pub(crate) fn system(action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { action, source }
+    }
+
+    /// For `map_err`: something that the BPF loader said.
+    pub(crate) fn bpf(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Bpf(Box::new(error))
+    }
+}
+
+/// Checks that the process has the capabilities in effect.
+pub(crate) fn require(needed: &[Capability]) -> Result<(), SourceError> {
+    let missing: Vec<_> = needed
+        .iter()
+        .copied()
+        // A kernel without a capability of its own for this asks for CAP_SYS_ADMIN instead, which
+        // stands for all of them where it is there.
+        .filter(|capability| !is_effective(*capability) && !is_effective(Capability::CAP_SYS_ADMIN))
+        .collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(SourceError::MissingCapabilities(missing))
+    }
+}
+
+fn is_effective(capability: Capability) -> bool {
+    caps::has_cap(None, caps::CapSet::Effective, capability).unwrap_or(false)
+}
+
+/// Prints a list with something between its items.
+struct List<'a, T>(&'a [T], &'a str);
+
+impl<T: Display> Display for List<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, item) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str(self.1)?;
+            }
+            item.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_say_what_and_what_to_do() {
+        let error =
+            SourceError::MissingCapabilities(vec![Capability::CAP_BPF, Capability::CAP_PERFMON]);
+        assert_eq!(
+            error.to_string(),
+            "CAP_BPF and CAP_PERFMON missing: run as root, or grant them to the program \
+             (docs/privileges.md)"
+        );
+        let error = SourceError::UnknownInterface {
+            name: "eth7".into(),
+            existing: vec!["lo".into(), "eth0".into()],
+        };
+        assert_eq!(
+            error.to_string(),
+            "no interface \"eth7\" here; there are: lo, eth0"
+        );
+    }
+}

@@ -1,0 +1,12 @@
+//! Where packets come from.
+//!
+//! Every source is a [`PacketSource`]: batches of packets as they were on the wire, and counters
+//! of what the kernel dropped before that. Nothing behind this line knows which source it was.
+
+pub mod af_packet;
+pub mod ebpf;
+mod error;
+mod source;
+
+pub use error::SourceError;
+pub use source::{Drops, PacketSource};

@@ -1,0 +1,207 @@
+//! Packet sockets (packet(7)).
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::mem::{self, MaybeUninit};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+/// One instruction of a classic BPF program.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Instruction {
+    /// Operation.
+    pub(crate) code: u16,
+    /// Instructions to skip when the condition holds.
+    pub(crate) if_true: u8,
+    /// Instructions to skip when it does not.
+    pub(crate) if_false: u8,
+    /// Operand.
+    pub(crate) operand: u32,
+}
+
+/// A packet socket.
+#[derive(Debug)]
+pub(crate) struct PacketSocket {
+    fd: OwnedFd,
+}
+
+impl PacketSocket {
+    /// Opens a socket that receives nothing before [`bind`](Self::bind).
+    ///
+    /// With `link_header` packets start at their link header, without it at their network header.
+    pub(crate) fn open(link_header: bool) -> io::Result<Self> {
+        let kind = if link_header {
+            libc::SOCK_RAW
+        } else {
+            libc::SOCK_DGRAM
+        };
+        // Protocol zero: a socket that received from the start would let packets by that no filter
+        // and no ring is there for yet.
+        // SAFETY: the call takes no pointer.
+        let fd = unsafe { libc::socket(libc::AF_PACKET, kind | libc::SOCK_CLOEXEC, 0) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor is new, and nobody else's.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self { fd })
+    }
+
+    /// Starts receiving on the interface of that index; 0: on all of them.
+    pub(crate) fn bind(&self, interface: u32) -> io::Result<()> {
+        let every_protocol = u16::try_from(libc::ETH_P_ALL).unwrap_or(3).to_be();
+        self.bind_protocol(interface, every_protocol)
+    }
+
+    /// The hardware type (`ARPHRD_*`) of the interface of that index. The socket must not have
+    /// been bound yet.
+    pub(crate) fn hardware_type(&self, interface: u32) -> io::Result<u16> {
+        self.bind_protocol(interface, 0)?;
+        let mut address = MaybeUninit::<libc::sockaddr_ll>::zeroed();
+        let mut len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        // SAFETY: both pointers outlive the call, and `len` is the size of the struct.
+        let result =
+            unsafe { libc::getsockname(self.raw(), address.as_mut_ptr().cast(), &raw mut len) };
+        check(result)?;
+        // SAFETY: the struct is plain numbers, zeroed before the kernel filled it.
+        Ok(unsafe { address.assume_init() }.sll_hatype)
+    }
+
+    /// Lets only packets through that the program accepts.
+    pub(crate) fn attach_filter(&self, program: &[Instruction]) -> io::Result<()> {
+        let mut program: Vec<libc::sock_filter> = program
+            .iter()
+            .map(|instruction| libc::sock_filter {
+                code: instruction.code,
+                jt: instruction.if_true,
+                jf: instruction.if_false,
+                k: instruction.operand,
+            })
+            .collect();
+        let len = u16::try_from(program.len())
+            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let program = libc::sock_fprog {
+            len,
+            filter: program.as_mut_ptr(),
+        };
+        self.set_option(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
+    }
+
+    /// The packets that found no room in the ring since the call before.
+    pub(crate) fn take_drops(&self) -> io::Result<u32> {
+        let mut stats = MaybeUninit::<libc::tpacket_stats_v3>::zeroed();
+        let mut len = size_of::<libc::tpacket_stats_v3>() as libc::socklen_t;
+        // SAFETY: both pointers outlive the call, and `len` is the size of the struct.
+        let result = unsafe {
+            libc::getsockopt(
+                self.raw(),
+                libc::SOL_PACKET,
+                libc::PACKET_STATISTICS,
+                stats.as_mut_ptr().cast(),
+                &raw mut len,
+            )
+        };
+        check(result)?;
+        // SAFETY: the struct is plain numbers, zeroed before the kernel filled it.
+        Ok(unsafe { stats.assume_init() }.tp_drops)
+    }
+
+    /// Takes the error that is pending on the socket: that of an interface that went down.
+    pub(crate) fn take_error(&self) -> io::Result<Option<io::Error>> {
+        let mut error: libc::c_int = 0;
+        let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+        // SAFETY: both pointers outlive the call, and `len` is the size of the number.
+        let result = unsafe {
+            libc::getsockopt(
+                self.raw(),
+                libc::SOL_SOCKET,
+                libc::SO_ERROR,
+                (&raw mut error).cast(),
+                &raw mut len,
+            )
+        };
+        check(result)?;
+        Ok((error != 0).then(|| io::Error::from_raw_os_error(error)))
+    }
+
+    pub(super) fn raw(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
+    pub(super) fn set_option<T>(
+        &self,
+        level: libc::c_int,
+        name: libc::c_int,
+        value: &T,
+    ) -> io::Result<()> {
+        // SAFETY: the pointer and the length are those of `value`, which outlives the call. Where
+        // the value holds a pointer itself (a filter), its owner outlives the call too.
+        let result = unsafe {
+            libc::setsockopt(
+                self.raw(),
+                level,
+                name,
+                std::ptr::from_ref(value).cast(),
+                size_of::<T>() as libc::socklen_t,
+            )
+        };
+        check(result)
+    }
+
+    fn bind_protocol(&self, interface: u32, protocol: u16) -> io::Result<()> {
+        // SAFETY: the struct is plain numbers, for which zero is a value.
+        let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
+        address.sll_family = libc::AF_PACKET as libc::sa_family_t;
+        address.sll_protocol = protocol;
+        address.sll_ifindex = interface.cast_signed();
+        // SAFETY: the pointer and the length are those of `address`, which outlives the call.
+        let result = unsafe {
+            libc::bind(
+                self.raw(),
+                (&raw const address).cast(),
+                size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+            )
+        };
+        check(result)
+    }
+}
+
+/// The index of the interface of that name in this thread's network namespace.
+pub(crate) fn interface_index(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: the name ends in a zero and outlives the call.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    (index != 0).then_some(index)
+}
+
+/// The names of the interfaces in this thread's network namespace, by index.
+pub(crate) fn interface_names() -> Vec<String> {
+    // SAFETY: the call takes nothing.
+    let list = unsafe { libc::if_nameindex() };
+    if list.is_null() {
+        return Vec::new();
+    }
+    let mut names = Vec::new();
+    let mut entry = list;
+    // SAFETY: the list ends with an entry whose name is null, and `entry` never goes behind it;
+    // every other name ends in a zero.
+    unsafe {
+        while !(*entry).if_name.is_null() {
+            names.push(
+                CStr::from_ptr((*entry).if_name)
+                    .to_string_lossy()
+                    .into_owned(),
+            );
+            entry = entry.add(1);
+        }
+        libc::if_freenameindex(list);
+    }
+    names
+}
+
+pub(super) fn check(result: libc::c_int) -> io::Result<()> {
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

@@ -1,0 +1,12 @@
+//! Live capture on the real kernel: every byte that was sent comes out of the packets, and what
+//! does not is counted.
+//!
+//! These tests need root. Without it they print why and pass, unless
+//! `TAPEDECK_REQUIRE_PRIVILEGES=1` is set, as in CI: then they fail.
+
+mod bytes;
+mod death;
+mod loss;
+mod namespaces;
+mod privileges;
+mod support;

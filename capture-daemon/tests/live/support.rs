@@ -1,0 +1,326 @@
+//! Traffic, and what a source saw of it.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tapedeck_model::TcpFlags;
+use tapedeck_packet::{Decoded, decode};
+use tapedeckd::sources::af_packet::{AfPacket, AfPacketOptions};
+use tapedeckd::sources::ebpf::{Ebpf, EbpfOptions};
+use tapedeckd::sources::{Drops, PacketSource, SourceError};
+
+/// What was opened; `None`, and a line that says why, where this machine cannot.
+pub(crate) fn or_skip<T>(opened: Result<T, SourceError>) -> Option<T> {
+    match opened {
+        Ok(source) => Some(source),
+        Err(
+            error @ (SourceError::MissingCapabilities(_)
+            | SourceError::NoCgroup2
+            | SourceError::Unsupported(_)),
+        ) => {
+            skip(&error.to_string());
+            None
+        }
+        Err(error) => panic!("{error}: {:?}", std::error::Error::source(&error)),
+    }
+}
+
+/// Says why a test is skipped; fails where skipping is not allowed.
+pub(crate) fn skip(reason: &str) {
+    let is_required = std::env::var_os("TAPEDECK_REQUIRE_PRIVILEGES").is_some_and(|v| v == "1");
+    assert!(!is_required, "cannot be skipped: {reason}");
+    println!("skipped: {reason}");
+}
+
+pub(crate) fn ebpf_options(ports: &[u16]) -> EbpfOptions {
+    EbpfOptions {
+        cgroup: None,
+        ports: ports.to_vec(),
+        ring_bytes: 64 << 20,
+        ignore_own_cgroup: false,
+    }
+}
+
+pub(crate) fn af_packet_options(interface: Option<&str>, ports: &[u16]) -> AfPacketOptions {
+    AfPacketOptions {
+        interface: interface.map(str::to_owned),
+        network_namespace: None,
+        ports: ports.to_vec(),
+        ring_bytes: 64 << 20,
+    }
+}
+
+/// Every source that sees the loopback traffic of these ports, with a name.
+pub(crate) fn sources(ports: &[u16]) -> Vec<(&'static str, Box<dyn PacketSource + Send>)> {
+    let mut sources: Vec<(_, Box<dyn PacketSource + Send>)> = Vec::new();
+    if let Some(source) = or_skip(Ebpf::open(&ebpf_options(ports))) {
+        sources.push(("ebpf", Box::new(source)));
+    }
+    for (name, interface) in [("af-packet lo", Some("lo")), ("af-packet any", None)] {
+        if let Some(source) = or_skip(AfPacket::open(&af_packet_options(interface, ports))) {
+            sources.push((name, Box::new(source)));
+        }
+    }
+    sources
+}
+
+/// A source that is read by a thread of its own until [`stop`](Self::stop).
+pub(crate) struct Recording {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Seen>,
+}
+
+impl Recording {
+    pub(crate) fn start(mut source: impl PacketSource + Send + 'static) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let is_over = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let mut seen = Seen::default();
+            while !is_over.load(Ordering::Acquire) {
+                seen.read(&mut source, Duration::from_millis(20));
+            }
+            source.detach().unwrap();
+            // A packet socket hands over its last block only when that has become old.
+            while seen.read(&mut source, Duration::from_millis(200)) > 0 {}
+            seen.drops = source.drops().unwrap();
+            seen
+        });
+        Self { stop, thread }
+    }
+
+    pub(crate) fn stop(self) -> Seen {
+        self.stop.store(true, Ordering::Release);
+        self.thread.join().unwrap()
+    }
+}
+
+/// What came out of a source.
+#[derive(Default)]
+pub(crate) struct Seen {
+    /// By sender and receiver.
+    pub(crate) streams: BTreeMap<(SocketAddr, SocketAddr), Stream>,
+    pub(crate) drops: Drops,
+    /// Payload bytes, each as often as it came.
+    pub(crate) payload_bytes: u64,
+    /// Packets that were not captured whole.
+    pub(crate) cut: u64,
+    /// The scope of the last segment: the VLAN tags around it.
+    pub(crate) scope: u64,
+}
+
+/// One direction of a connection.
+#[derive(Default)]
+pub(crate) struct Stream {
+    isn: Option<u32>,
+    segments: BTreeMap<u32, Vec<u8>>,
+    pub(crate) fins: u32,
+}
+
+impl Stream {
+    /// The bytes that are there, each at its place, and how many those are. What is missing is
+    /// zero.
+    pub(crate) fn bytes(&self) -> (Vec<u8>, usize) {
+        let isn = self.isn.expect("the SYN was seen");
+        let (mut bytes, mut is_there) = (Vec::new(), Vec::new());
+        for (seq, payload) in &self.segments {
+            let at = seq.wrapping_sub(isn.wrapping_add(1)) as usize;
+            let end = at + payload.len();
+            if bytes.len() < end {
+                bytes.resize(end, 0);
+                is_there.resize(end, false);
+            }
+            bytes[at..end].copy_from_slice(payload);
+            is_there[at..end].fill(true);
+        }
+        let count = is_there.iter().filter(|is_there| **is_there).count();
+        (bytes, count)
+    }
+}
+
+impl Seen {
+    fn read(&mut self, source: &mut impl PacketSource, timeout: Duration) -> usize {
+        source
+            .next_batch(timeout, &mut |packet| {
+                let Decoded::Segment(segment) = decode(packet) else {
+                    panic!("not TCP: {:?}", decode(packet));
+                };
+                self.scope = segment.scope.0;
+                self.cut += u64::from(segment.cut > 0);
+                self.payload_bytes += segment.payload.len() as u64;
+                let key = (
+                    SocketAddr::new(segment.source.ip, segment.source.port),
+                    SocketAddr::new(segment.destination.ip, segment.destination.port),
+                );
+                let stream = self.streams.entry(key).or_default();
+                if segment.flags.contains(TcpFlags::SYN) {
+                    stream.isn = Some(segment.seq.0);
+                }
+                stream.fins += u32::from(segment.flags.contains(TcpFlags::FIN));
+                if !segment.payload.is_empty() {
+                    // A repetition may be longer than what it repeats.
+                    let known = stream.segments.entry(segment.seq.0).or_default();
+                    if known.len() < segment.payload.len() {
+                        *known = segment.payload.to_vec();
+                    }
+                }
+            })
+            .unwrap()
+    }
+}
+
+/// How bytes are given to the socket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Sending {
+    Write,
+    /// From a file: `io::copy` uses sendfile for this.
+    Sendfile,
+}
+
+/// What one connection said.
+pub(crate) struct Conversation {
+    pub(crate) client: SocketAddr,
+    pub(crate) server: SocketAddr,
+    pub(crate) request: Vec<u8>,
+    pub(crate) response: Vec<u8>,
+}
+
+/// A server on a port of its own, which answers each connection with what [`response`] says.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    listener: TcpListener,
+}
+
+impl Server {
+    pub(crate) fn bind(ip: IpAddr) -> Self {
+        let listener = TcpListener::bind((ip, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        Self { address, listener }
+    }
+
+    /// Holds one conversation: the client sends `len` bytes and its FIN, the server answers with as
+    /// many other bytes and its FIN.
+    pub(crate) fn converse(&self, len: usize, sending: Sending) -> Conversation {
+        let (sender, receiver) = mpsc::channel();
+        let conversation = thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut stream, _) = self.listener.accept().unwrap();
+                let mut request = Vec::new();
+                stream.read_to_end(&mut request).unwrap();
+                send(&mut stream, &response(request.len()), sending);
+                sender.send(request).unwrap();
+            });
+            let mut stream = TcpStream::connect(self.address).unwrap();
+            let request = request(len);
+            send(&mut stream, &request, sending);
+            stream.shutdown(Shutdown::Write).unwrap();
+            let mut response = Vec::new();
+            stream.read_to_end(&mut response).unwrap();
+            Conversation {
+                client: stream.local_addr().unwrap(),
+                server: self.address,
+                request,
+                response,
+            }
+        });
+        let received = receiver.recv().unwrap();
+        assert!(
+            received == conversation.request,
+            "the server got the request"
+        );
+        assert!(
+            conversation.response == response(len),
+            "the client got the response"
+        );
+        conversation
+    }
+}
+
+impl Server {
+    /// One connection on which the client sends twice, and the server after that; `between` runs
+    /// after the first bytes have arrived.
+    pub(crate) fn converse_twice(&self, first: usize, second: usize, between: impl FnOnce()) {
+        thread::scope(|scope| {
+            let (sender, arrived) = mpsc::channel();
+            scope.spawn(move || {
+                let (mut stream, _) = self.listener.accept().unwrap();
+                let mut request = vec![0; first];
+                stream.read_exact(&mut request).unwrap();
+                sender.send(()).unwrap();
+                stream.read_to_end(&mut request).unwrap();
+                stream.write_all(&response(second)).unwrap();
+            });
+            let mut stream = TcpStream::connect(self.address).unwrap();
+            stream.write_all(&request(first)).unwrap();
+            arrived.recv().unwrap();
+            between();
+            stream.write_all(&request(second)).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+            stream.read_to_end(&mut Vec::new()).unwrap();
+        });
+    }
+}
+
+/// Bytes that differ at every place where a mistake could put them.
+pub(crate) fn request(len: usize) -> Vec<u8> {
+    pseudo_random(len, 0x9e37_79b9)
+}
+
+pub(crate) fn response(len: usize) -> Vec<u8> {
+    pseudo_random(len, 0x85eb_ca6b)
+}
+
+fn pseudo_random(len: usize, seed: u32) -> Vec<u8> {
+    let mut state = seed ^ len as u32;
+    let mut bytes = Vec::with_capacity(len + 4);
+    while bytes.len() < len {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        bytes.extend_from_slice(&state.rotate_left(11).to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+fn send(stream: &mut TcpStream, bytes: &[u8], sending: Sending) {
+    match sending {
+        Sending::Write => stream.write_all(bytes).unwrap(),
+        Sending::Sendfile => {
+            let mut file = file_of(bytes);
+            assert_eq!(io::copy(&mut file, stream).unwrap(), bytes.len() as u64);
+        }
+    }
+}
+
+fn file_of(bytes: &[u8]) -> File {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(bytes).unwrap();
+    file.seek(SeekFrom::Start(0)).unwrap();
+    file
+}
+
+/// Asserts that `seen` has every byte of the conversation, both ways.
+#[track_caller]
+pub(crate) fn assert_whole(seen: &Seen, conversation: &Conversation, what: &str) {
+    let Conversation {
+        client,
+        server,
+        request,
+        response,
+    } = conversation;
+    for (from, to, sent) in [(client, server, request), (server, client, response)] {
+        let stream = &seen
+            .streams
+            .get(&(*from, *to))
+            .unwrap_or_else(|| panic!("{what}: nothing from {from} to {to}"));
+        let (bytes, count) = stream.bytes();
+        assert_eq!(count, sent.len(), "{what}: bytes from {from} to {to}");
+        assert!(bytes == *sent, "{what}: other bytes than were sent");
+        assert!(stream.fins > 0, "{what}: no FIN from {from}");
+    }
+}
