@@ -1,0 +1,379 @@
+//! The beginnings of messages: start lines and heads, in their place and behind a loss.
+
+use memchr::memchr;
+use tapedeck_model::{Anomaly, Direction, Event, EventSink, Missing, Role, StreamKey, Timestamp};
+
+use super::half::{Gathered, Look, State, look_request, look_response, sound_lines};
+use super::{Reader, Verdict, anomalies, anomaly, role};
+use crate::framing::{Declared, Framing};
+use crate::head::{self, Parsed, Scan, Section};
+use crate::pairing::Method;
+use crate::probe::{self, Probe};
+
+impl Reader {
+    /// A message is due.
+    pub(super) fn between<'a>(
+        &mut self,
+        at: Timestamp,
+        direction: Direction,
+        blank: bool,
+        data: &'a [u8],
+        out: &mut impl EventSink,
+    ) -> &'a [u8] {
+        let half = &mut self.halves[direction];
+        let mut data = data;
+        if half.buffer.is_empty() {
+            let line = data
+                .iter()
+                .position(|byte| !matches!(byte, b'\r' | b'\n'))
+                .unwrap_or(data.len());
+            if line > 0 {
+                half.skip(line);
+                half.state = State::Between { blank: true };
+                if !blank {
+                    anomaly(None, direction, Anomaly::JunkBetweenMessages, out);
+                }
+                return data.get(line..).unwrap_or_default();
+            }
+            half.first_byte = at;
+        } else if let Some((byte, rest)) = data.split_first() {
+            // The few bytes that are missing to tell what this is.
+            half.buffer.push(*byte);
+            data = rest;
+        }
+        let held = !half.buffer.is_empty();
+        let begin = if held { half.buffer.as_slice() } else { data };
+        let look = match direction {
+            Direction::ToServer => look_request(begin),
+            Direction::ToClient => look_response(begin),
+        };
+        match look {
+            Look::NeedMore if held => data,
+            Look::NeedMore => {
+                half.buffer.extend_from_slice(data);
+                &[]
+            }
+            Look::Junk => self.junk(at, direction, data, out),
+            Look::Message => {
+                let method = Method::of(begin);
+                half.started = true;
+                if std::mem::take(&mut half.closing) {
+                    anomaly(None, direction, Anomaly::DataAfterLastMessage, out);
+                }
+                let key = self.begin(at, direction, out);
+                if direction == Direction::ToServer
+                    && let Some(pending) = self.pairing.pending(key)
+                {
+                    pending.method = method;
+                }
+                let half = &mut self.halves[direction];
+                half.scan = Scan::START;
+                half.state = State::Head { key };
+                if data.is_empty() {
+                    return data;
+                }
+                self.head(at, direction, key, data, out)
+            }
+        }
+    }
+
+    /// What comes where a message is due is none.
+    fn junk<'a>(
+        &mut self,
+        at: Timestamp,
+        direction: Direction,
+        data: &'a [u8],
+        out: &mut impl EventSink,
+    ) -> &'a [u8] {
+        let half = &mut self.halves[direction];
+        if direction == Direction::ToClient && self.pairing.simple_is_next() {
+            // The response of HTTP/0.9 is a body and nothing else.
+            half.started = true;
+            let held = std::mem::take(&mut half.buffer);
+            let key = self.begin(at, direction, out);
+            self.pairing.final_head(key);
+            self.begin_body(at, direction, key, Framing::UntilClose, out);
+            self.feed(at, direction, &held, out);
+            return data;
+        }
+        if half.started {
+            let what = if half.closing {
+                Anomaly::DataAfterLastMessage
+            } else {
+                Anomaly::JunkBetweenMessages
+            };
+            anomaly(None, direction, what, out);
+        }
+        let began = std::mem::take(&mut half.buffer);
+        // Bytes from before the first message were sent before the capture.
+        if direction == Direction::ToClient && half.started {
+            self.lose_place(at, direction, Missing::MALFORMED, true, out);
+        }
+        let half = &mut self.halves[direction];
+        half.closing = false;
+        half.state = State::Lost { line_start: true };
+        self.feed(at, direction, &began, out);
+        data
+    }
+
+    pub(super) fn head<'a>(
+        &mut self,
+        at: Timestamp,
+        direction: Direction,
+        key: StreamKey,
+        data: &'a [u8],
+        out: &mut impl EventSink,
+    ) -> &'a [u8] {
+        let section = Section::Head(role(direction));
+        let half = &mut self.halves[direction];
+        match half.gather(data, section, &self.limits) {
+            Gathered::Whole(raw, lines, rest) => {
+                let parsed = head::parse(raw, section, lines);
+                self.whole_head(at, direction, key, parsed, out);
+                rest
+            }
+            Gathered::More => &[],
+            Gathered::TooLarge(dropped, rest) => {
+                half.skip(dropped);
+                anomaly(Some(key), direction, Anomaly::HeadTooLarge, out);
+                self.fail(at, direction, key, Missing::PARTIAL, out);
+                if direction == Direction::ToClient {
+                    self.lose_place(at, direction, Missing::PARTIAL, false, out);
+                }
+                rest
+            }
+        }
+    }
+
+    /// Looks for a message; what is behind the place where one begins, or nothing.
+    pub(super) fn lost<'a>(
+        &mut self,
+        at: Timestamp,
+        direction: Direction,
+        mut line_start: bool,
+        data: &'a [u8],
+    ) -> &'a [u8] {
+        let mut rest = data;
+        while !rest.is_empty() {
+            if line_start && may_begin(rest, direction) && sound_lines(rest, &mut 0) {
+                let half = &mut self.halves[direction];
+                half.sound = 0;
+                half.first_byte = at;
+                half.state = State::Trial;
+                return rest;
+            }
+            let line = memchr(b'\n', rest).map(|end| end + 1);
+            line_start = line.is_some();
+            let line = line.unwrap_or(rest.len());
+            self.halves[direction].skip(line);
+            rest = rest.get(line..).unwrap_or_default();
+        }
+        self.halves[direction].state = State::Lost { line_start };
+        rest
+    }
+
+    /// Reads on in what may be a head. It is one if it is whole and nothing about it is odd: text
+    /// in a body may have a line that looks like the first of a head, but rarely all of one.
+    pub(super) fn trial<'a>(
+        &mut self,
+        at: Timestamp,
+        direction: Direction,
+        data: &'a [u8],
+        out: &mut impl EventSink,
+    ) -> &'a [u8] {
+        let section = Section::Head(role(direction));
+        let half = &mut self.halves[direction];
+        match half.gather(data, section, &self.limits) {
+            Gathered::Whole(raw, lines, rest) => {
+                let parsed = head::parse(raw, section, lines);
+                if parsed.sound() {
+                    self.report_skipped(direction, out);
+                    self.halves[direction].started = true;
+                    let key = self.begin(at, direction, out);
+                    self.whole_head(at, direction, key, parsed, out);
+                } else {
+                    self.reject(at, direction, &parsed.head.raw, out);
+                }
+                rest
+            }
+            Gathered::More => {
+                let mut sound = half.sound;
+                let fits =
+                    sound_lines(&half.buffer, &mut sound) && may_begin(&half.buffer, direction);
+                half.sound = sound;
+                if !fits {
+                    let held = std::mem::take(&mut half.buffer);
+                    self.reject(at, direction, &held, out);
+                }
+                &[]
+            }
+            Gathered::TooLarge(dropped, rest) => {
+                half.skip(dropped);
+                half.state = State::Lost { line_start: false };
+                rest
+            }
+        }
+    }
+
+    /// What was on trial is no head: its first line is passed over.
+    fn reject(
+        &mut self,
+        at: Timestamp,
+        direction: Direction,
+        held: &[u8],
+        out: &mut impl EventSink,
+    ) {
+        let line = memchr(b'\n', held).map(|end| end + 1);
+        let half = &mut self.halves[direction];
+        half.state = State::Lost {
+            line_start: line.is_some(),
+        };
+        let line = line.unwrap_or(held.len());
+        half.skip(line);
+        self.feed(at, direction, held.get(line..).unwrap_or_default(), out);
+    }
+
+    fn begin(
+        &mut self,
+        at: Timestamp,
+        direction: Direction,
+        out: &mut impl EventSink,
+    ) -> StreamKey {
+        match direction {
+            Direction::ToServer => {
+                let in_flight = matches!(self.halves.to_client.state, State::Trial);
+                self.pairing
+                    .begin_request(at, self.limits.outstanding, in_flight, out)
+            }
+            Direction::ToClient => self.pairing.begin_response(at, out),
+        }
+    }
+
+    fn whole_head(
+        &mut self,
+        at: Timestamp,
+        direction: Direction,
+        key: StreamKey,
+        parsed: Parsed,
+        out: &mut impl EventSink,
+    ) {
+        anomalies(key, direction, parsed.anomalies, out);
+        if parsed.unreadable {
+            self.halves[direction].skip(parsed.head.raw.len());
+            self.fail(at, direction, key, Missing::MALFORMED, out);
+            if direction == Direction::ToClient {
+                self.lose_place(at, direction, Missing::MALFORMED, false, out);
+            }
+            return;
+        }
+        let declared = Declared::of(&parsed.head);
+        anomalies(key, direction, declared.anomalies, out);
+        match direction {
+            Direction::ToServer => self.request_head(at, key, parsed, declared, out),
+            Direction::ToClient => self.response_head(at, key, parsed, declared, out),
+        }
+    }
+
+    fn request_head(
+        &mut self,
+        at: Timestamp,
+        key: StreamKey,
+        parsed: Parsed,
+        declared: Declared,
+        out: &mut impl EventSink,
+    ) {
+        let method = Method::of(&parsed.head.raw);
+        let half = &mut self.halves.to_server;
+        half.closing = declared.last;
+        half.expecting = declared.expect;
+        if let Some(pending) = self.pairing.pending(key) {
+            pending.method = method;
+            pending.upgrade = declared.upgrade;
+            pending.expect = declared.expect;
+            pending.simple = parsed.simple;
+        }
+        out.event(Event::Head {
+            stream: key,
+            role: Role::Request,
+            first_byte: half.first_byte,
+            at,
+            interim: false,
+            head: parsed.head,
+        });
+        // Content of CONNECT has no meaning (RFC 9110 section 9.3.6): the tunnel begins here.
+        let framing = match method {
+            Method::Connect => Framing::Exact(0),
+            Method::Unknown | Method::Head | Method::Other => declared.of_request(),
+        };
+        self.begin_body(at, Direction::ToServer, key, framing, out);
+    }
+
+    fn response_head(
+        &mut self,
+        at: Timestamp,
+        key: StreamKey,
+        parsed: Parsed,
+        declared: Declared,
+        out: &mut impl EventSink,
+    ) {
+        let direction = Direction::ToClient;
+        let status = parsed.head.status();
+        let request = self.pairing.pending(key).copied();
+        let method = request.map_or(Method::Unknown, |request| request.method);
+        // Nobody may switch unasked; where the question was not seen, it is believed.
+        let switches = status == Some(101) && request.is_none_or(|request| request.upgrade);
+        let http2 = switches && declared.h2c && request.is_some_and(|request| request.ended);
+        let connected = method == Method::Connect && matches!(status, Some(200..300));
+        let interim = http2 || matches!(status, Some(100 | 102..200));
+        if !interim {
+            if request.is_some_and(|request| !request.ended) {
+                anomaly(Some(key), direction, Anomaly::EarlyResponse, out);
+            }
+            self.pairing.final_head(key);
+            self.halves.to_client.closing = declared.last;
+        } else if let Some(pending) = self.pairing.pending(key) {
+            pending.interim = true;
+        }
+        let half = &mut self.halves.to_client;
+        out.event(Event::Head {
+            stream: key,
+            role: Role::Response,
+            first_byte: half.first_byte,
+            at,
+            interim,
+            head: parsed.head,
+        });
+        if http2 {
+            half.state = State::Ended;
+            self.verdict = Some(Verdict::Http2(key));
+        } else if switches || connected {
+            half.state = State::Tunnel { key };
+            self.verdict = Some(Verdict::Tunnel(key));
+        } else if interim {
+            half.state = State::Between { blank: false };
+        } else {
+            self.verdict = Some(Verdict::Refused(key));
+            let framing = match declared.of_response(status) {
+                _ if method == Method::Head => Framing::Exact(0),
+                framing => framing,
+            };
+            if method == Method::Unknown
+                && framing != Framing::Exact(0)
+                && framing != Framing::UntilClose
+            {
+                half.state = State::Peek { key, framing };
+            } else {
+                self.begin_body(at, direction, key, framing, out);
+            }
+        }
+    }
+}
+
+/// Whether a message of that direction begins here, or may once more bytes are there.
+fn may_begin(bytes: &[u8], direction: Direction) -> bool {
+    let probe = match direction {
+        Direction::ToServer => probe::request_line(bytes),
+        Direction::ToClient => probe::status_line(bytes),
+    };
+    probe != Probe::No
+}
