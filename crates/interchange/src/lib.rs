@@ -1,1 +1,15 @@
-//! Skeleton.
+//! HAR and the other formats that people already have.
+//!
+//! Each module converts between the archive and one format. Nothing here opens files: input comes
+//! as bytes and output goes to a [`std::io::Write`]. What a format has no word for goes where the
+//! format leaves room for it, or is counted and said; nothing is left out silently.
+//!
+//! [`content`] undoes content codings, for display and for formats that want plain bodies.
+
+#![forbid(unsafe_code)]
+
+pub mod content;
+pub mod har;
+mod text;
+
+pub use text::{header_text, rfc3339};
