@@ -1,0 +1,241 @@
+//! One client connection: bytes in and out, with limits of time; which protocol it speaks.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+
+use super::http1::{PREFACE, RequestReader, Session};
+use super::http2;
+use super::responder::Responder;
+
+/// Serves a connection until it ends.
+pub(crate) async fn serve(stream: TcpStream, responder: Arc<Responder>, stop: Arc<Stop>) {
+    let limits = *responder.limits();
+    let mut line = Line::new(stream, stop, limits.write_timeout);
+    let mut reader = RequestReader::new(&limits);
+    let deadline = Instant::now() + limits.head_timeout;
+    // The first bytes tell the protocol; the preface of HTTP/2 is made so that they do.
+    loop {
+        match line.fill(reader.space(), deadline, true).await {
+            Filled::Bytes => {}
+            Filled::Timeout => {
+                responder
+                    .counters()
+                    .timeouts
+                    .fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            Filled::End | Filled::Lost | Filled::Stopping => return,
+        }
+        let begun = reader.unread();
+        if begun.starts_with(PREFACE) {
+            let begun = begun.to_vec();
+            return http2::serve(line, begun, &responder).await;
+        }
+        if begun.first() == Some(&TLS_HANDSHAKE) {
+            responder.counters().refused.fetch_add(1, Ordering::Relaxed);
+            if line.send(&mut Vec::new(), TLS_ALERT).await {
+                line.close().await;
+            }
+            return;
+        }
+        if !PREFACE.starts_with(begun) {
+            return Session::new(line, reader, &responder).serve().await;
+        }
+    }
+}
+
+/// Tells the connections of one thread that the mock stops.
+#[derive(Debug, Default)]
+pub(crate) struct Stop {
+    stopping: AtomicBool,
+    wake: Arc<Notify>,
+}
+
+impl Stop {
+    pub(crate) fn set(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.wake.notify_waiters();
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Becomes ready when the mock stops, if that is after this call.
+    pub(crate) fn wait(&self) -> OwnedNotified {
+        Arc::clone(&self.wake).notified_owned()
+    }
+}
+
+/// What came of waiting for bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Filled {
+    Bytes,
+    /// The client will send nothing more.
+    End,
+    Timeout,
+    Stopping,
+    /// The connection broke.
+    Lost,
+}
+
+/// A socket with what belongs to it for as long as it lives: reading and writing at full speed
+/// touches no timer.
+#[derive(Debug)]
+pub(crate) struct Line {
+    stream: TcpStream,
+    timer: Pin<Box<Sleep>>,
+    stop: Arc<Stop>,
+    stopping: Pin<Box<OwnedNotified>>,
+    write_timeout: Duration,
+}
+
+impl Line {
+    fn new(stream: TcpStream, stop: Arc<Stop>, write_timeout: Duration) -> Self {
+        Self {
+            stream,
+            timer: Box::pin(sleep_until(Instant::now() + write_timeout)),
+            stopping: Box::pin(stop.wait()),
+            stop,
+            write_timeout,
+        }
+    }
+
+    /// The parts, for a protocol that reads and writes by itself.
+    pub(crate) fn into_parts(self) -> (TcpStream, Arc<Stop>) {
+        (self.stream, self.stop)
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop.is_set()
+    }
+
+    /// Appends what comes. `between`: nothing is lost when the mock stops here.
+    pub(crate) async fn fill(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        deadline: Instant,
+        between: bool,
+    ) -> Filled {
+        loop {
+            match self.stream.try_read_buf(buffer) {
+                Ok(0) => return Filled::End,
+                Ok(_) => return Filled::Bytes,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return Filled::Lost,
+            }
+            let interruptible = between && !self.stop.is_set();
+            if between && !interruptible {
+                return Filled::Stopping;
+            }
+            // The timer mostly stands for an earlier request. It is moved only when it is too
+            // late, or when it fires too early.
+            if deadline < self.timer.deadline() {
+                self.timer.as_mut().reset(deadline);
+            }
+            tokio::select! {
+                biased;
+                ready = self.stream.readable() => if ready.is_err() {
+                    return Filled::Lost;
+                },
+                () = &mut self.stopping, if interruptible => return Filled::Stopping,
+                () = &mut self.timer => {
+                    if Instant::now() >= deadline {
+                        return Filled::Timeout;
+                    }
+                    self.timer.as_mut().reset(deadline);
+                }
+            }
+        }
+    }
+
+    /// Sends both, and empties the first. `false`: the client is gone or takes nothing.
+    pub(crate) async fn send(&self, first: &mut Vec<u8>, second: &[u8]) -> bool {
+        let (mut a, mut b) = (first.as_slice(), second);
+        while !(a.is_empty() && b.is_empty()) {
+            let sent = match (a, b) {
+                (one, []) | ([], one) => self.stream.try_write(one),
+                (a, b) => self
+                    .stream
+                    .try_write_vectored(&[IoSlice::new(a), IoSlice::new(b)]),
+            };
+            match sent {
+                Ok(sent) => {
+                    let of_a = sent.min(a.len());
+                    a = a.get(of_a..).unwrap_or_default();
+                    b = b.get(sent - of_a..).unwrap_or_default();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    match timeout(self.write_timeout, self.stream.writable()).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(_)) | Err(_) => return false,
+                    }
+                }
+                Err(_) => return false,
+            }
+        }
+        first.clear();
+        true
+    }
+
+    /// Waits until then, or until the mock stops. `false`: the connection broke meanwhile.
+    pub(crate) async fn pause_until(&mut self, due: Instant) -> bool {
+        let mut watch = true;
+        let sleep = sleep_until(due);
+        tokio::pin!(sleep);
+        loop {
+            let interruptible = !self.stop.is_set();
+            if !interruptible {
+                return true;
+            }
+            let mut next = [0];
+            tokio::select! {
+                biased;
+                () = &mut sleep => return true,
+                () = &mut self.stopping, if interruptible => return true,
+                peeked = self.stream.peek(&mut next), if watch => match peeked {
+                    // The next request, or the end of a client that sends nothing more but may
+                    // still read: both can wait.
+                    Ok(_) => watch = false,
+                    Err(_) => return false,
+                },
+            }
+        }
+    }
+
+    /// Closes so that the client can read what was sent: a socket that is closed with unread bytes
+    /// in it is reset, and the reset overtakes the answer (RFC 9112 section 9.6).
+    pub(crate) async fn close(mut self) {
+        if self.stream.shutdown().await.is_err() {
+            return;
+        }
+        let deadline = Instant::now() + LINGER;
+        let mut rest = Vec::with_capacity(16 << 10);
+        let mut seen = 0;
+        while seen < MAX_LINGER_BYTES && !self.stop.is_set() {
+            rest.clear();
+            if self.fill(&mut rest, deadline, true).await != Filled::Bytes {
+                return;
+            }
+            seen += rest.len();
+        }
+    }
+}
+
+/// The first byte of a TLS record that carries a handshake (RFC 8446 section 5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
+/// A fatal alert `handshake_failure`: the client reports a TLS failure, not a broken server.
+const TLS_ALERT: &[u8] = &[0x15, 3, 1, 0, 2, 2, 40];
+/// How long a closed connection may take to see that it is closed.
+const LINGER: Duration = Duration::from_secs(2);
+/// What a client may still be sending by then: an upload that was refused.
+const MAX_LINGER_BYTES: usize = 4 << 20;

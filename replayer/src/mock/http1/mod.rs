@@ -1,0 +1,7 @@
+//! The HTTP/1 server: requests out of bytes ([`request`]), answers on a connection ([`session`]).
+
+mod request;
+mod session;
+
+pub(crate) use request::{PREFACE, RequestReader};
+pub(crate) use session::Session;

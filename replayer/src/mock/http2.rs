@@ -1,0 +1,350 @@
+//! The HTTP/2 server, on the `h2` crate: prior knowledge (RFC 9113 section 3.3).
+//!
+//! Fields keep their order but for equal names, which stand together: `h2` takes a map. Floods
+//! (rapid reset, header bombs, pings, empty frames) meet the limits of `h2`, set here.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use h2::server::{Builder, SendResponse};
+use h2::{Reason, RecvStream, SendStream};
+use http::{Request, StatusCode, header, request};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+use super::call::Call;
+use super::connection::{Line, Stop};
+use super::responder::{Reply, Responder, scaled};
+
+/// Serves a connection whose first bytes, the preface at least, were read already.
+pub(crate) async fn serve(line: Line, begun: Vec<u8>, responder: &Arc<Responder>) {
+    let (stream, stop) = line.into_parts();
+    let limits = *responder.limits();
+    let io = Begun {
+        begun: begun.into(),
+        stream,
+    };
+    let handshake = Builder::new()
+        .max_concurrent_streams(limits.http2_streams)
+        .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(limits.http2_pending_resets)
+        .max_concurrent_reset_streams(limits.http2_pending_resets)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER)
+        .handshake(io);
+    let mut connection = match timeout(limits.head_timeout, handshake).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(_)) => return refused(responder),
+        Err(_) => return timed_out(responder),
+    };
+    // Counts the streams that are being answered: each holds one.
+    let busy = Arc::new(());
+    let stopping = stop.wait();
+    tokio::pin!(stopping);
+    let mut stopped = false;
+    let idle = sleep_until(Instant::now() + limits.idle_timeout);
+    tokio::pin!(idle);
+    let mut last = Instant::now();
+    loop {
+        if stop.is_set() && !stopped {
+            stopped = true;
+            connection.graceful_shutdown();
+        }
+        tokio::select! {
+            biased;
+            accepted = connection.accept() => match accepted {
+                Some(Ok((request, respond))) => {
+                    last = Instant::now();
+                    let mut stream = Stream { responder: Arc::clone(responder), respond, stop: Arc::clone(&stop) };
+                    // A client that resets its streams opens new ones while their answers still
+                    // wait for their recorded time.
+                    if Arc::strong_count(&busy) > 2 * limits.http2_streams as usize {
+                        responder.counters().overloads.fetch_add(1, Ordering::Relaxed);
+                        stream.respond.send_reset(Reason::REFUSED_STREAM);
+                        continue;
+                    }
+                    let busy = Arc::clone(&busy);
+                    tokio::spawn(async move {
+                        stream.serve(request).await;
+                        drop(busy);
+                    });
+                }
+                Some(Err(error)) => {
+                    if !error.is_io() && error.reason() != Some(Reason::NO_ERROR) {
+                        refused(responder);
+                    }
+                    return;
+                }
+                None => return,
+            },
+            () = &mut stopping, if !stopped => {}
+            () = &mut idle => {
+                let until = last + limits.idle_timeout;
+                let now = Instant::now();
+                if Arc::strong_count(&busy) > 1 {
+                    idle.as_mut().reset(now + limits.idle_timeout);
+                } else if now < until {
+                    idle.as_mut().reset(until);
+                } else {
+                    return timed_out(responder);
+                }
+            }
+        }
+    }
+}
+
+/// One request and its answer.
+struct Stream {
+    responder: Arc<Responder>,
+    respond: SendResponse<Bytes>,
+    stop: Arc<Stop>,
+}
+
+impl Stream {
+    /// Answers; what goes wrong here (a reset, a connection that ends) concerns this stream only,
+    /// and the client knows.
+    async fn serve(&mut self, request: Request<RecvStream>) {
+        let (head, mut stream) = request.into_parts();
+        let expects = head.headers.get(header::EXPECT);
+        if expects.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+            && !stream.is_end_stream()
+        {
+            let mut go_on = http::Response::new(());
+            *go_on.status_mut() = StatusCode::CONTINUE;
+            if self.respond.send_informational(go_on).is_err() {
+                return;
+            }
+        }
+        let limits = *self.responder.limits();
+        let deadline = Instant::now() + limits.body_timeout;
+        let mut memory = self.responder.share();
+        let mut body = Vec::new();
+        while !stream.is_end_stream() {
+            let data = match timeout_at(deadline, poll_fn(|cx| stream.poll_data(cx))).await {
+                Ok(Some(Ok(data))) => data,
+                Ok(None) => break,
+                Ok(Some(Err(_))) => return,
+                Err(_) => {
+                    timed_out(&self.responder);
+                    let why = "the body did not come in time";
+                    return self.problem(&head, StatusCode::REQUEST_TIMEOUT, why).await;
+                }
+            };
+            if data.len() > limits.body_bytes - body.len() {
+                refused(&self.responder);
+                let why = "the body exceeds the limit of this mock";
+                return self
+                    .problem(&head, StatusCode::PAYLOAD_TOO_LARGE, why)
+                    .await;
+            }
+            if !memory.cover(body.len() + data.len()) {
+                let counters = self.responder.counters();
+                counters.overloads.fetch_add(1, Ordering::Relaxed);
+                let why = "all memory for request bodies is taken; try again";
+                return self
+                    .problem(&head, StatusCode::SERVICE_UNAVAILABLE, why)
+                    .await;
+            }
+            body.extend_from_slice(&data);
+            if stream.flow_control().release_capacity(data.len()).is_err() {
+                return;
+            }
+        }
+        let reply = self.responder.respond(&call(&head, &body)).await;
+        drop(body);
+        memory.release();
+        // `None`: the client gave up, which is its right.
+        let _done = self.send(&reply).await;
+    }
+
+    async fn problem(&mut self, head: &request::Parts, status: StatusCode, why: &str) {
+        let method = head.method.as_str().as_bytes();
+        let reply = Responder::problem(method, status, why);
+        let _done = self.send(&reply).await;
+    }
+
+    /// Sends an answer, on time if asked. `None`: the stream ended before.
+    async fn send(&mut self, reply: &Reply) -> Option<()> {
+        let answer = &reply.answer;
+        let asked = Instant::now();
+        let factor = self.responder.latency();
+        let after =
+            |recorded| factor.and_then(|factor| asked.checked_add(scaled(recorded, factor)));
+        for interim in answer.interim() {
+            self.pause(after(interim.at)).await?;
+            self.respond.send_informational(interim.http2()).ok()?;
+        }
+        let first_byte = answer.timing().first_byte;
+        self.pause(after(first_byte)).await?;
+        let trailers = answer.http2_trailers();
+        let body = answer.body();
+        let headers_only = body.is_empty() && trailers.is_none();
+        let mut stream = self
+            .respond
+            .send_response(answer.http2(), headers_only)
+            .ok()?;
+        if headers_only {
+            return Some(());
+        }
+        if factor.is_none() {
+            self.send_data(&mut stream, body, trailers.is_none())
+                .await?;
+        } else {
+            let mut sent = 0;
+            for (at, piece) in answer.body_pieces() {
+                self.pause(after(first_byte.saturating_add(at))).await?;
+                sent += piece.len();
+                let last = sent == body.len() && trailers.is_none();
+                self.send_data(&mut stream, piece, last).await?;
+            }
+        }
+        if let Some(trailers) = trailers {
+            stream.send_trailers(trailers.clone()).ok()?;
+        }
+        Some(())
+    }
+
+    /// Waits until then, or until the mock stops. `None`: the client reset the stream.
+    async fn pause(&mut self, due: Option<Instant>) -> Option<()> {
+        let Some(due) = due.filter(|due| *due > Instant::now()) else {
+            return Some(());
+        };
+        let stopping = self.stop.wait();
+        if self.stop.is_set() {
+            return Some(());
+        }
+        tokio::select! {
+            () = sleep_until(due) => Some(()),
+            () = stopping => Some(()),
+            _ = poll_fn(|cx| self.respond.poll_reset(cx)) => None,
+        }
+    }
+
+    /// Sends data as the client's windows allow.
+    async fn send_data(
+        &self,
+        stream: &mut SendStream<Bytes>,
+        mut data: Bytes,
+        last: bool,
+    ) -> Option<()> {
+        // Small data may wait in h2 for a window: no need to wait here.
+        if data.len() <= UNASKED {
+            return stream.send_data(data, last).ok();
+        }
+        let patience = self.responder.limits().write_timeout;
+        while data.has_remaining() {
+            stream.reserve_capacity(data.len());
+            let capacity = poll_fn(|cx| stream.poll_capacity(cx));
+            let Ok(capacity) = timeout(patience, capacity).await else {
+                timed_out(&self.responder);
+                stream.send_reset(Reason::CANCEL);
+                return None;
+            };
+            let part = data.split_to(capacity?.ok()?.min(data.len()));
+            if part.is_empty() {
+                continue;
+            }
+            let end = last && data.is_empty();
+            stream.send_data(part, end).ok()?;
+        }
+        Some(())
+    }
+}
+
+/// A request as the matcher sees it.
+fn call<'a>(head: &'a request::Parts, body: &'a [u8]) -> Call<'a> {
+    let field = |name| head.headers.get(name).map(header::HeaderValue::as_bytes);
+    let authority = head.uri.authority().map(|authority| authority.as_str());
+    let target = match head.uri.path_and_query() {
+        Some(target) => target.as_str(),
+        // CONNECT has an authority and nothing else (RFC 9113 section 8.5).
+        None => authority.unwrap_or("/"),
+    };
+    Call {
+        method: head.method.as_str().as_bytes(),
+        authority: authority.map(str::as_bytes).or_else(|| field(header::HOST)),
+        target: target.as_bytes(),
+        content_type: field(header::CONTENT_TYPE),
+        body,
+    }
+}
+
+fn refused(responder: &Responder) {
+    responder.counters().refused.fetch_add(1, Ordering::Relaxed);
+}
+
+fn timed_out(responder: &Responder) {
+    responder
+        .counters()
+        .timeouts
+        .fetch_add(1, Ordering::Relaxed);
+}
+
+/// A socket of which the first bytes were read already.
+struct Begun {
+    begun: Bytes,
+    stream: TcpStream,
+}
+
+impl AsyncRead for Begun {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.begun.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buffer);
+        }
+        let len = self.begun.len().min(buffer.remaining());
+        let part = self.begun.split_to(len);
+        buffer.put_slice(&part);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Begun {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, data)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// What a client may send ahead on one stream.
+const STREAM_WINDOW: u32 = 256 << 10;
+/// What a client may send ahead on one connection: this much may wait in memory.
+const CONNECTION_WINDOW: u32 = 1 << 20;
+/// What may wait to be sent on one stream.
+const SEND_BUFFER: usize = 256 << 10;
+/// Data up to this is handed to h2 whatever the window: times the streams of a connection, that is
+/// 2 MiB.
+const UNASKED: usize = 16 << 10;

@@ -1,0 +1,340 @@
+//! The index: from a request to the recorded exchange that answers it, in one lookup.
+//!
+//! Requests that mean the same ([`fingerprint`]) have one key. A key leads to a *sequence*: its
+//! exchanges in recorded order and a cursor, since a repeated request walks through its recorded
+//! answers.
+//!
+//! An archive may hold several services. Then each exchange is found under its own authority and
+//! under "any": a request that names a recorded authority is answered by that one only, every other
+//! request (to `127.0.0.1:9000`, where the mock listens) by whichever was recorded first.
+//!
+//! Cost: about 90 bytes a distinct exchange, twice that with several authorities.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use xxhash_rust::xxh3::xxh3_128_with_seed;
+
+use super::call::{Call, normal_authority};
+use super::fingerprint;
+use super::options::{Repeat, Rules};
+
+/// Finds exchanges by what was asked.
+pub(crate) struct Index {
+    rules: Rules,
+    repeat: Repeat,
+    /// Chosen at random, so that nobody can prepare an archive or requests whose keys collide.
+    seed: u64,
+    /// Empty when the archive holds one authority or none.
+    authorities: BTreeMap<Vec<u8>, u32>,
+    keys: HashMap<Key, u32, BuildHasherDefault<KeyHasher>>,
+    sequences: Vec<Sequence>,
+    /// Exchange ids; each sequence owns a range.
+    members: Vec<u32>,
+    /// Path hash and exchange, sorted: for the explanation of misses only.
+    by_path: Vec<(u32, u32)>,
+}
+
+/// What a lookup gave.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Found {
+    /// The exchange that answers.
+    Exchange(u32),
+    /// It was recorded, but all its answers were given ([`Repeat::Fail`]).
+    UsedUp {
+        /// How many there were.
+        recorded: u32,
+        /// The last of them.
+        last: u32,
+    },
+    /// Nothing like it was recorded.
+    Nothing,
+}
+
+impl Index {
+    /// The exchange that answers this call; moves the cursor of its sequence.
+    pub(crate) fn find(&self, call: &Call<'_>) -> Found {
+        let (parts, authority) = self.parts(call);
+        let Some(sequence) = self
+            .keys
+            .get(&self.key(authority, &parts))
+            .and_then(|at| self.sequences.get(*at as usize))
+        else {
+            return Found::Nothing;
+        };
+        let members = self.members(sequence);
+        let at = sequence.advance(self.repeat);
+        match (members.get(at as usize), members.last()) {
+            (Some(id), _) => Found::Exchange(*id),
+            (None, Some(last)) => Found::UsedUp {
+                recorded: sequence.len,
+                last: *last,
+            },
+            (None, None) => Found::Nothing,
+        }
+    }
+
+    /// The exchanges recorded for this path, in no order that matters.
+    pub(crate) fn with_path(&self, path: &[u8]) -> impl Iterator<Item = u32> {
+        let hash = short(fingerprint::path(path));
+        let from = self.by_path.partition_point(|(other, _)| *other < hash);
+        self.by_path
+            .get(from..)
+            .unwrap_or_default()
+            .iter()
+            .take_while(move |(other, _)| *other == hash)
+            .map(|(_, id)| *id)
+    }
+
+    /// One exchange of each path.
+    pub(crate) fn one_per_path(&self) -> impl Iterator<Item = u32> {
+        self.by_path
+            .chunk_by(|(a, _), (b, _)| a == b)
+            .filter_map(|same| same.first())
+            .map(|(_, id)| *id)
+    }
+
+    /// Whether the archive holds several authorities and this is one of them.
+    pub(crate) fn names_recorded(&self, authority: &[u8]) -> bool {
+        !self.authorities.is_empty() && self.authorities.contains_key(&normal_authority(authority))
+    }
+
+    /// What is left out when requests are compared.
+    pub(crate) const fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// A name for what a call asks: equal for calls that mean the same.
+    pub(crate) fn identity(&self, call: &Call<'_>) -> u128 {
+        let (parts, authority) = self.parts(call);
+        let Key(high, low) = self.key(authority, &parts);
+        u128::from(high) << 64 | u128::from(low)
+    }
+
+    fn members(&self, sequence: &Sequence) -> &[u32] {
+        self.members.get(sequence.range()).unwrap_or_default()
+    }
+
+    fn parts(&self, call: &Call<'_>) -> (Parts, u32) {
+        let target = call.split();
+        let parts = Parts::of(call, &self.rules);
+        // The usual archive holds one service: no authority is even looked at.
+        if self.authorities.is_empty() {
+            return (parts, ANY_AUTHORITY);
+        }
+        let authority = target
+            .authority
+            .and_then(|authority| self.authorities.get(&normal_authority(authority)));
+        (parts, authority.copied().unwrap_or(ANY_AUTHORITY))
+    }
+
+    fn key(&self, authority: u32, parts: &Parts) -> Key {
+        parts.key(authority, self.seed)
+    }
+}
+
+/// Collects exchanges for an [`Index`].
+pub(crate) struct Builder {
+    rules: Rules,
+    repeat: Repeat,
+    seed: u64,
+    authorities: BTreeMap<Vec<u8>, u32>,
+    entries: Vec<(Key, u32)>,
+    by_path: Vec<(u32, u32)>,
+}
+
+impl Builder {
+    /// A builder for an archive with these authorities; all must be named before the first
+    /// [`Builder::add`].
+    pub(crate) fn new<'a>(
+        rules: Rules,
+        repeat: Repeat,
+        authorities: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Self {
+        let mut numbers = BTreeMap::new();
+        // The same few authorities come a million times: do not normalise each.
+        let mut last: Option<&[u8]> = None;
+        for authority in authorities {
+            if last != Some(authority) {
+                last = Some(authority);
+                let next = u32::try_from(numbers.len()).unwrap_or(ANY_AUTHORITY);
+                numbers.entry(normal_authority(authority)).or_insert(next);
+            }
+        }
+        if numbers.len() < 2 {
+            numbers.clear();
+        }
+        Self {
+            rules,
+            repeat,
+            seed: RandomState::new().hash_one(0_u8),
+            authorities: numbers,
+            entries: Vec::new(),
+            by_path: Vec::new(),
+        }
+    }
+
+    /// Adds the exchange that answers this call. Exchanges come in recorded order.
+    pub(crate) fn add(&mut self, id: u32, call: &Call<'_>) {
+        let parts = Parts::of(call, &self.rules);
+        let authority = call
+            .split()
+            .authority
+            .filter(|_| !self.authorities.is_empty())
+            .and_then(|authority| self.authorities.get(&normal_authority(authority)));
+        if let Some(authority) = authority {
+            self.entries.push((parts.key(*authority, self.seed), id));
+        }
+        self.entries.push((parts.key(ANY_AUTHORITY, self.seed), id));
+        self.by_path.push((short(parts.path), id));
+    }
+
+    /// The index of all that was added.
+    pub(crate) fn finish(mut self) -> Index {
+        self.entries.sort_unstable();
+        self.by_path.sort_unstable();
+        self.by_path.shrink_to_fit();
+        let distinct = self.entries.chunk_by(|(a, _), (b, _)| a == b).count();
+        let mut keys = HashMap::with_capacity_and_hasher(distinct, BuildHasherDefault::default());
+        let mut sequences = Vec::with_capacity(distinct);
+        let mut members = Vec::with_capacity(self.entries.len());
+        for same in self.entries.chunk_by(|(a, _), (b, _)| a == b) {
+            let (Some((key, _)), start) = (same.first(), members.len()) else {
+                continue;
+            };
+            members.extend(same.iter().map(|(_, id)| *id));
+            // Ids are u32 and each stands here at most twice; the server refuses larger archives.
+            let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+            keys.insert(*key, number(sequences.len()));
+            sequences.push(Sequence {
+                start: number(start),
+                len: number(same.len()),
+                next: AtomicU32::new(0),
+            });
+        }
+        Index {
+            rules: self.rules,
+            repeat: self.repeat,
+            seed: self.seed,
+            authorities: self.authorities,
+            keys,
+            sequences,
+            members,
+            by_path: self.by_path,
+        }
+    }
+}
+
+/// The exchanges of one key.
+struct Sequence {
+    start: u32,
+    /// At least 1.
+    len: u32,
+    /// 0 <= next <= len; `len`: used up.
+    next: AtomicU32,
+}
+
+impl Sequence {
+    fn range(&self) -> Range<usize> {
+        let start = self.start as usize;
+        start..start.saturating_add(self.len as usize)
+    }
+
+    /// Which member answers now.
+    fn advance(&self, repeat: Repeat) -> u32 {
+        let last = self.len - 1;
+        // Most requests were recorded once: no shared write for those.
+        if last == 0 && repeat != Repeat::Fail {
+            return 0;
+        }
+        let following = |at: u32| match repeat {
+            Repeat::Last => (at < last).then_some(at + 1),
+            Repeat::Cycle => Some(if at < last { at + 1 } else { 0 }),
+            Repeat::Fail => (at <= last).then_some(at + 1),
+        };
+        match self
+            .next
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, following)
+        {
+            Ok(at) | Err(at) => at,
+        }
+    }
+}
+
+/// The hashes of the parts of a call.
+struct Parts {
+    method: u128,
+    path: u128,
+    query: u128,
+    body: u128,
+}
+
+impl Parts {
+    fn of(call: &Call<'_>, rules: &Rules) -> Self {
+        let target = call.split();
+        Self {
+            // Methods are case-sensitive (RFC 9110 section 9.1).
+            method: xxh3_128_with_seed(call.method, 0),
+            path: fingerprint::path(target.path),
+            query: fingerprint::query(target.query, &rules.ignore_query),
+            body: fingerprint::body(call.body, call.content_type, &rules.ignore_body),
+        }
+    }
+
+    fn key(&self, authority: u32, seed: u64) -> Key {
+        let mut bytes = [0; 68];
+        let parts = [self.method, self.path, self.query, self.body];
+        for (slot, part) in bytes.chunks_exact_mut(16).zip(parts) {
+            slot.copy_from_slice(&part.to_le_bytes());
+        }
+        if let Some(slot) = bytes.last_chunk_mut() {
+            *slot = authority.to_le_bytes();
+        }
+        let hash = xxh3_128_with_seed(&bytes, seed);
+        Key((hash >> 64) as u64, hash as u64)
+    }
+}
+
+/// The key of a sequence: two words rather than one u128, whose alignment would cost 8 bytes an
+/// entry.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct Key(u64, u64);
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.1);
+    }
+}
+
+/// A key is a seeded hash already.
+#[derive(Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        debug_assert!(false, "only keys are hashed, as one word");
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = word;
+    }
+}
+
+/// Enough of a path's hash to find it; whoever uses it compares the paths themselves.
+const fn short(hash: u128) -> u32 {
+    (hash >> 96) as u32
+}
+
+const ANY_AUTHORITY: u32 = u32::MAX;
+
+#[cfg(test)]
+mod tests;

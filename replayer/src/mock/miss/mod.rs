@@ -1,0 +1,415 @@
+//! Why nothing matched: the nearest recorded requests, and what differs.
+//!
+//! Only misses pay for this. The search is bounded: candidates by path first, a look at what else
+//! was recorded only when the path is unknown.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+
+use serde_json::{Value, json};
+
+use super::call::{Call, normal_authority, normal_path, pairs};
+use super::fingerprint::{BodyKind, ignored};
+use super::index::Index;
+use super::options::Rules;
+
+/// A request that was not answered from the archive.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Miss {
+    /// Its method.
+    pub method: String,
+    /// The authority that it named.
+    pub authority: Option<String>,
+    /// Its target.
+    pub target: String,
+    /// How often it came.
+    pub count: u64,
+    /// Why nothing answered.
+    pub reason: String,
+    /// The recorded requests that are nearest, the nearest first.
+    pub nearest: Vec<Nearest>,
+}
+
+/// A recorded request that was nearly asked for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Nearest {
+    /// The id of its exchange.
+    pub id: u64,
+    /// Its method.
+    pub method: String,
+    /// Its target.
+    pub target: String,
+    /// In what it differs from what was asked.
+    pub differs: Vec<String>,
+}
+
+impl Miss {
+    /// The body of the answer.
+    pub(crate) fn to_json(&self) -> Vec<u8> {
+        let nearest: Vec<_> = self
+            .nearest
+            .iter()
+            .map(|near| {
+                json!({
+                    "id": near.id,
+                    "method": near.method,
+                    "target": near.target,
+                    "differs": near.differs,
+                })
+            })
+            .collect();
+        let advice = match self.nearest.first() {
+            Some(near) => format!(
+                "The nearest recorded request is exchange {}; `tapedeck show ARCHIVE {}` prints it.",
+                near.id, near.id
+            ),
+            None => {
+                "Nothing like it was recorded; `tapedeck ls ARCHIVE` lists what was.".to_owned()
+            }
+        };
+        let document = json!({
+            "error": self.reason,
+            "request": {
+                "method": self.method,
+                "authority": self.authority,
+                "target": self.target,
+            },
+            "nearest": nearest,
+            "advice": advice,
+        });
+        let mut body = format!("{document:#}").into_bytes();
+        body.push(b'\n');
+        body
+    }
+}
+
+/// What the explanation reads of the recorded requests.
+pub(crate) trait Recordings {
+    /// Method, authority and target of an exchange.
+    fn line(&self, id: u32) -> Option<Call<'_>>;
+    /// Calls back with the whole request.
+    fn with_call(&self, id: u32, read: &mut dyn FnMut(&Call<'_>));
+}
+
+/// Finds the recorded requests that are nearest to one that missed.
+pub(crate) fn nearest(
+    asked: &Call<'_>,
+    index: &Index,
+    recordings: &dyn Recordings,
+) -> Vec<Nearest> {
+    let target = asked.split();
+    let named = target
+        .authority
+        .filter(|authority| index.names_recorded(authority))
+        .map(normal_authority);
+    let path = normal_path(target.path);
+    let mut candidates: Vec<_> = index
+        .with_path(target.path)
+        .take(MAX_CANDIDATES)
+        .filter_map(|id| Some((id, recordings.line(id)?)))
+        .filter(|(_, line)| normal_path(line.split().path) == path)
+        .map(|(id, line)| {
+            let score = Score {
+                authority: same_authority(&line, named.as_deref()),
+                path: usize::MAX,
+                method: line.method == asked.method,
+                query: shared_pairs(line.split().query, target.query),
+            };
+            (Reverse(score), id)
+        })
+        .collect();
+    if candidates.is_empty() {
+        candidates = index
+            .one_per_path()
+            .take(MAX_PATHS)
+            .filter_map(|id| Some((id, recordings.line(id)?)))
+            .filter_map(|(id, line)| {
+                let score = Score {
+                    authority: same_authority(&line, named.as_deref()),
+                    path: shared_segments(&normal_path(line.split().path), &path),
+                    method: line.method == asked.method,
+                    query: 0,
+                };
+                // A path that shares nothing explains nothing.
+                (score.path > 0).then_some((Reverse(score), id))
+            })
+            .collect();
+    }
+    candidates.sort_unstable();
+    candidates
+        .into_iter()
+        .take(MAX_NEAREST)
+        .filter_map(|(_, id)| {
+            let mut near = None;
+            recordings.with_call(id, &mut |recorded| {
+                near = Some(Nearest {
+                    id: id.into(),
+                    method: text(recorded.method),
+                    target: text(recorded.target),
+                    differs: differences(recorded, asked, named.as_deref(), index.rules()),
+                });
+            });
+            near
+        })
+        .collect()
+}
+
+/// How near a recorded request is; the greatest is the nearest.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct Score {
+    path: usize,
+    authority: bool,
+    method: bool,
+    query: usize,
+}
+
+fn same_authority(line: &Call<'_>, named: Option<&[u8]>) -> bool {
+    named.is_none_or(|named| {
+        line.split()
+            .authority
+            .is_some_and(|authority| normal_authority(authority) == named)
+    })
+}
+
+/// How many segments two paths have in common, from the front and from the back.
+fn shared_segments(a: &[u8], b: &[u8]) -> usize {
+    let segments = |path: &'_ [u8]| -> Vec<Vec<u8>> {
+        path.split(|byte| *byte == b'/')
+            .filter(|segment| !segment.is_empty())
+            .map(<[u8]>::to_ascii_lowercase)
+            .collect()
+    };
+    let (a, b) = (segments(a), segments(b));
+    let front = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
+    let back = a
+        .iter()
+        .rev()
+        .zip(b.iter().rev())
+        .take_while(|(a, b)| a == b)
+        .count();
+    front + back
+}
+
+fn shared_pairs(a: &[u8], b: &[u8]) -> usize {
+    let mut left: Vec<_> = pairs(b).collect();
+    pairs(a)
+        .filter(|pair| match left.iter().position(|other| other == pair) {
+            Some(at) => {
+                left.swap_remove(at);
+                true
+            }
+            None => false,
+        })
+        .count()
+}
+
+/// In what two calls differ, in words.
+fn differences(
+    recorded: &Call<'_>,
+    asked: &Call<'_>,
+    named: Option<&[u8]>,
+    rules: &Rules,
+) -> Vec<String> {
+    let mut list = Differences::default();
+    list.compare("method", Some(recorded.method), Some(asked.method));
+    let (was, is) = (recorded.split(), asked.split());
+    if !same_authority(recorded, named) {
+        list.compare("authority", was.authority, is.authority);
+    }
+    list.compare(
+        "path",
+        Some(&normal_path(was.path)),
+        Some(&normal_path(is.path)),
+    );
+    list.pairs("query", was.query, is.query, &|name| {
+        ignored(name, &rules.ignore_query)
+    });
+    list.body(recorded, asked, rules);
+    list.lines
+}
+
+#[derive(Default)]
+struct Differences {
+    lines: Vec<String>,
+}
+
+impl Differences {
+    fn push(&mut self, line: String) {
+        match self.lines.len() {
+            len if len < MAX_DIFFERENCES => self.lines.push(line),
+            MAX_DIFFERENCES => self.lines.push("...".to_owned()),
+            _ => {}
+        }
+    }
+
+    fn compare(&mut self, what: &str, recorded: Option<&[u8]>, asked: Option<&[u8]>) {
+        if recorded == asked {
+            return;
+        }
+        let show = |value: Option<&[u8]>| value.map_or_else(|| "nothing".to_owned(), short);
+        self.push(format!(
+            "{what}: recorded {}, got {}",
+            show(recorded),
+            show(asked)
+        ));
+    }
+
+    fn pairs(&mut self, what: &str, recorded: &[u8], asked: &[u8], skip: &dyn Fn(&[u8]) -> bool) {
+        let mut values: BTreeMap<_, (Vec<_>, Vec<_>)> = BTreeMap::new();
+        for (name, value) in pairs(recorded) {
+            values.entry(name).or_default().0.push(value);
+        }
+        for (name, value) in pairs(asked) {
+            values.entry(name).or_default().1.push(value);
+        }
+        for (name, (mut was, mut is)) in values {
+            if skip(&name) {
+                continue;
+            }
+            was.sort_unstable();
+            is.sort_unstable();
+            let join = |values: &[_]| (!values.is_empty()).then(|| values.join(&b", "[..]));
+            self.compare(
+                &format!("{what}.{}", short(&name)),
+                join(&was).as_deref(),
+                join(&is).as_deref(),
+            );
+        }
+    }
+
+    fn body(&mut self, recorded: &Call<'_>, asked: &Call<'_>, rules: &Rules) {
+        let (was, is) = (recorded.body, asked.body);
+        let skip = |name: &[u8]| ignored(name, &rules.ignore_body);
+        if was == is {
+            return;
+        }
+        if was.len().max(is.len()) <= MAX_DIFFED {
+            let parse = |body| serde_json::from_slice::<Value>(body).ok();
+            if let (Some(was), Some(is)) = (parse(was), parse(is)) {
+                return self.json("body", &was, &is, &skip);
+            }
+        }
+        let is_form = |call: &Call<'_>| call.content_type.map(BodyKind::of) == Some(BodyKind::Form);
+        if is_form(recorded) && is_form(asked) {
+            return self.pairs("body", was, is, &skip);
+        }
+        if was.is_empty() || is.is_empty() {
+            let show = |body: &[u8]| match body.len() {
+                0 => "nothing".to_owned(),
+                len => format!("{len} bytes"),
+            };
+            return self.push(format!("body: recorded {}, got {}", show(was), show(is)));
+        }
+        let at = was.iter().zip(is).take_while(|(a, b)| a == b).count();
+        self.push(format!(
+            "body: recorded {} bytes, got {}, the first difference is at byte {at}",
+            was.len(),
+            is.len(),
+        ));
+    }
+
+    fn json(&mut self, at: &str, recorded: &Value, asked: &Value, skip: &dyn Fn(&[u8]) -> bool) {
+        match (recorded, asked) {
+            (Value::Object(was), Value::Object(is)) => {
+                let names = was
+                    .keys()
+                    .chain(is.keys().filter(|name| !was.contains_key(*name)));
+                for name in names.filter(|name| !skip(name.as_bytes())) {
+                    let at = format!("{at}.{name}");
+                    match (was.get(name), is.get(name)) {
+                        (Some(was), Some(is)) => self.json(&at, was, is, skip),
+                        (was, is) => self.values(&at, was, is),
+                    }
+                }
+            }
+            (Value::Array(was), Value::Array(is)) => {
+                for n in 0..was.len().max(is.len()) {
+                    let at = format!("{at}[{n}]");
+                    match (was.get(n), is.get(n)) {
+                        (Some(was), Some(is)) => self.json(&at, was, is, skip),
+                        (was, is) => self.values(&at, was, is),
+                    }
+                    if self.lines.len() > MAX_DIFFERENCES {
+                        return;
+                    }
+                }
+            }
+            // `1` and `1.0` mean the same to the matcher.
+            (Value::Number(was), Value::Number(is))
+                if was.as_f64() == is.as_f64() && was.is_f64() != is.is_f64() => {}
+            (was, is) if was == is => {}
+            (was, is) => self.values(at, Some(was), Some(is)),
+        }
+    }
+
+    fn values(&mut self, at: &str, recorded: Option<&Value>, asked: Option<&Value>) {
+        let show = |value: Option<&Value>| value.map(Value::to_string);
+        self.compare(
+            at,
+            show(recorded).as_deref().map(str::as_bytes),
+            show(asked).as_deref().map(str::as_bytes),
+        );
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A value as it is shown: not longer than a line.
+fn short(value: &[u8]) -> String {
+    match value.split_at_checked(MAX_SHOWN) {
+        Some((start, rest)) if !rest.is_empty() => format!("{}...", text(start)),
+        _ => text(value),
+    }
+}
+
+/// The misses of a mock, each distinct one once.
+#[derive(Default)]
+pub(crate) struct MissLog {
+    places: HashMap<u128, usize>,
+    misses: Vec<Miss>,
+    /// All, listed or not.
+    total: u64,
+}
+
+impl MissLog {
+    /// Counts a miss; lists it if it is new and there is room.
+    pub(crate) fn note(&mut self, identity: u128, miss: &Miss, max: usize) {
+        self.total += 1;
+        if let Some(known) = self
+            .places
+            .get(&identity)
+            .and_then(|at| self.misses.get_mut(*at))
+        {
+            known.count += 1;
+        } else if self.misses.len() < max {
+            self.places.insert(identity, self.misses.len());
+            self.misses.push(miss.clone());
+        }
+    }
+
+    pub(crate) const fn total(&self) -> u64 {
+        self.total
+    }
+
+    pub(crate) fn list(&self) -> Vec<Miss> {
+        self.misses.clone()
+    }
+}
+
+/// Recorded requests of one path that are looked at.
+const MAX_CANDIDATES: usize = 256;
+/// Recorded paths that are looked at.
+const MAX_PATHS: usize = 4096;
+/// Recorded requests that are named.
+const MAX_NEAREST: usize = 3;
+/// Differences that are named for each.
+const MAX_DIFFERENCES: usize = 10;
+/// Bytes of a JSON body that is still compared member by member.
+const MAX_DIFFED: usize = 1 << 20;
+/// Bytes of a value that are shown.
+const MAX_SHOWN: usize = 80;
+
+#[cfg(test)]
+mod tests;

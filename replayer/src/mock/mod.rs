@@ -1,0 +1,54 @@
+//! The mock: answers requests from an archive.
+//!
+//! # Matching
+//! A request is answered by a recorded one with the same method, path, query and body, found in one
+//! lookup. What does not matter: the order of query parameters, form fields and JSON members, the
+//! spelling of escapes and numbers, a multipart boundary ([`Rules`] leaves out more). Where the
+//! archive holds several authorities and the request names one of them, only that one answers.
+//! A request that was recorded several times walks through its answers in recorded order;
+//! [`Repeat`] says what comes then. Only exchanges that were recorded whole are served; the others
+//! are counted ([`Skipped`]).
+//!
+//! # Answering
+//! HTTP/1.0, HTTP/1.1 and HTTP/2 with prior knowledge on one port, translated where the recording
+//! spoke the other. By default at once ([`Latency`]). What nothing answers gets 501 with the
+//! nearest recorded requests and what differs ([`Miss`]).
+//!
+//! # In a test
+//! ```no_run
+//! use std::path::Path;
+//! use std::sync::Arc;
+//!
+//! use tapedeck_archive::Archive;
+//! use tapedeck_replayer::mock::{Mock, Options};
+//!
+//! let archive = Arc::new(Archive::open(Path::new("payments.tape"))?);
+//! let payments = Mock::start(archive, &Options::default())?;
+//! let url = format!("http://{}", payments.addr());
+//! // ... let the code under test talk to `url` ...
+//! let stats = payments.stop();
+//! assert_eq!(stats.misses, 0, "{:#?}", stats.missed);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod answer;
+mod cache;
+mod call;
+mod connection;
+mod fingerprint;
+mod http1;
+mod http2;
+mod index;
+mod miss;
+mod options;
+mod responder;
+mod server;
+mod source;
+
+pub use miss::{Miss, Nearest};
+pub use options::{Latency, Limits, Options, Repeat, Rules, Skipped, StartError};
+pub use responder::Stats;
+pub use server::{Mock, RunningMock};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,336 @@
+//! From a request to the answer that is sent, whatever the protocol; and what is counted.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::answer::Answer;
+use super::cache::Cache;
+use super::call::Call;
+use super::index::{Found, Index};
+use super::miss::{Miss, MissLog, Recordings, nearest};
+use super::options::{Latency, Limits, Skipped};
+
+/// Where recorded responses come from.
+pub(crate) trait Source: Recordings + Send + Sync {
+    /// The bytes of a response body, without reading it.
+    fn body_len(&self, id: u32) -> u64;
+    /// A recorded response. `None`: it cannot be read, or cannot be sent.
+    fn answer(&self, id: u32) -> Option<Answer>;
+}
+
+/// Answers requests; shared by all connections.
+pub(crate) struct Responder {
+    index: Index,
+    source: Box<dyn Source>,
+    cache: Cache,
+    latency: Option<f64>,
+    limits: Limits,
+    skipped: Skipped,
+    /// By exchange.
+    hits: Vec<AtomicU64>,
+    misses: Mutex<MissLog>,
+    counters: Counters,
+    large_answers: Memory,
+    request_memory: Memory,
+}
+
+/// What is counted beside hits and misses.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) connections: AtomicU64,
+    pub(crate) connections_refused: AtomicU64,
+    pub(crate) refused: AtomicU64,
+    pub(crate) timeouts: AtomicU64,
+    pub(crate) overloads: AtomicU64,
+    pub(crate) unreadable: AtomicU64,
+}
+
+/// What a mock has done so far.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Connections accepted.
+    pub connections: u64,
+    /// Connections refused because too many were open.
+    pub connections_refused: u64,
+    /// Requests answered from the archive.
+    pub hits: u64,
+    /// How often each exchange answered: ids and counts, of those that did.
+    pub hits_by_exchange: Vec<(u64, u64)>,
+    /// Requests that nothing recorded answers.
+    pub misses: u64,
+    /// The distinct misses in the order in which they first came, up to
+    /// [`Limits::misses_listed`].
+    pub missed: Vec<Miss>,
+    /// Requests refused because they were malformed or too large.
+    pub refused: u64,
+    /// Connections closed because a limit of time was reached.
+    pub timeouts: u64,
+    /// Requests refused because a limit of memory was reached.
+    pub overloads: u64,
+    /// Requests whose recorded answer could not be read from the archive.
+    pub unreadable: u64,
+    /// Recorded exchanges that are not served.
+    pub skipped: Skipped,
+    /// Bytes of answers that are kept ready.
+    pub cache_bytes: usize,
+}
+
+/// An answer, with its share of the memory for large ones.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) answer: Arc<Answer>,
+    _memory: Option<OwnedSemaphorePermit>,
+}
+
+impl Reply {
+    fn own(answer: Answer) -> Self {
+        Self {
+            answer: Arc::new(answer),
+            _memory: None,
+        }
+    }
+}
+
+impl Responder {
+    pub(crate) fn new(
+        index: Index,
+        source: Box<dyn Source>,
+        exchanges: usize,
+        skipped: Skipped,
+        latency: Latency,
+        limits: Limits,
+    ) -> Self {
+        Self {
+            index,
+            source,
+            cache: Cache::new(limits.cache_bytes),
+            latency: match latency {
+                Latency::Recorded { factor } if factor > 0.0 && factor.is_finite() => Some(factor),
+                Latency::Recorded { .. } | Latency::None => None,
+            },
+            limits,
+            skipped,
+            hits: (0..exchanges).map(|_| AtomicU64::new(0)).collect(),
+            misses: Mutex::default(),
+            counters: Counters::default(),
+            large_answers: Memory::new(limits.answer_memory),
+            request_memory: Memory::new(limits.request_memory),
+        }
+    }
+
+    /// The answer to a request.
+    pub(crate) async fn respond(&self, call: &Call<'_>) -> Reply {
+        let id = match self.index.find(call) {
+            Found::Exchange(id) => id,
+            Found::UsedUp { recorded, .. } => {
+                let reason = format!(
+                    "this request was recorded {recorded} times, and all its answers were given"
+                );
+                return self.miss(call, reason);
+            }
+            Found::Nothing => {
+                let reason = "no recorded request matches this one".to_owned();
+                return self.miss(call, reason);
+            }
+        };
+        if let Some(hits) = self.hits.get(id as usize) {
+            hits.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(answer) = self.cache.get(id) {
+            return Reply {
+                answer,
+                _memory: None,
+            };
+        }
+        // While it is made ready, a body is there twice.
+        let size = usize::try_from(self.source.body_len(id)).unwrap_or(usize::MAX);
+        let memory = if size > LARGE {
+            self.large_answers.wait_for(size.saturating_mul(2)).await
+        } else {
+            None
+        };
+        let Some(answer) = self.source.answer(id) else {
+            self.counters.unreadable.fetch_add(1, Ordering::Relaxed);
+            let text =
+                format!("exchange {id} cannot be read from the archive: run `tapedeck verify`");
+            return Self::problem(call.method, StatusCode::INTERNAL_SERVER_ERROR, &text);
+        };
+        let answer = Arc::new(answer);
+        if memory.is_none() {
+            self.cache.insert(id, &answer);
+        }
+        Reply {
+            answer,
+            _memory: memory,
+        }
+    }
+
+    /// An answer of the mock's own, in JSON.
+    pub(crate) fn problem(method: &[u8], status: StatusCode, why: &str) -> Reply {
+        let mut body = serde_json::json!({ "error": why }).to_string().into_bytes();
+        body.push(b'\n');
+        Reply::own(Answer::not_recorded(method, status, &body))
+    }
+
+    /// The factor of recorded times; `None`: answers are sent at once.
+    pub(crate) const fn latency(&self) -> Option<f64> {
+        self.latency
+    }
+
+    pub(crate) const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub(crate) const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// A share of the memory for request bodies, of nothing yet.
+    pub(crate) fn share(&self) -> Share {
+        Share {
+            memory: self.request_memory.clone(),
+            held: Vec::new(),
+            covered: FREE,
+        }
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let hits_by_exchange: Vec<_> = (0..)
+            .zip(&self.hits)
+            .map(|(id, hits)| (id, hits.load(Ordering::Relaxed)))
+            .filter(|(_, hits)| *hits > 0)
+            .collect();
+        let log = self.misses();
+        let Counters {
+            connections,
+            connections_refused,
+            refused,
+            timeouts,
+            overloads,
+            unreadable,
+        } = &self.counters;
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Stats {
+            connections: of(connections),
+            connections_refused: of(connections_refused),
+            hits: hits_by_exchange.iter().map(|(_, hits)| hits).sum(),
+            hits_by_exchange,
+            misses: log.total(),
+            missed: log.list(),
+            refused: of(refused),
+            timeouts: of(timeouts),
+            overloads: of(overloads),
+            unreadable: of(unreadable),
+            skipped: self.skipped,
+            cache_bytes: self.cache.bytes(),
+        }
+    }
+
+    fn miss(&self, call: &Call<'_>, reason: String) -> Reply {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let miss = Miss {
+            method: text(call.method),
+            authority: call.split().authority.map(text),
+            target: text(call.target),
+            count: 1,
+            reason,
+            nearest: nearest(call, &self.index, self.source.as_ref()),
+        };
+        let identity = self.index.identity(call);
+        self.misses()
+            .note(identity, &miss, self.limits.misses_listed);
+        let body = miss.to_json();
+        Reply::own(Answer::not_recorded(
+            call.method,
+            StatusCode::NOT_IMPLEMENTED,
+            &body,
+        ))
+    }
+
+    fn misses(&self) -> MutexGuard<'_, MissLog> {
+        self.misses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long after the end of a request something is due that was recorded at `recorded`.
+pub(crate) fn scaled(recorded: Duration, factor: f64) -> Duration {
+    Duration::try_from_secs_f64(recorded.as_secs_f64() * factor).unwrap_or(Duration::MAX)
+}
+
+/// A bound of memory that many share.
+#[derive(Clone, Debug)]
+struct Memory {
+    kib: Arc<Semaphore>,
+    total: u32,
+}
+
+impl Memory {
+    fn new(bytes: usize) -> Self {
+        let total = u32::try_from(bytes / 1024)
+            .unwrap_or(u32::MAX)
+            .min(u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX));
+        Self {
+            kib: Arc::new(Semaphore::new(total as usize)),
+            total,
+        }
+    }
+
+    /// Waits for this much; what exceeds the whole bound waits for all of it.
+    async fn wait_for(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        // It is never closed, so this fails never.
+        Arc::clone(&self.kib)
+            .acquire_many_owned(kib.min(self.total))
+            .await
+            .ok()
+    }
+
+    fn try_take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).ok()?;
+        Arc::clone(&self.kib).try_acquire_many_owned(kib).ok()
+    }
+}
+
+/// What one request holds of the memory for request bodies. The first 64 KiB are free: they are
+/// bounded by the number of connections.
+#[derive(Debug)]
+pub(crate) struct Share {
+    memory: Memory,
+    held: Vec<OwnedSemaphorePermit>,
+    covered: usize,
+}
+
+impl Share {
+    /// Makes the share cover this many bytes. `false`: there is no memory left.
+    pub(crate) fn cover(&mut self, bytes: usize) -> bool {
+        if bytes <= self.covered {
+            return true;
+        }
+        // Doubling keeps the number of permits small.
+        let more = (bytes - self.covered).max(self.covered);
+        match self.memory.try_take(more) {
+            Some(permit) => {
+                self.held.push(permit);
+                self.covered += more;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Gives everything back.
+    pub(crate) fn release(&mut self) {
+        self.held.clear();
+        self.covered = FREE;
+    }
+}
+
+/// Answers above this are not cached, and count against [`Limits::answer_memory`].
+const LARGE: usize = 256 << 10;
+/// Bytes of a request that count against no shared bound.
+const FREE: usize = 64 << 10;

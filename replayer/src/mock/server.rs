@@ -1,0 +1,283 @@
+//! A mock that runs: its port, its threads, its end.
+//!
+//! Each thread has an event loop of its own, and a connection stays on the thread that it was given
+//! to: nothing is stolen, nothing is locked but the shards of the cache. The first thread accepts
+//! and deals connections out in turn.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tapedeck_archive::Archive;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{self, Handle, Runtime};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+
+use super::connection::{self, Stop};
+use super::options::{Options, StartError};
+use super::responder::{Responder, Stats};
+use super::source;
+
+/// Starts mocks.
+#[derive(Debug)]
+pub struct Mock;
+
+impl Mock {
+    /// Serves an archive in threads of its own until the returned handle is stopped or dropped. When
+    /// this returns, the port is open and every recorded request is known.
+    ///
+    /// # Errors
+    ///
+    /// When the archive holds nothing to answer with, or the address cannot be listened on.
+    pub fn start(archive: Arc<Archive>, options: &Options) -> Result<RunningMock, StartError> {
+        // First, so that a port in use is told before a long archive is read.
+        let listener = Listener::open(options.listen)?;
+        let responder = source::responder(archive, options)?;
+        RunningMock::start(listener, responder, options)
+    }
+}
+
+/// A mock at work. Dropping it stops it.
+pub struct RunningMock {
+    addr: SocketAddr,
+    responder: Arc<Responder>,
+    stops: Vec<Arc<Stop>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// An open port.
+pub(crate) struct Listener {
+    socket: StdListener,
+    addr: SocketAddr,
+}
+
+impl Listener {
+    pub(crate) fn open(listen: SocketAddr) -> Result<Self, StartError> {
+        let open = || {
+            let domain = Domain::for_address(listen);
+            let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+            // A mock that is started again must not wait for old connections. (On Linux this does
+            // not let two listen on one port.)
+            socket.set_reuse_address(true)?;
+            socket.bind(&listen.into())?;
+            socket.listen(BACKLOG)?;
+            socket.set_nonblocking(true)?;
+            let socket = StdListener::from(socket);
+            let addr = socket.local_addr()?;
+            Ok(Self { socket, addr })
+        };
+        open().map_err(|source| StartError::Listen { listen, source })
+    }
+}
+
+impl RunningMock {
+    pub(crate) fn start(
+        listener: Listener,
+        responder: Responder,
+        options: &Options,
+    ) -> Result<Self, StartError> {
+        let threads = options
+            .threads
+            .or_else(|| thread::available_parallelism().ok())
+            .map_or(1, NonZeroUsize::get);
+        let mut workers = Vec::with_capacity(threads);
+        for _ in 0..threads {
+            let runtime = runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(StartError::Thread)?;
+            workers.push((runtime, Arc::new(Stop::default())));
+        }
+        let seats: Vec<_> = workers
+            .iter()
+            .map(|(runtime, stop)| Seat {
+                handle: runtime.handle().clone(),
+                stop: Arc::clone(stop),
+            })
+            .collect();
+        let responder = Arc::new(responder);
+        let connections = Arc::new(Semaphore::new(options.limits.connections));
+        let addr = listener.addr;
+        let mut mock = Self {
+            addr,
+            responder: Arc::clone(&responder),
+            stops: workers.iter().map(|(_, stop)| Arc::clone(stop)).collect(),
+            threads: Vec::with_capacity(threads),
+        };
+        let mut accepting = None;
+        if let Some((runtime, _)) = workers.first() {
+            let _context = runtime.enter();
+            let socket = TcpListener::from_std(listener.socket).map_err(StartError::Thread)?;
+            accepting = Some((socket, seats));
+        }
+        for (n, (runtime, stop)) in workers.into_iter().enumerate() {
+            let worker = Worker {
+                stop,
+                responder: Arc::clone(&responder),
+                connections: Arc::clone(&connections),
+            };
+            let accepting = accepting.take();
+            let thread = thread::Builder::new()
+                .name(format!("mock-{n}"))
+                .spawn(move || worker.run(runtime, accepting))
+                .map_err(StartError::Thread)?;
+            mock.threads.push(thread);
+        }
+        Ok(mock)
+    }
+
+    /// Where it listens, with the port that was taken.
+    #[must_use]
+    pub const fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// What it has done so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.responder.stats()
+    }
+
+    /// Stops accepting, lets answers on their way finish (for
+    /// [`Limits::stop_grace`](super::Limits::stop_grace)), and closes everything. Gives what was
+    /// done.
+    #[must_use = "dropping the mock stops it as well"]
+    pub fn stop(mut self) -> Stats {
+        self.shut_down();
+        self.stats()
+    }
+
+    fn shut_down(&mut self) {
+        for stop in &self.stops {
+            stop.set();
+        }
+        for thread in self.threads.drain(..) {
+            // A panic there was printed there; here is nobody to hand it to.
+            let _panic = thread.join();
+        }
+    }
+}
+
+impl fmt::Debug for RunningMock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            addr,
+            responder: _,
+            stops: _,
+            threads,
+        } = self;
+        f.debug_struct("RunningMock")
+            .field("addr", addr)
+            .field("threads", &threads.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for RunningMock {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+/// Where a connection can be served.
+struct Seat {
+    handle: Handle,
+    stop: Arc<Stop>,
+}
+
+/// What each thread has.
+struct Worker {
+    stop: Arc<Stop>,
+    responder: Arc<Responder>,
+    /// One permit for each connection.
+    connections: Arc<Semaphore>,
+}
+
+impl Worker {
+    fn run(self, runtime: Runtime, accepting: Option<(TcpListener, Vec<Seat>)>) {
+        runtime.block_on(async {
+            let stopping = self.stop.wait();
+            if !self.stop.is_set() {
+                match accepting {
+                    Some((listener, seats)) => tokio::select! {
+                        () = stopping => {}
+                        () = self.accept(listener, &seats) => {}
+                    },
+                    None => stopping.await,
+                }
+            }
+            // All permits are back when all connections, on all threads, are closed.
+            let limits = self.responder.limits();
+            let all = u32::try_from(limits.connections).unwrap_or(u32::MAX);
+            let closed = self.connections.acquire_many(all);
+            let _in_time = timeout(limits.stop_grace, closed).await.is_ok();
+        });
+        runtime.shutdown_background();
+    }
+
+    async fn accept(&self, listener: TcpListener, seats: &[Seat]) {
+        let counters = self.responder.counters();
+        let mut turn = seats.iter().cycle();
+        loop {
+            let Ok((stream, _)) = listener.accept().await else {
+                // Out of file descriptors, mostly: the connection waits in the backlog, and asking
+                // again at once would only burn the processor that could close others.
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            };
+            let Ok(permit) = Arc::clone(&self.connections).try_acquire_owned() else {
+                counters.connections_refused.fetch_add(1, Ordering::Relaxed);
+                refuse(&stream);
+                continue;
+            };
+            counters.connections.fetch_add(1, Ordering::Relaxed);
+            if let Some(seat) = turn.next() {
+                // A connection that breaks meanwhile is no loss.
+                let _broken = seat
+                    .take(stream, Arc::clone(&self.responder), permit)
+                    .is_err();
+            }
+        }
+    }
+}
+
+impl Seat {
+    fn take(
+        &self,
+        stream: TcpStream,
+        responder: Arc<Responder>,
+        permit: OwnedSemaphorePermit,
+    ) -> io::Result<()> {
+        // Answers leave whole; waiting for more (Nagle) would only delay them.
+        stream.set_nodelay(true)?;
+        let stream = stream.into_std()?;
+        let stop = Arc::clone(&self.stop);
+        self.handle.spawn(async move {
+            // Registers with the event loop of this thread.
+            if let Ok(stream) = TcpStream::from_std(stream) {
+                connection::serve(stream, responder, stop).await;
+            }
+            drop(permit);
+        });
+        Ok(())
+    }
+}
+
+/// Tells a client that there are too many, as far as that is possible without waiting.
+fn refuse(stream: &TcpStream) {
+    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n\
+        Connection: close\r\nContent-Length: 34\r\n\r\n{\"error\":\"too many connections\"}\r\n";
+    let _told = stream.try_write(ANSWER).is_ok();
+}
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1024;
+/// How long to wait when a connection cannot be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

@@ -1,0 +1,233 @@
+//! Recorded exchanges out of an archive.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tapedeck_archive::{
+    Archive, BodyBuffer, BodyView, HeadView, MessageView, Record, Row, Scratch,
+};
+use tapedeck_model::{Protocol, Timestamp};
+
+use super::answer::{Answer, InterimRecording, Pair, Recording, Timing};
+use super::call::Call;
+use super::index::Builder;
+use super::miss::Recordings;
+use super::options::{Limits, Options, Skipped, StartError};
+use super::responder::{Responder, Source};
+
+/// Reads what can be served, and makes a responder of it.
+///
+/// Rows without a request body are indexed from the index of the archive alone; only request bodies
+/// are read, in recorded order, so that each block is decompressed once.
+pub(crate) fn responder(archive: Arc<Archive>, options: &Options) -> Result<Responder, StartError> {
+    let exchanges = archive.len();
+    if exchanges == 0 {
+        return Err(StartError::EmptyArchive);
+    }
+    let limit = u64::from(u32::MAX);
+    let Some(count) = u32::try_from(exchanges).ok().filter(|n| *n < u32::MAX) else {
+        return Err(StartError::TooManyExchanges { exchanges, limit });
+    };
+    let source = ArchiveSource {
+        archive,
+        readers: Mutex::default(),
+    };
+    let mut skipped = Skipped::default();
+    let mut served = 0_u64;
+    let mut responses = 0_u64;
+    let rows = || (0..count).filter_map(|id| Some((id, source.archive.row(id.into())?)));
+    let authorities = rows().filter_map(|(_, row)| row.authority());
+    let mut builder = Builder::new(options.rules.clone(), options.repeat, authorities);
+    for (id, row) in rows() {
+        responses += u64::from(row.status().is_some());
+        let reason = unservable(&row, &options.limits, &mut skipped);
+        if let Some(reason) = reason {
+            *reason += 1;
+            continue;
+        }
+        let mut added = false;
+        if row.request_body_len() == Some(0) {
+            if let Some(call) = line(&row) {
+                builder.add(id, &call);
+                added = true;
+            }
+        } else {
+            source.with_call(id, &mut |call| {
+                builder.add(id, call);
+                added = true;
+            });
+        }
+        if added {
+            served += 1;
+        } else {
+            skipped.unreadable += 1;
+        }
+    }
+    if responses == 0 {
+        return Err(StartError::NoResponses { exchanges });
+    }
+    if served == 0 {
+        return Err(StartError::NothingToServe { exchanges, skipped });
+    }
+    Ok(Responder::new(
+        builder.finish(),
+        Box::new(source),
+        count as usize,
+        skipped,
+        options.latency,
+        options.limits,
+    ))
+}
+
+/// The counter of the reason why an exchange is not served; `None`: it is.
+fn unservable<'s>(row: &Row<'_>, limits: &Limits, skipped: &'s mut Skipped) -> Option<&'s mut u64> {
+    let longer = |len: Option<u64>, limit: usize| {
+        usize::try_from(len.unwrap_or(0)).map_or(true, |len| len > limit)
+    };
+    if row.tunnel() {
+        return Some(&mut skipped.tunnels);
+    }
+    if !row.request_missing().is_empty() || row.method().is_none() || row.target().is_none() {
+        return Some(&mut skipped.request_incomplete);
+    }
+    let Some(status) = row.status().filter(|_| row.response_missing().is_empty()) else {
+        return Some(&mut skipped.response_incomplete);
+    };
+    if !(200..=999).contains(&status) {
+        return Some(&mut skipped.unreadable);
+    }
+    if longer(row.request_body_len(), limits.body_bytes)
+        || longer(row.response_body_len(), limits.answer_bytes)
+    {
+        return Some(&mut skipped.too_large);
+    }
+    None
+}
+
+/// A recorded request without its body.
+fn line<'a>(row: &Row<'a>) -> Option<Call<'a>> {
+    Some(Call {
+        method: row.method()?,
+        authority: row.authority(),
+        target: row.target()?,
+        content_type: None,
+        body: b"",
+    })
+}
+
+struct ArchiveSource {
+    archive: Arc<Archive>,
+    /// As many as ever read at once: one a thread.
+    readers: Mutex<Vec<Reader>>,
+}
+
+/// What reading needs; kept, because it is large.
+#[derive(Default)]
+struct Reader {
+    scratch: Scratch,
+    body: BodyBuffer,
+}
+
+impl ArchiveSource {
+    fn with_reader<T>(&self, read: impl FnOnce(&mut Reader) -> T) -> T {
+        let readers = || self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reader = readers().pop().unwrap_or_default();
+        let value = read(&mut reader);
+        readers().push(reader);
+        value
+    }
+}
+
+impl Recordings for ArchiveSource {
+    fn line(&self, id: u32) -> Option<Call<'_>> {
+        line(&self.archive.row(id.into())?)
+    }
+
+    fn with_call(&self, id: u32, read: &mut dyn FnMut(&Call<'_>)) {
+        let Some(line) = self.line(id) else { return };
+        self.with_reader(|reader| {
+            let record = self.archive.load(id.into(), &mut reader.scratch).ok()?;
+            let request = record.request()?;
+            let content_type = request.head().and_then(|head| head.field("content-type"));
+            let body = self.archive.body(&request.body(), &mut reader.body).ok()?;
+            read(&Call {
+                content_type,
+                body,
+                ..line
+            });
+            Some(())
+        });
+    }
+}
+
+impl Source for ArchiveSource {
+    fn body_len(&self, id: u32) -> u64 {
+        self.archive
+            .row(id.into())
+            .and_then(|row| row.response_body_len())
+            .unwrap_or(0)
+    }
+
+    fn answer(&self, id: u32) -> Option<Answer> {
+        let row = self.archive.row(id.into())?;
+        self.with_reader(|reader| {
+            let record = self.archive.load(id.into(), &mut reader.scratch).ok()?;
+            let response = record.response()?;
+            let head = response.head()?;
+            let asked = record.request().map(|request| request.last_byte());
+            let view = response.body();
+            let body = self.archive.body(&view, &mut reader.body).ok()?;
+            Answer::compose(&Recording {
+                method: row.method()?,
+                status: head.status()?,
+                reason: reason(&head),
+                fields: fields(&head),
+                body,
+                trailers: response
+                    .trailers()
+                    .map_or_else(Vec::new, |head| fields(&head)),
+                interim: interim(&record, asked),
+                timing: timing(&response, &view, asked),
+            })
+        })
+    }
+}
+
+fn interim<'a>(record: &Record<'a>, asked: Option<Timestamp>) -> Vec<InterimRecording<'a>> {
+    record
+        .interim()
+        .filter_map(|interim| {
+            let head = interim.head;
+            Some(InterimRecording {
+                status: head.status()?,
+                reason: reason(&head),
+                fields: fields(&head),
+                at: asked.map_or(Duration::ZERO, |asked| interim.at.since(asked)),
+            })
+        })
+        .collect()
+}
+
+fn timing(response: &MessageView<'_>, body: &BodyView<'_>, asked: Option<Timestamp>) -> Timing {
+    let first = response.first_byte();
+    Timing {
+        first_byte: asked.map_or(Duration::ZERO, |asked| first.since(asked)),
+        arrivals: body
+            .arrivals()
+            .map(|arrival| {
+                let offset = usize::try_from(arrival.offset).unwrap_or(usize::MAX);
+                (offset, arrival.at.since(first))
+            })
+            .collect(),
+    }
+}
+
+fn reason<'a>(head: &HeadView<'a>) -> Option<&'a [u8]> {
+    (head.protocol() != Protocol::Http2).then(|| head.reason())
+}
+
+fn fields<'a>(head: &HeadView<'a>) -> Vec<Pair<'a>> {
+    head.fields()
+        .filter_map(|field| Some((field.name?, field.value?)))
+        .collect()
+}
