@@ -112,6 +112,17 @@ pub(crate) fn request_line(bytes: &[u8]) -> Probe {
     }
 }
 
+/// Whether the bytes begin with a known method and a space, or are the beginning of that.
+pub(crate) fn may_be_known_method(bytes: &[u8]) -> bool {
+    let len = head::token_len(bytes);
+    let token = bytes.get(..len).unwrap_or_default();
+    if len == bytes.len() {
+        METHODS.iter().any(|method| method.starts_with(token))
+    } else {
+        METHODS.contains(&token)
+    }
+}
+
 const VERSION: &[u8] = b" HTTP/1.";
 
 /// Bytes of empty lines that may stand before the first message.

@@ -194,8 +194,11 @@ fn the_end_is_found_at_every_split() {
     }
 }
 
+/// The first two words of the start line, and the fields.
+type Parts = (Vec<u8>, Vec<u8>, Vec<(Vec<u8>, Vec<u8>)>);
+
 /// What httparse makes of a head, in our words; `None` where it refuses.
-fn oracle(raw: &[u8], role: Role) -> Option<(Vec<u8>, Vec<u8>, Vec<(Vec<u8>, Vec<u8>)>)> {
+fn oracle(raw: &[u8], role: Role) -> Option<Parts> {
     let mut storage = [httparse::EMPTY_HEADER; 64];
     let (first, second, headers) = match role {
         Role::Request => {

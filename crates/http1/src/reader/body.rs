@@ -243,8 +243,8 @@ impl Reader {
             half.buffer.push(*byte);
             data = rest;
             match probe::status_line(&half.buffer) {
-                Probe::NeedMore if framing != Framing::Exact(half.buffer.len() as u64) => {}
-                Probe::NeedMore | Probe::No => {
+                Probe::NeedMore => {}
+                Probe::No => {
                     self.end_peek(at, direction, key, framing, out);
                     return data;
                 }

@@ -44,6 +44,8 @@ impl Reader {
         let held = !half.buffer.is_empty();
         let begin = if held { half.buffer.as_slice() } else { data };
         let look = match direction {
+            // The first bytes may be from the middle of a message that predates the capture.
+            _ if !half.started => look_first(begin, direction),
             Direction::ToServer => look_request(begin),
             Direction::ToClient => look_response(begin),
         };
@@ -155,7 +157,7 @@ impl Reader {
     ) -> &'a [u8] {
         let mut rest = data;
         while !rest.is_empty() {
-            if line_start && may_begin(rest, direction) && sound_lines(rest, &mut 0) {
+            if line_start && may_resume(rest, direction) && sound_lines(rest, &mut 0) {
                 let half = &mut self.halves[direction];
                 half.sound = 0;
                 half.first_byte = at;
@@ -199,7 +201,7 @@ impl Reader {
             Gathered::More => {
                 let mut sound = half.sound;
                 let fits =
-                    sound_lines(&half.buffer, &mut sound) && may_begin(&half.buffer, direction);
+                    sound_lines(&half.buffer, &mut sound) && may_resume(&half.buffer, direction);
                 half.sound = sound;
                 if !fits {
                     let held = std::mem::take(&mut half.buffer);
@@ -241,6 +243,13 @@ impl Reader {
     ) -> StreamKey {
         match direction {
             Direction::ToServer => {
+                let half = &self.halves.to_client;
+                if let State::Peek { key, .. } = half.state
+                    && half.buffer.is_empty()
+                {
+                    // The client does not wait for a body: there is none, as behind HEAD.
+                    self.finish(half.last_byte, Direction::ToClient, key, out);
+                }
                 let in_flight = matches!(self.halves.to_client.state, State::Trial);
                 self.pairing
                     .begin_request(at, self.limits.outstanding, in_flight, out)
@@ -369,11 +378,22 @@ impl Reader {
     }
 }
 
-/// Whether a message of that direction begins here, or may once more bytes are there.
-fn may_begin(bytes: &[u8], direction: Direction) -> bool {
+/// Whether the first message of a direction begins here.
+fn look_first(bytes: &[u8], direction: Direction) -> Look {
     let probe = match direction {
         Direction::ToServer => probe::request_line(bytes),
         Direction::ToClient => probe::status_line(bytes),
     };
-    probe != Probe::No
+    match probe {
+        Probe::Yes(_) => Look::Message,
+        Probe::No => Look::Junk,
+        Probe::NeedMore => Look::NeedMore,
+    }
+}
+
+/// Whether, behind a loss, a message of that direction begins here, or may once more bytes are
+/// there. A request needs a known method: behind a gap, `ET` may be all that is left of one.
+fn may_resume(bytes: &[u8], direction: Direction) -> bool {
+    look_first(bytes, direction) != Look::Junk
+        && (direction == Direction::ToClient || probe::may_be_known_method(bytes))
 }

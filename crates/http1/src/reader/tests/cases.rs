@@ -311,12 +311,16 @@ fn http_09_has_no_heads() {
 fn an_unreadable_request_has_its_answer() {
     check(
         &[
+            c("OPTIONS * HTTP/1.1\r\n\r\n"),
+            s("HTTP/1.1 204 No\r\n\r\n"),
             c("what is this\r\n\r\n"),
             s("HTTP/1.1 400 Bad\r\nContent-Length: 0\r\n\r\n"),
         ],
-        r#"0 > end{"malformed"}
-           0 < 400 end
-           0 > http1-malformed-head
+        r#"0 > OPTIONS * end
+           0 < 204 end
+           1 > end{"malformed"}
+           1 < 400 end
+           1 > http1-malformed-head
            skipped > 16"#,
     );
 }
@@ -326,12 +330,12 @@ fn an_unreadable_response_is_one() {
     check(
         &[
             c("GET /a HTTP/1.1\r\n\r\n"),
-            s("HTTP/x\r\n\r\n"),
+            s("HTTP/1.1 100 C\r\n\r\nHTTP/x\r\n\r\n"),
             c("GET /b HTTP/1.1\r\n\r\n"),
             s("HTTP/1.1 204 No\r\n\r\n"),
         ],
         r#"0 > GET /a end
-           0 < end{"malformed"}
+           0 < (100) end{"malformed"}
            1 > GET /b end
            1 < 204 end
            0 < http1-malformed-head

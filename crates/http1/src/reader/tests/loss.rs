@@ -1,1 +1,602 @@
+//! Gaps and beginnings in the middle: what is known stays exact, what is not is never guessed.
 
+use proptest::prelude::*;
+use tapedeck_model::{Role, StartLine};
+
+use super::log::Item;
+use super::*;
+
+#[track_caller]
+fn check(steps: &[Step], expected: &str) {
+    let log = read(steps, Limits::default());
+    let expected: Vec<_> = expected.lines().map(str::trim).collect();
+    assert_eq!(log.text().lines().collect::<Vec<_>>(), expected);
+}
+
+const GET_A: &str = "GET /a HTTP/1.1\r\n\r\n";
+const GET_B: &str = "GET /b HTTP/1.1\r\n\r\n";
+const GET_C: &str = "GET /c HTTP/1.1\r\n\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody";
+const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+#[test]
+fn a_gap_in_a_body_of_known_length_changes_nothing_else() {
+    check(
+        &[
+            c("POST /a HTTP/1.1\r\nContent-Length: 6\r\n\r\nab"),
+            gap_c(2),
+            c(&format!("ef{GET_B}")),
+            s("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx"),
+            gap_s(8),
+            s(OK),
+        ],
+        r#"0 > POST /a "ab" gap 2 "ef" end
+           0 < 200 "x" gap 8 end
+           1 > GET /b end
+           1 < 200 "body" end"#,
+    );
+}
+
+#[test]
+fn a_gap_within_a_chunk_or_up_to_its_end_is_exact() {
+    for (before, gap, after) in [("ab", 2, "e\r\n0\r\n\r\n"), ("", 5, "\r\n0\r\n\r\n")] {
+        let log = read(
+            &[
+                c(GET_A),
+                s(&format!("{CHUNKED}5\r\n{before}")),
+                gap_s(gap),
+                s(after),
+                c(GET_B),
+                s(OK),
+            ],
+            Limits::default(),
+        );
+        let text = log.text();
+        assert!(
+            text.contains(&format!("gap {gap}")) && !text.contains("skipped"),
+            "{text}"
+        );
+        assert!(text.contains("1 < 200 \"body\" end"), "{text}");
+    }
+}
+
+#[test]
+fn a_gap_over_chunks_ends_the_message() {
+    check(
+        &[
+            c(GET_A),
+            s(&format!("{CHUNKED}5\r\nab")),
+            gap_s(20),
+            s("cd\r\n0\r\n\r\n"),
+            c(GET_B),
+            s(OK),
+        ],
+        r#"0 > GET /a end
+           0 < 200 "ab" gap 0 end{"lost"}
+           1 > GET /b end
+           1 < 200 "body" end
+           skipped < 9"#,
+    );
+}
+
+#[test]
+fn a_gap_of_unknown_length_ends_what_is_counted_but_not_what_ends_with_the_connection() {
+    check(
+        &[
+            c(GET_A),
+            s("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx"),
+            gap_s(0),
+            s("y"),
+            c(GET_B),
+            s(OK),
+        ],
+        r#"0 > GET /a end
+           0 < 200 "x" gap 0 end{"lost"}
+           1 > GET /b end
+           1 < 200 "body" end
+           skipped < 1"#,
+    );
+    check(
+        &[
+            c(GET_A),
+            s("HTTP/1.1 200 OK\r\n\r\nx"),
+            gap_s(0),
+            s("y"),
+            gap_s(7),
+        ],
+        r#"0 > GET /a end
+           0 < 200 "x" gap 0 "y" gap 7 end"#,
+    );
+}
+
+#[test]
+fn a_lost_response_is_absent_once_the_client_goes_on() {
+    check(
+        &[c(GET_A), gap_s(60), c(GET_B), s(OK)],
+        r#"0 > GET /a end
+           0 < absent{"lost"}
+           1 > GET /b end
+           1 < 200 "body" end"#,
+    );
+}
+
+#[test]
+fn a_lost_interim_response_does_not_cost_the_final_one() {
+    check(
+        &[c(GET_A), gap_s(25), s(OK), c(GET_B), s(OK)],
+        r#"0 > GET /a end
+           0 < 200 "body" end
+           1 > GET /b end
+           1 < 200 "body" end"#,
+    );
+}
+
+#[test]
+fn a_gap_in_a_head_loses_that_message() {
+    check(
+        &[
+            c("GET /a HTTP/1.1\r\nHo"),
+            gap_c(10),
+            c("\r\n\r\n"),
+            s(OK),
+            c(GET_B),
+            s("HTTP/1.1 200 OK\r\nCont"),
+            gap_s(10),
+            s("4\r\n\r\nbody"),
+            c(GET_C),
+            s(OK),
+        ],
+        r#"0 > end{"lost"}
+           0 < 200 "body" end
+           1 > GET /b end
+           1 < absent{"lost"}
+           2 > GET /c end
+           2 < 200 "body" end
+           skipped < 30
+           skipped > 23"#,
+    );
+}
+
+#[test]
+fn the_answer_to_a_lost_head_request_has_no_body() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n";
+    // Of the first, the method was seen; of the second, nothing.
+    check(
+        &[
+            c("HEAD /a HTTP/1.1\r\nHo"),
+            gap_c(10),
+            s(head),
+            gap_c(22),
+            s(head),
+            s(OK),
+            c(GET_B),
+            s(OK),
+        ],
+        r#"0 > end{"lost"}
+           0 < 200 end
+           1 > absent{"lost"}
+           1 < 200 end
+           2 > absent{"lost"}
+           2 < 200 "body" end
+           3 > GET /b end
+           3 < 200 "body" end
+           skipped > 20"#,
+    );
+}
+
+#[test]
+fn loss_in_both_directions_at_once() {
+    // The answer to /a, then a whole exchange, then the next request were lost.
+    check(
+        &[c(GET_A), gap_c(60), gap_s(90), s(OK), c(GET_C), s(OK)],
+        r#"0 > GET /a end
+           0 < absent{"lost"}
+           1 > absent{"lost"}
+           1 < 200 "body" end
+           2 > GET /c end
+           2 < 200 "body" end"#,
+    );
+}
+
+#[test]
+fn pipelined_requests_behind_a_loss_are_not_paired_by_guessing() {
+    check(
+        &[
+            c(&[GET_A, GET_B, GET_C].concat()),
+            gap_s(41),
+            s(&[OK, OK].concat()),
+            c(GET_A),
+            s(OK),
+        ],
+        r#"0 > GET /a end
+           0 < absent{"lost"}
+           1 > GET /b end
+           1 < absent{"lost"}
+           2 > GET /c end
+           2 < absent{"lost"}
+           3 > absent{"lost"}
+           3 < 200 "body" end
+           4 > absent{"lost"}
+           4 < 200 "body" end
+           5 > GET /a end
+           5 < absent{"lost"}
+           6 > absent{"lost"}
+           6 < 200 "body" end"#,
+    );
+}
+
+#[test]
+fn pipelined_requests_are_paired_again_once_all_answers_are_accounted_for() {
+    check(
+        &[
+            c(&[GET_A, GET_B].concat()),
+            gap_s(25),
+            s(&[OK, OK].concat()),
+            c(GET_C),
+            s(OK),
+        ],
+        r#"0 > GET /a end
+           0 < absent{"lost"}
+           1 > GET /b end
+           1 < absent{"lost"}
+           2 > absent{"lost"}
+           2 < 200 "body" end
+           3 > absent{"lost"}
+           3 < 200 "body" end
+           4 > GET /c end
+           4 < 200 "body" end"#,
+    );
+}
+
+#[test]
+fn a_beginning_in_the_middle_is_passed_over() {
+    check(
+        &[
+            s("tail of a body\r\nHTTP/1.1 is what this text is about\r\n\r\n"),
+            c("tail of a body"),
+            s(OK),
+            c(GET_A),
+            s(OK),
+        ],
+        r#"0 > absent{"predates-capture"}
+           0 < 200 "body" end
+           1 > GET /a end
+           1 < 200 "body" end
+           skipped < 55
+           skipped > 14"#,
+    );
+}
+
+#[test]
+fn text_that_looks_like_a_head_is_none_if_not_all_of_it_does() {
+    let text = "say\nHTTP/1.1 200 OK\nto him\n\nHTTP/1.1 200 OK\nA b\n\n";
+    for len in [1, 4, 5, 20, 21, 1000] {
+        let steps = [
+            c(GET_A),
+            s(&format!("{CHUNKED}5\r\nab")),
+            gap_s(9),
+            s(text),
+            c(GET_B),
+            s(OK),
+        ];
+        let log = read(&in_pieces(&steps[..4], len), Limits::default());
+        assert!(
+            log.text().ends_with(&format!("skipped < {}\n", text.len())),
+            "{}",
+            log.text()
+        );
+        let log = read(&steps, Limits::default());
+        assert!(
+            log.text().contains("1 < 200 \"body\" end\n"),
+            "{}",
+            log.text()
+        );
+    }
+}
+
+#[test]
+fn a_hostile_search_for_a_head_takes_linear_time() {
+    // Every line begins a head, and every second line refutes it.
+    let lines = "HTTP/1.1 200 OK\na:b\n".repeat(20_000);
+    for len in [17, 1 << 20] {
+        let steps = [s("x\n"), s(&lines)];
+        let log = read(&in_pieces(&steps, len), Limits::default());
+        assert_eq!(log.accounted(Direction::ToClient), 2 + lines.len() as u64);
+    }
+}
+
+/// A message of a generated conversation, and how it reads.
+#[derive(Clone, Debug)]
+struct Exchange {
+    request: Vec<u8>,
+    response: Vec<u8>,
+}
+
+/// An exchange whose request and response name each other: the target is `/ID`, the reason is ID.
+fn exchange(id: usize, kind: (u8, u8, u8), body: &[u8], last: bool) -> Exchange {
+    let (ask, interim, answer) = kind;
+    let framed = |body: &[u8], chunked: bool| {
+        if !chunked {
+            return [
+                format!("Content-Length: {}\r\n\r\n", body.len()).as_bytes(),
+                body,
+            ]
+            .concat();
+        }
+        let mut framed = b"Transfer-Encoding: chunked\r\n\r\n".to_vec();
+        for chunk in body.chunks(5) {
+            framed.extend(format!("{:x};e\r\n", chunk.len()).bytes());
+            framed.extend_from_slice(chunk);
+            framed.extend_from_slice(b"\r\n");
+        }
+        framed.extend_from_slice(b"0\r\nSum: 1\r\n\r\n");
+        framed
+    };
+    let method = ["GET", "HEAD", "POST", "PUT"][usize::from(ask % 4)];
+    let mut request = format!("{method} /{id} HTTP/1.1\r\nHost: h\r\n").into_bytes();
+    match method {
+        "POST" => request.extend(framed(body, true)),
+        "PUT" => request.extend(framed(body, false)),
+        _ => request.extend_from_slice(b"\r\n"),
+    }
+    let mut response = Vec::new();
+    for _ in 0..interim % 3 {
+        response.extend(format!("HTTP/1.1 103 {id}\r\nA: b\r\n\r\n").bytes());
+    }
+    let status = if answer % 5 == 4 { 304 } else { 200 };
+    response.extend(format!("HTTP/1.1 {status} {id}\r\nDate: x\r\n").bytes());
+    let framed = match answer % 5 {
+        3 if last => [b"\r\n", body].concat(),
+        0 | 3 => framed(body, false),
+        _ => framed(body, answer % 5 == 1),
+    };
+    let bodiless = method == "HEAD" || status == 304;
+    let head_len = if framed.starts_with(b"\r\n") {
+        2
+    } else {
+        let end = framed.windows(4).position(|four| four == b"\r\n\r\n");
+        end.unwrap() + 4
+    };
+    response.extend_from_slice(if bodiless {
+        &framed[..head_len]
+    } else {
+        &framed
+    });
+    Exchange { request, response }
+}
+
+#[derive(Clone, Debug)]
+struct Talk {
+    exchanges: Vec<Exchange>,
+    /// How many requests are sent before their responses.
+    burst: usize,
+}
+
+fn any_talk(burst: impl Strategy<Value = usize>) -> impl Strategy<Value = Talk> {
+    let one = (
+        (0..4_u8, 0..3_u8, 0..5_u8),
+        "([ -~]|\r\n|HTTP/1.1 200 9\r\n|GET /9 HTTP/1.1\r\n){0,30}",
+    );
+    (proptest::collection::vec(one, 1..7), burst).prop_map(|(kinds, burst)| {
+        let count = kinds.len();
+        let exchanges = kinds
+            .into_iter()
+            .enumerate()
+            .map(|(id, (kind, body))| exchange(id, kind, body.as_bytes(), id + 1 == count))
+            .collect();
+        Talk { exchanges, burst }
+    })
+}
+
+impl Talk {
+    fn steps(&self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for burst in self.exchanges.chunks(self.burst) {
+            let request = |one: &Exchange| Step::Data(Direction::ToServer, one.request.clone());
+            let response = |one: &Exchange| Step::Data(Direction::ToClient, one.response.clone());
+            steps.extend(burst.iter().map(request));
+            steps.extend(burst.iter().map(response));
+        }
+        steps
+    }
+
+    fn len(&self, direction: Direction) -> usize {
+        let len = |one: &Exchange| match direction {
+            Direction::ToServer => one.request.len(),
+            Direction::ToClient => one.response.len(),
+        };
+        self.exchanges.iter().map(len).sum()
+    }
+}
+
+/// The steps without some bytes of one direction: a gap for each part of each input.
+fn with_gap(steps: &[Step], direction: Direction, from: usize, len: usize) -> Vec<Step> {
+    let (mut lossy, mut offset) = (Vec::new(), 0);
+    for step in steps {
+        let data = match step {
+            Step::Data(own, data) if *own == direction => data,
+            other => {
+                lossy.push(other.clone());
+                continue;
+            }
+        };
+        let cut = |at: usize| at.saturating_sub(offset).min(data.len());
+        let (start, end) = (cut(from), cut(from + len));
+        lossy.push(Step::Data(direction, data[..start].to_vec()));
+        if start < end {
+            lossy.push(Step::Gap(direction, (end - start) as u64));
+        }
+        lossy.push(Step::Data(direction, data[end..].to_vec()));
+        offset += data.len();
+    }
+    lossy
+}
+
+/// The ids in the two heads of every exchange that has both.
+fn pairs(log: &Log) -> Vec<(String, String)> {
+    let head = |key, role| {
+        log.messages.get(&(key, role)).and_then(|items| {
+            items.iter().find_map(|item| match item {
+                Item::Head {
+                    interim: false,
+                    head,
+                } => Some(head),
+                _ => None,
+            })
+        })
+    };
+    let keys = log
+        .messages
+        .keys()
+        .filter(|(_, role)| *role == Role::Request);
+    keys.filter_map(|(key, _)| {
+        let (request, response) = (head(*key, Role::Request)?, head(*key, Role::Response)?);
+        let target = str::from_utf8(request.target()?).unwrap();
+        let StartLine::Response { reason, .. } = response.start else {
+            panic!("a response has a status line");
+        };
+        let reason = str::from_utf8(reason.of(&response.raw)).unwrap();
+        Some((target.trim_start_matches('/').to_owned(), reason.to_owned()))
+    })
+    .collect()
+}
+
+/// Every gap of a few lengths, everywhere: pairs are never wrong, and of a client that waits for
+/// its answers at most `collateral` exchanges suffer that lost no byte.
+fn check_gaps(talk: &Talk, collateral: usize) -> Result<(), TestCaseError> {
+    let steps = talk.steps();
+    for direction in Direction::BOTH {
+        let total = talk.len(direction);
+        for from in (0..total).step_by(3) {
+            for len in [1, 7, 40, 120, 300] {
+                let lossy = with_gap(&steps, direction, from, len);
+                let log = read(&lossy, Limits::default());
+                let pairs = pairs(&log);
+                for (request, response) in &pairs {
+                    prop_assert_eq!(request, response, "{} from {}:\n{}", len, from, log.text());
+                }
+                if talk.burst > 1 {
+                    continue;
+                }
+                let (mut offset, mut touched) = (0, 0);
+                for one in &talk.exchanges {
+                    let own = match direction {
+                        Direction::ToServer => one.request.len(),
+                        Direction::ToClient => one.response.len(),
+                    };
+                    touched += usize::from(from < offset + own && offset < from + len);
+                    offset += own;
+                }
+                prop_assert!(
+                    pairs.len() + touched + collateral >= talk.exchanges.len(),
+                    "{} {:?} from {}: {} touched\n{:?}\n{}",
+                    len,
+                    direction,
+                    from,
+                    touched,
+                    lossy,
+                    log.text()
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    #[test]
+    fn no_gap_mispairs_a_client_that_waits(talk in any_talk(Just(1))) {
+        check_gaps(&talk, 0)?;
+    }
+
+    #[test]
+    fn no_gap_mispairs_a_client_that_pipelines(talk in any_talk(2..5_usize)) {
+        check_gaps(&talk, 0)?;
+    }
+
+    #[test]
+    fn any_split_reads_the_same(talk in any_talk(1..5_usize), lens in proptest::collection::vec(1..40_usize, 1..8)) {
+        let steps = talk.steps();
+        let reference = read(&steps, Limits::default());
+        prop_assert_eq!(pairs(&reference).len(), talk.exchanges.len(), "{}", reference.text());
+        prop_assert!(!reference.text().contains("http1-"), "{}", reference.text());
+        prop_assert_eq!(&read(&in_pieces(&steps, 1), Limits::default()), &reference);
+        let mut pieces = Vec::new();
+        let mut lens = lens.iter().cycle();
+        for step in &steps {
+            let Step::Data(direction, mut data) = step.clone() else { continue };
+            while !data.is_empty() {
+                let rest = data.split_off((*lens.next().unwrap()).min(data.len()));
+                pieces.push(Step::Data(direction, data));
+                data = rest;
+            }
+        }
+        prop_assert_eq!(&read(&pieces, Limits::default()), &reference);
+    }
+
+    #[test]
+    fn anything_is_read(
+        steps in proptest::collection::vec(
+            (
+                any::<bool>(),
+                prop_oneof![
+                    4 => prop_oneof![
+                        Just(GET_A.to_owned()),
+                        Just("CONNECT a:1 HTTP/1.1\r\n\r\n".to_owned()),
+                        Just("GET /w HTTP/1.1\r\nUpgrade: w\r\n\r\n".to_owned()),
+                        Just("POST /p HTTP/1.1\r\nContent-Length: 5\r\n\r\nab".to_owned()),
+                        Just("POST /p HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab".to_owned()),
+                        Just("GET /old\r\n".to_owned()),
+                    ].prop_map(|text| (0, text)),
+                    4 => prop_oneof![
+                        Just(OK.to_owned()),
+                        Just(format!("{CHUNKED}2\r\nab")),
+                        Just("HTTP/1.1 101 S\r\nUpgrade: w\r\n\r\n".to_owned()),
+                        Just("HTTP/1.1 100 C\r\n\r\n".to_owned()),
+                        Just("HTTP/1.1 204 N\r\n\r\n".to_owned()),
+                        Just("HTTP/1.0 200 OK\r\n\r\nx".to_owned()),
+                    ].prop_map(|text| (1, text)),
+                    3 => "[\r\n0-9a-zA-Z: /.]{0,9}".prop_map(|text| (2, text)),
+                    2 => (0..9_u64).prop_map(|len| (3, len.to_string())),
+                    1 => (4..7_u8).prop_map(|close| (close, String::new())),
+                ],
+            ),
+            0..14,
+        ),
+        piece in 1..30_usize,
+    ) {
+        let steps: Vec<_> = steps
+            .into_iter()
+            .map(|(either, (kind, text))| {
+                let any = if either { Direction::ToServer } else { Direction::ToClient };
+                match kind {
+                    0 => Step::Data(Direction::ToServer, text.into_bytes()),
+                    1 => Step::Data(Direction::ToClient, text.into_bytes()),
+                    2 => Step::Data(any, text.into_bytes()),
+                    3 => Step::Gap(any, text.parse().unwrap()),
+                    4 => Step::Close(any, Close::Fin),
+                    5 => Step::Close(any, Close::Reset),
+                    _ => Step::Close(any, Close::Cut),
+                }
+            })
+            .collect();
+        let small = Limits { head: 48, lines: 4, outstanding: 2, undecided: 20 };
+        for limits in [Limits::default(), small] {
+            // The grammar and the bound of memory are checked by reading.
+            let whole = read(&steps, limits);
+            let pieces = read(&in_pieces(&steps, piece), limits);
+            for direction in Direction::BOTH {
+                let given: u64 = steps.iter().map(|step| match step {
+                    Step::Data(own, data) if *own == direction => data.len() as u64,
+                    _ => 0,
+                }).sum();
+                // Chunk framing is the only thing that no event stands for.
+                for log in [&whole, &pieces] {
+                    prop_assert!(log.accounted(direction) <= given, "{}", log.text());
+                }
+            }
+        }
+    }
+}
