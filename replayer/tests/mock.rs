@@ -1,0 +1,533 @@
+//! The mock as its users meet it: archives from disk, clients of other people.
+//!
+//! Clients that are not installed are skipped with a message, unless `TAPEDECK_REQUIRE_TOOLS` is 1.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tapedeck_archive::{Archive, Provenance, Writer, WriterOptions};
+use tapedeck_model::exchange::{Body, Connection, ConnectionId, Interim, Message, Origin};
+use tapedeck_model::{
+    Anomalies, Endpoint, Exchange, Field, Head, Ledger, Missing, Protocol, Scope, Span, StartLine,
+    Timestamp,
+};
+use tapedeck_replayer::mock::{Limits, Mock, Options, RunningMock, StartError};
+
+/// A head in the form that the readers give.
+fn head(protocol: Protocol, line: &[&str], fields: &[(&str, &str)]) -> Head {
+    let mut raw = Vec::new();
+    let mut put = |text: &str| {
+        let start = raw.len() as u32;
+        raw.extend_from_slice(text.as_bytes());
+        Span {
+            start,
+            len: text.len() as u32,
+        }
+    };
+    let mut pseudo = Vec::new();
+    let mut name = |name: &str, value: Span, put: &mut dyn FnMut(&str) -> Span| {
+        if protocol == Protocol::Http2 {
+            pseudo.push(Field {
+                name: put(name),
+                value,
+                ..Field::default()
+            });
+        }
+    };
+    let start = match line {
+        [method, target] => {
+            let (method, target) = (put(method), put(target));
+            name(":method", method, &mut put);
+            name(":path", target, &mut put);
+            StartLine::Request {
+                method: Some(method),
+                target: Some(target),
+            }
+        }
+        [status, reason, ..] => {
+            let (value, reason) = (put(status), put(reason));
+            name(":status", value, &mut put);
+            StartLine::Response {
+                status: status.parse().ok(),
+                reason,
+            }
+        }
+        _ => StartLine::None,
+    };
+    for (name, value) in fields {
+        pseudo.push(Field {
+            name: put(name),
+            value: put(value),
+            ..Field::default()
+        });
+    }
+    Head {
+        raw,
+        protocol,
+        start,
+        fields: pseudo,
+    }
+}
+
+fn message(head: Head, body: &[u8], at: i64) -> Message {
+    Message {
+        head: Some(head),
+        body: Body {
+            len: body.len() as u64,
+            tail: body.to_vec(),
+            ..Body::default()
+        },
+        trailers: None,
+        first_byte: Timestamp::from_nanos(at),
+        last_byte: Timestamp::from_nanos(at + 1),
+        missing: Missing::NONE,
+        reset_code: None,
+    }
+}
+
+/// What a test says of an exchange.
+#[derive(Clone, Copy)]
+struct Case {
+    protocol: Protocol,
+    method: &'static str,
+    target: &'static str,
+    host: &'static str,
+    asked: &'static str,
+    status: &'static str,
+    fields: &'static [(&'static str, &'static str)],
+    body: &'static str,
+}
+
+const GET: Case = Case {
+    protocol: Protocol::Http11,
+    method: "GET",
+    target: "/",
+    host: "shop.local",
+    asked: "",
+    status: "200",
+    fields: &[
+        ("Content-Type", "text/plain"),
+        ("X-Order", "1"),
+        ("x-order", "2"),
+    ],
+    body: "hello",
+};
+
+impl Case {
+    fn exchange(&self, key: u64) -> Exchange {
+        let at = 1_700_000_000_000_000_000 + key as i64 * 1_000_000;
+        let host = match self.protocol {
+            Protocol::Http2 => ":authority",
+            Protocol::Http10 | Protocol::Http11 => "Host",
+        };
+        let mut fields = vec![(host, self.host)];
+        if !self.asked.is_empty() {
+            fields.push(("content-type", "application/json"));
+        }
+        let request = head(self.protocol, &[self.method, self.target], &fields);
+        let response = head(
+            self.protocol,
+            &[self.status, "As Recorded", ""],
+            self.fields,
+        );
+        Exchange {
+            key,
+            connection: Arc::new(Connection {
+                id: ConnectionId(key),
+                client: Endpoint::new([10, 0, 0, 1].into(), 40_000),
+                server: Endpoint::new([10, 0, 0, 2].into(), 80),
+                scope: Scope(0),
+                origin: Origin::Handshake,
+                opened: Timestamp::from_nanos(at),
+            }),
+            stream: 0,
+            protocol: self.protocol,
+            request: Some(message(request, self.asked.as_bytes(), at)),
+            interim: Vec::new(),
+            response: Some(message(response, self.body.as_bytes(), at + 1000)),
+            request_absent: Missing::NONE,
+            response_absent: Missing::NONE,
+            tunnel: false,
+            pushed: false,
+            anomalies: Anomalies::default(),
+        }
+    }
+}
+
+/// The folder of an archive, for as long as this lives.
+struct Disk {
+    _folder: tempfile::TempDir,
+}
+
+fn archive(exchanges: &[Exchange]) -> (Disk, Arc<Archive>) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("test.tape");
+    let mut writer = Writer::create(&path, WriterOptions::new(Provenance::default())).unwrap();
+    for exchange in exchanges {
+        writer.exchange(exchange).unwrap();
+    }
+    writer.seal(&Ledger::default()).unwrap();
+    let archive = Arc::new(Archive::open(&path).unwrap());
+    (Disk { _folder: folder }, archive)
+}
+
+fn serve(exchanges: &[Exchange]) -> (Disk, RunningMock) {
+    let (disk, archive) = archive(exchanges);
+    (disk, Mock::start(archive, &Options::default()).unwrap())
+}
+
+fn talk(mock: &RunningMock, request: &str) -> String {
+    let mut stream = TcpStream::connect(mock.addr()).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// Runs a client; `None`: it is not installed, and that was said.
+fn tool(name: &str, arguments: &[&str]) -> Option<String> {
+    match Command::new(name).args(arguments).output() {
+        Ok(output) => {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            assert!(
+                output.status.success(),
+                "{name} {arguments:?}: {}{}",
+                text(&output.stdout),
+                text(&output.stderr)
+            );
+            Some(text(&output.stdout))
+        }
+        Err(error) => {
+            let required = std::env::var_os("TAPEDECK_REQUIRE_TOOLS").is_some_and(|one| one == "1");
+            assert!(!required, "{name}: {error}");
+            println!("skipped: {name} is not installed ({error})");
+            None
+        }
+    }
+}
+
+#[test]
+fn an_archive_that_cannot_answer_is_refused() {
+    let start = |exchanges: &[Exchange]| {
+        let (_disk, archive) = archive(exchanges);
+        Mock::start(archive, &Options::default()).unwrap_err()
+    };
+    assert!(matches!(start(&[]), StartError::EmptyArchive));
+
+    let mut asked_only = GET.exchange(0);
+    asked_only.response = None;
+    asked_only.response_absent = Missing::UNFINISHED;
+    let error = start(&[asked_only.clone(), asked_only.clone()]);
+    assert!(matches!(error, StartError::NoResponses { exchanges: 2 }));
+
+    let mut cut = GET.exchange(1);
+    cut.response.as_mut().unwrap().missing = Missing::LOST;
+    let mut tunnel = GET.exchange(2);
+    tunnel.tunnel = true;
+    assert_eq!(
+        start(&[asked_only, cut, tunnel]).to_string(),
+        "none of the 3 exchanges in the archive can be served: 2 without a complete response, 1 \
+         tunnels"
+    );
+}
+
+#[test]
+fn what_is_not_whole_is_counted_and_not_served() {
+    let mut lost = Case {
+        target: "/lost",
+        ..GET
+    }
+    .exchange(0);
+    lost.response.as_mut().unwrap().missing = Missing::LOST;
+    let mut unknown = Case {
+        target: "/unknown",
+        ..GET
+    }
+    .exchange(1);
+    unknown.request.as_mut().unwrap().missing = Missing::UNKNOWN_FIELDS;
+    let switched = Case {
+        target: "/switched",
+        status: "101",
+        ..GET
+    }
+    .exchange(2);
+    let long = Case {
+        target: "/long",
+        body: "0123456789",
+        ..GET
+    }
+    .exchange(3);
+    let (_disk, archive) = archive(&[lost, unknown, switched, long, GET.exchange(4)]);
+    let options = Options {
+        limits: Limits {
+            answer_bytes: 9,
+            ..Limits::default()
+        },
+        ..Options::default()
+    };
+    let mock = Mock::start(archive, &options).unwrap();
+    for target in ["/lost", "/unknown", "/switched", "/long"] {
+        let request = format!("GET {target} HTTP/1.1\r\nConnection: close\r\n\r\n");
+        assert!(
+            talk(&mock, &request).starts_with("HTTP/1.1 501 "),
+            "{target}"
+        );
+    }
+    let stats = mock.stop();
+    let skipped = stats.skipped;
+    assert_eq!(
+        (
+            skipped.response_incomplete,
+            skipped.request_incomplete,
+            skipped.unreadable,
+            skipped.too_large,
+            skipped.total(),
+        ),
+        (1, 1, 1, 1, 4)
+    );
+}
+
+#[test]
+fn every_recorded_request_finds_its_own_answer() {
+    let mut exchanges = Vec::new();
+    let mut requests = Vec::new();
+    for n in 0..200_u64 {
+        let (method, query, asked) = match n % 4 {
+            0 => ("GET", format!("?n={n}"), String::new()),
+            1 => ("POST", String::new(), format!("{{\"n\":{n},\"x\":\"y\"}}")),
+            2 => ("DELETE", String::new(), String::new()),
+            _ => ("PUT", "?a=1&b=2".to_owned(), format!("raw {n}")),
+        };
+        let target = format!("/p{}{query}", if n % 4 == 2 { n } else { n % 3 });
+        let answer = format!("answer {n}");
+        let leak = |text: String| -> &'static str { Box::leak(text.into_boxed_str()) };
+        let case = Case {
+            method,
+            target: leak(target),
+            asked: leak(asked),
+            body: leak(answer),
+            protocol: if n % 5 == 0 {
+                Protocol::Http2
+            } else {
+                Protocol::Http11
+            },
+            ..GET
+        };
+        exchanges.push(case.exchange(n));
+        requests.push((case, n));
+    }
+    let (_disk, mock) = serve(&exchanges);
+    for (case, n) in &requests {
+        let request = format!(
+            "{} {} HTTP/1.1\r\nHost: shop.local\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\nConnection: close\r\n\r\n{}",
+            case.method,
+            case.target,
+            case.asked.len(),
+            case.asked
+        );
+        let answer = talk(&mock, &request);
+        assert!(
+            answer.ends_with(&format!("\r\n\r\nanswer {n}")),
+            "{request}: {answer}"
+        );
+    }
+    let stats = mock.stop();
+    assert_eq!((stats.hits, stats.misses), (200, 0));
+    assert!(stats.hits_by_exchange.iter().all(|(_, hits)| *hits == 1));
+    assert!(stats.cache_bytes > 0);
+}
+
+#[test]
+fn bodies_beyond_a_block_and_everything_around_them() {
+    let mut exchange = GET.exchange(0);
+    let body: Vec<u8> = (0..1_500_000_u32).map(|n| b'a' + (n % 23) as u8).collect();
+    {
+        let response = exchange.response.as_mut().unwrap();
+        response.body.tail = body.clone();
+        response.body.len = body.len() as u64;
+        response.trailers = Some(head(Protocol::Http11, &[], &[("X-Sum", "7")]));
+    }
+    exchange.interim.push(Interim {
+        head: head(Protocol::Http11, &["103", "Hints", ""], &[("Link", "</a>")]),
+        at: Timestamp::from_nanos(0),
+    });
+    let (_disk, mock) = serve(&[exchange]);
+    for _ in 0..3 {
+        let answer = talk(&mock, "GET / HTTP/1.1\r\nConnection: close\r\n\r\n");
+        let (interim, rest) = answer.split_once("\r\n\r\n").unwrap();
+        assert_eq!(interim, "HTTP/1.1 103 Hints\r\nLink: </a>");
+        let (head, rest) = rest.split_once("\r\n\r\n").unwrap();
+        assert_eq!(
+            head,
+            "HTTP/1.1 200 As Recorded\r\nContent-Type: text/plain\r\nX-Order: 1\r\nx-order: 2\r\n\
+             Transfer-Encoding: chunked\r\nConnection: close"
+        );
+        let rest = rest.strip_prefix(&format!("{:x}\r\n", body.len())).unwrap();
+        let rest = rest
+            .strip_prefix(std::str::from_utf8(&body).unwrap())
+            .unwrap();
+        assert_eq!(rest, "\r\n0\r\nX-Sum: 7\r\n\r\n");
+    }
+}
+
+/// Served to curl over both protocols, whatever was recorded.
+#[test]
+fn curl_reads_what_was_recorded() {
+    let cases = [
+        GET,
+        Case {
+            method: "HEAD",
+            target: "/h",
+            fields: &[("Content-Length", "77")],
+            body: "",
+            ..GET
+        },
+        Case {
+            target: "/c",
+            fields: &[("Transfer-Encoding", "chunked")],
+            body: "chunky",
+            ..GET
+        },
+        Case {
+            target: "/2",
+            protocol: Protocol::Http2,
+            body: "from h2",
+            ..GET
+        },
+        Case {
+            method: "POST",
+            target: "/j",
+            asked: r#"{"a":1,"b":[2]}"#,
+            body: "json",
+            ..GET
+        },
+        Case {
+            target: "/n",
+            status: "204",
+            body: "",
+            ..GET
+        },
+    ];
+    let exchanges: Vec<_> = (0..)
+        .zip(&cases)
+        .map(|(n, case)| case.exchange(n))
+        .collect();
+    let (_disk, mock) = serve(&exchanges);
+    let url = |target: &str| format!("http://{}{target}", mock.addr());
+    for version in ["--http1.1", "--http2-prior-knowledge", "--http1.0"] {
+        let curl = |arguments: &[&str], target: &str| {
+            let url = url(target);
+            let mut all = vec!["-sS", "--max-time", "20", version, "-w", "|%{http_code}"];
+            all.extend(arguments);
+            all.push(&url);
+            tool("curl", &all)
+        };
+        let Some(answer) = curl(&[], "/") else { return };
+        assert_eq!(answer, "hello|200", "{version}");
+        let answer = curl(&["-I"], "/h").unwrap();
+        assert!(
+            answer.to_lowercase().contains("content-length: 77\r\n"),
+            "{version}: {answer}"
+        );
+        assert_eq!(curl(&[], "/c").unwrap(), "chunky|200", "{version}");
+        assert_eq!(curl(&[], "/2").unwrap(), "from h2|200", "{version}");
+        assert_eq!(curl(&[], "/n").unwrap(), "|204", "{version}");
+        // As a form, as curl -d claims; members in another order.
+        let permuted = r#"{ "b": [2], "a": 1.0 }"#;
+        assert_eq!(
+            curl(&["-d", permuted], "/j").unwrap(),
+            "json|200",
+            "{version}"
+        );
+        let typed = ["-H", "Content-Type: application/json", "-d", permuted];
+        assert_eq!(curl(&typed, "/j").unwrap(), "json|200", "{version}");
+        let waiting = ["-H", "Expect: 100-continue", "-d", permuted];
+        assert_eq!(curl(&waiting, "/j").unwrap(), "json|200", "{version}");
+        let missed = curl(&["-d", r#"{"a":2,"b":[2]}"#], "/j").unwrap();
+        assert!(missed.ends_with("|501"), "{version}: {missed}");
+        assert!(
+            missed.contains("body.a: recorded 1, got 2"),
+            "{version}: {missed}"
+        );
+    }
+    // As a proxy's client would ask, and through one connection.
+    let (a, b) = (url("/"), url("/2"));
+    let both = tool("curl", &["-sS", &a, "--next", "-sS", &b]).unwrap();
+    assert_eq!(both, "hellofrom h2");
+}
+
+#[test]
+fn nghttp_and_h2load_are_served() {
+    let body: &'static str = Box::leak("0123456789".repeat(30_000).into_boxed_str());
+    let cases = [
+        GET,
+        Case {
+            target: "/big",
+            body,
+            ..GET
+        },
+        Case {
+            method: "POST",
+            target: "/j",
+            asked: r#"{"a":1}"#,
+            body: "json",
+            ..GET
+        },
+    ];
+    let exchanges: Vec<_> = (0..)
+        .zip(&cases)
+        .map(|(n, case)| case.exchange(n))
+        .collect();
+    let (_disk, mock) = serve(&exchanges);
+    let url = |target: &str| format!("http://{}{target}", mock.addr());
+    if let Some(both) = tool("nghttp", &["--no-dep", &url("/"), &url("/big")]) {
+        // In whichever order they came.
+        assert_eq!(both.len(), "hello".len() + body.len());
+    }
+    let arguments = ["-n", "2000", "-c", "8", "-m", "16", "-t", "1"];
+    for h1 in [false, true] {
+        let mut all = arguments.to_vec();
+        if h1 {
+            all.push("--h1");
+        }
+        let (a, b) = (url("/"), url("/big"));
+        all.extend([a.as_str(), b.as_str()]);
+        if let Some(report) = tool("h2load", &all) {
+            let expect = "2000 total, 2000 started, 2000 done, 2000 succeeded, 0 failed, 0 errored";
+            assert!(report.contains(expect), "{report}");
+            assert!(report.contains("2000 2xx"), "{report}");
+        }
+    }
+    assert_eq!(mock.stop().misses, 0);
+}
+
+#[test]
+fn several_services_are_told_apart_by_authority() {
+    let pay = Case {
+        host: "pay.local",
+        body: "pay",
+        ..GET
+    }
+    .exchange(0);
+    let mail = Case {
+        host: "mail.local:8080",
+        body: "mail",
+        ..GET
+    }
+    .exchange(1);
+    let (_disk, mock) = serve(&[pay, mail]);
+    let ask = |host: &str| {
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        talk(&mock, &request)
+    };
+    assert!(ask("mail.local:8080").ends_with("\r\n\r\nmail"));
+    assert!(ask("PAY.local:80").ends_with("\r\n\r\npay"));
+    assert!(ask("127.0.0.1").ends_with("\r\n\r\npay"));
+}
