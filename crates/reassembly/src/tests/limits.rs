@@ -1,0 +1,1 @@
+//! Every limit reached, and hostile input.
