@@ -1,0 +1,456 @@
+//! Tests are put to the rows of a page, column by column.
+
+use std::io::Write;
+
+use tapedeck_archive::{Archive, Page, ReadError, Record, Row, Scratch};
+use tapedeck_model::{Anomaly, Role};
+
+use crate::expression::{Expression, Flag, NumberField, NumberTest, Order, TextField, TextTest};
+
+/// Rows of a page, a bit each.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Mask {
+    words: Vec<u64>,
+}
+
+impl Mask {
+    pub(crate) fn empty() -> Self {
+        Self { words: Vec::new() }
+    }
+
+    /// All of `len` rows.
+    fn full(len: usize) -> Self {
+        Self::from_fn(len, |_| true)
+    }
+
+    fn none(len: usize) -> Self {
+        Self {
+            words: vec![0; len.div_ceil(64)],
+        }
+    }
+
+    fn from_fn(len: usize, mut test: impl FnMut(usize) -> bool) -> Self {
+        let word = |first: usize| {
+            let rows = first..len.min(first + 64);
+            rows.rev()
+                .fold(0, |word, row| word << 1 | u64::from(test(row)))
+        };
+        Self {
+            words: (0..len).step_by(64).map(word).collect(),
+        }
+    }
+
+    /// What a test says of each value of a column.
+    fn of_column<T>(column: &[T], test: impl Fn(&T) -> bool) -> Self {
+        let word = |values: &[T]| {
+            values
+                .iter()
+                .rev()
+                .fold(0, |word, value| word << 1 | u64::from(test(value)))
+        };
+        Self {
+            words: column.chunks(64).map(word).collect(),
+        }
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.words
+            .iter()
+            .map(|word| u64::from(word.count_ones()))
+            .sum()
+    }
+
+    /// The first row of the set at or behind `from`.
+    pub(crate) fn first_from(&self, from: usize) -> Option<usize> {
+        let mut index = from / 64;
+        let mut word = self.words.get(index)? & (u64::MAX << (from % 64));
+        while word == 0 {
+            index += 1;
+            word = *self.words.get(index)?;
+        }
+        Some(index * 64 + word.trailing_zeros() as usize)
+    }
+
+    fn rows(&self) -> impl Iterator<Item = usize> {
+        let mut next = 0;
+        std::iter::from_fn(move || {
+            let row = self.first_from(next)?;
+            next = row + 1;
+            Some(row)
+        })
+    }
+
+    fn insert(&mut self, row: usize) {
+        if let Some(word) = self.words.get_mut(row / 64) {
+            *word |= 1 << (row % 64);
+        }
+    }
+
+    fn remove(&mut self, row: usize) {
+        if let Some(word) = self.words.get_mut(row / 64) {
+            *word &= !(1 << (row % 64));
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.words.iter().all(|word| *word == 0)
+    }
+
+    fn combine(mut self, other: &Self, with: impl Fn(u64, u64) -> u64) -> Self {
+        for (word, other) in self.words.iter_mut().zip(&other.words) {
+            *word = with(*word, *other);
+        }
+        self
+    }
+
+    fn and(self, other: &Self) -> Self {
+        self.combine(other, |a, b| a & b)
+    }
+
+    fn or(self, other: &Self) -> Self {
+        self.combine(other, |a, b| a | b)
+    }
+
+    fn without(self, other: &Self) -> Self {
+        self.combine(other, |a, b| a & !b)
+    }
+}
+
+/// A page, and what is needed to look beyond it.
+pub(crate) struct Context<'a, 's> {
+    archive: &'a Archive,
+    page: Page<'a>,
+    scratch: &'s mut Scratch,
+    /// Rows whose record cannot be read, and why.
+    unreadable: Vec<(usize, ReadError)>,
+}
+
+impl<'a, 's> Context<'a, 's> {
+    pub(crate) fn new(archive: &'a Archive, page: Page<'a>, scratch: &'s mut Scratch) -> Self {
+        Self {
+            archive,
+            page,
+            scratch,
+            unreadable: Vec::new(),
+        }
+    }
+
+    /// The rows of the page for which the expression holds, and why some could not be tried, the
+    /// last row first, each told once.
+    pub(crate) fn select(mut self, expression: &Expression) -> (Mask, Vec<ReadError>) {
+        let mut chosen = self.evaluate(expression, &Mask::full(self.page.len()));
+        let mut unreadable = self.unreadable;
+        unreadable.sort_by_key(|(row, _)| std::cmp::Reverse(*row));
+        unreadable.dedup_by_key(|(row, _)| *row);
+        for (row, _) in &unreadable {
+            chosen.remove(*row);
+        }
+        (
+            chosen,
+            unreadable.into_iter().map(|(_, error)| error).collect(),
+        )
+    }
+
+    /// Those of the candidates for which the expression holds.
+    fn evaluate(&mut self, expression: &Expression, candidates: &Mask) -> Mask {
+        let len = self.page.len();
+        match expression {
+            Expression::Constant(true) => candidates.clone(),
+            Expression::Constant(false) => Mask::none(len),
+            Expression::Not(inner) => {
+                let holds = self.evaluate(inner, candidates);
+                candidates.clone().without(&holds)
+            }
+            Expression::All(inner) => {
+                let mut left = candidates.clone();
+                for inner in inner {
+                    if left.is_empty() {
+                        break;
+                    }
+                    left = self.evaluate(inner, &left);
+                }
+                left
+            }
+            Expression::Any(inner) => {
+                let mut left = candidates.clone();
+                let mut holds = Mask::none(len);
+                for inner in inner {
+                    if left.is_empty() {
+                        break;
+                    }
+                    let more = self.evaluate(inner, &left);
+                    left = left.without(&more);
+                    holds = holds.or(&more);
+                }
+                holds
+            }
+            Expression::If(inner) => {
+                let [condition, then, otherwise] = &**inner;
+                let condition = self.evaluate(condition, candidates);
+                let rest = candidates.clone().without(&condition);
+                let then = self.evaluate(then, &condition);
+                let otherwise = self.evaluate(otherwise, &rest);
+                then.or(&otherwise)
+            }
+            Expression::Text(TextField::Header(role, name), test) => {
+                self.headers(*role, name, test, candidates)
+            }
+            Expression::Text(field, test) => self.text(field, test).and(candidates),
+            Expression::Number(field, test) => self.number(*field, test).and(candidates),
+            Expression::Flag(flag) => {
+                let page = self.page;
+                Mask::from_fn(len, |row| page.row(row).is_some_and(|row| flag.of(&row)))
+                    .and(candidates)
+            }
+            Expression::Anomaly(anomaly) => {
+                let page = self.page;
+                Mask::from_fn(len, |row| {
+                    page.row(row).is_some_and(|row| has(&row, *anomaly))
+                })
+                .and(candidates)
+            }
+        }
+    }
+
+    fn text(&self, field: &TextField, test: &TextTest) -> Mask {
+        let page = &self.page;
+        let (column, part): (_, fn(&[u8]) -> Option<&[u8]>) = match field {
+            TextField::Method => (page.methods(), whole),
+            TextField::Scheme => (page.schemes(), whole),
+            TextField::Authority => (page.authorities(), whole),
+            TextField::Target => (page.targets(), whole),
+            TextField::Path => (page.targets(), path),
+            TextField::Query => (page.targets(), query),
+            _ => {
+                return Mask::from_fn(page.len(), |row| {
+                    page.row(row).is_some_and(|row| field.holds(&row, test))
+                });
+            }
+        };
+        // Each distinct string is looked at once, when it first comes.
+        let mut answers = vec![Answer::Unknown; page.n_strings()];
+        Mask::from_fn(column.len(), |row| {
+            let Some(number) = column.get(row).map(|number| number.get()) else {
+                return false;
+            };
+            let Some(answer) = answers.get_mut(usize::from(number)) else {
+                return false;
+            };
+            if *answer == Answer::Unknown {
+                let holds = page
+                    .string(number)
+                    .and_then(part)
+                    .is_some_and(|text| test.holds(text));
+                *answer = if holds { Answer::Yes } else { Answer::No };
+            }
+            *answer == Answer::Yes
+        })
+    }
+
+    fn number(&self, field: NumberField, test: &NumberTest) -> Mask {
+        let page = &self.page;
+        let (least, most) = test.range();
+        let is_range = matches!(test, NumberTest::Present | NumberTest::Compare(..))
+            && !matches!(test, NumberTest::Compare(Order::NotEqual, _));
+        // The common columns as plain ranges of plain integers, which compilers vectorise.
+        if is_range {
+            match field {
+                NumberField::Status => {
+                    let range = clamp(least, most, 0, u128::from(Page::NO_STATUS) - 1);
+                    return Mask::of_column(page.statuses(), |status| {
+                        range.contains(&status.get().into())
+                    });
+                }
+                NumberField::Duration => {
+                    let range = clamp(least, most, 0, u128::from(Page::NO_DURATION) - 1);
+                    return Mask::of_column(page.durations(), |nanos| range.contains(&nanos.get()));
+                }
+                NumberField::Time => {
+                    let least = least.clamp(i64::MIN.into(), i64::MAX.into());
+                    let above = i128::from(i64::MAX) < test.range().0;
+                    let below = most < i128::from(i64::MIN);
+                    if above || below {
+                        return Mask::none(page.len());
+                    }
+                    let most = most.clamp(i64::MIN.into(), i64::MAX.into());
+                    let range = least as i64..=most as i64;
+                    return Mask::of_column(page.times(), |time| range.contains(&time.get()));
+                }
+                _ => {}
+            }
+        }
+        Mask::from_fn(page.len(), |row| {
+            page.row(row)
+                .and_then(|row| field.of(&row))
+                .is_some_and(|number| test.holds(number))
+        })
+    }
+
+    fn headers(&mut self, role: Role, name: &str, test: &TextTest, candidates: &Mask) -> Mask {
+        let mut holds = Mask::none(self.page.len());
+        for number in candidates.rows() {
+            let id = self.page.first_row() + number as u64;
+            match self.archive.load(id, self.scratch) {
+                Ok(record) => {
+                    if header(&record, role, name).is_some_and(|value| test.holds(value)) {
+                        holds.insert(number);
+                    }
+                }
+                Err(error) => self.unreadable.push((number, error)),
+            }
+        }
+        holds
+    }
+}
+
+/// Whether an expression holds for one row.
+pub(crate) fn matches(
+    expression: &Expression,
+    archive: &Archive,
+    row: &Row<'_>,
+    scratch: &mut Scratch,
+) -> Result<bool, ReadError> {
+    let mut ask = |expression: &Expression| matches(expression, archive, row, scratch);
+    Ok(match expression {
+        Expression::Constant(value) => *value,
+        Expression::Not(inner) => !ask(inner)?,
+        Expression::All(inner) => {
+            for inner in inner {
+                if !ask(inner)? {
+                    return Ok(false);
+                }
+            }
+            true
+        }
+        Expression::Any(inner) => {
+            for inner in inner {
+                if ask(inner)? {
+                    return Ok(true);
+                }
+            }
+            false
+        }
+        Expression::If(inner) => {
+            let [condition, then, otherwise] = &**inner;
+            if ask(condition)? {
+                ask(then)?
+            } else {
+                ask(otherwise)?
+            }
+        }
+        Expression::Text(TextField::Header(role, name), test) => {
+            let record = archive.load(row.id(), scratch)?;
+            header(&record, *role, name).is_some_and(|value| test.holds(value))
+        }
+        Expression::Text(field, test) => field.holds(row, test),
+        Expression::Number(field, test) => field.of(row).is_some_and(|number| test.holds(number)),
+        Expression::Flag(flag) => flag.of(row),
+        Expression::Anomaly(anomaly) => has(row, *anomaly),
+    })
+}
+
+impl TextField {
+    /// Whether the test holds for this field of a row. Header fields are not of the row.
+    fn holds(&self, row: &Row<'_>, test: &TextTest) -> bool {
+        let text = match self {
+            Self::Method => row.method(),
+            Self::Scheme => row.scheme(),
+            Self::Authority => row.authority(),
+            Self::Target => row.target(),
+            Self::Path => row.target().and_then(path),
+            Self::Query => row.target().and_then(query),
+            Self::Header(..) => None,
+            Self::Client => return printed(row.client(), test),
+            Self::Server => return printed(row.server(), test),
+            Self::ClientIp => return printed(row.client().ip, test),
+            Self::ServerIp => return printed(row.server().ip, test),
+            Self::Protocol => return printed(row.protocol(), test),
+        };
+        text.is_some_and(|text| test.holds(text))
+    }
+}
+
+impl NumberField {
+    fn of(self, row: &Row<'_>) -> Option<i128> {
+        let nanos = |duration: std::time::Duration| i128::try_from(duration.as_nanos()).ok();
+        match self {
+            Self::Id => Some(row.id().into()),
+            Self::Status => row.status().map(i128::from),
+            Self::RequestSize => row.request_body_len().map(i128::from),
+            Self::ResponseSize => row.response_body_len().map(i128::from),
+            Self::Duration => row.duration().and_then(nanos),
+            Self::FirstByte => row.first_byte().and_then(nanos),
+            Self::Time => Some(row.time().as_nanos().into()),
+            Self::Connection => Some(row.connection().0.into()),
+            Self::Stream => Some(row.stream().into()),
+            Self::ClientPort => Some(row.client().port.into()),
+            Self::ServerPort => Some(row.server().port.into()),
+        }
+    }
+}
+
+impl Flag {
+    fn of(self, row: &Row<'_>) -> bool {
+        match self {
+            Self::Complete => row.complete(),
+            Self::Tunnel => row.tunnel(),
+            Self::Pushed => row.pushed(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Answer {
+    Unknown,
+    Yes,
+    No,
+}
+
+fn has(row: &Row<'_>, anomaly: Anomaly) -> bool {
+    row.anomalies().bits() & (1 << (anomaly as u8)) != 0
+}
+
+fn header<'s>(record: &Record<'s>, role: Role, name: &str) -> Option<&'s [u8]> {
+    let message = match role {
+        Role::Request => record.request(),
+        Role::Response => record.response(),
+    };
+    message?.head()?.field(name)
+}
+
+fn whole(text: &[u8]) -> Option<&[u8]> {
+    Some(text)
+}
+
+/// The target up to the first `?`.
+fn path(target: &[u8]) -> Option<&[u8]> {
+    target.split(|byte| *byte == b'?').next()
+}
+
+/// The target behind the first `?`; `None` where there is none.
+fn query(target: &[u8]) -> Option<&[u8]> {
+    let mark = target.iter().position(|byte| *byte == b'?')?;
+    target.get(mark + 1..)
+}
+
+/// Whether the test holds for what is printed: no more than an IPv6 address with its port.
+fn printed(value: impl std::fmt::Display, test: &TextTest) -> bool {
+    let mut buffer = [0_u8; 80];
+    let mut rest = &mut buffer[..];
+    if write!(rest, "{value}").is_err() {
+        return false;
+    }
+    let free = rest.len();
+    let len = buffer.len() - free;
+    buffer.get(..len).is_some_and(|text| test.holds(text))
+}
+
+/// The part of `least..=most` that lies within `low..=high`; an empty range where none does.
+fn clamp(least: i128, most: i128, low: u128, high: u128) -> std::ops::RangeInclusive<u64> {
+    let low = least.max(low.cast_signed());
+    let high = most.min(high.cast_signed());
+    match (u64::try_from(low), u64::try_from(high)) {
+        (Ok(low), Ok(high)) => low..=high,
+        _ => std::ops::RangeInclusive::new(1, 0),
+    }
+}
