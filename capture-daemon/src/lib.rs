@@ -9,5 +9,6 @@
 //! Reading order: [`sources`] (where packets come from), [`capture`] (what is done with them);
 //! `sys` holds every system call and all `unsafe` code.
 
+pub mod capture;
 pub mod sources;
 mod sys;
