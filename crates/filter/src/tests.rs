@@ -258,7 +258,7 @@ fn mistakes_are_told_with_their_place() {
     check_error("", "", "expecting expression");
     check_error("complete &&", "", "expecting expression");
     check_error("complete complete", "complete", "expecting <EOF>");
-    check_error("(complete", "", "expecting ')'");
+    check_error("(complete", "", "expected ')'");
     check_error(
         "complete && request.foo == 1",
         "foo",
