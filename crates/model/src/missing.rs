@@ -60,6 +60,8 @@ missing! {
     /// The whole message was never seen on the wire: a request never answered, an answer never
     /// asked.
     ABSENT = 8, "absent";
+    /// The archive that kept it was damaged, and it was recovered without these bytes.
+    DAMAGED = 9, "damaged";
 }
 
 impl Missing {
