@@ -89,6 +89,23 @@ pub(crate) fn request_line(bytes: &[u8]) -> Probe {
     if rest.first() == Some(&b'/') && METHODS.contains(&method) {
         return Probe::Yes(Role::Request);
     }
+    target_and_version(rest)
+}
+
+/// A known method, a target and `HTTP/1.`: what a request must have to be found behind a gap, where
+/// `ET` may be all that is left of a method.
+pub(crate) fn known_request_line(bytes: &[u8]) -> Probe {
+    let method_len = head::token_len(bytes);
+    match bytes.split_at_checked(method_len) {
+        Some((method, [b' ', rest @ ..])) if METHODS.contains(&method) => target_and_version(rest),
+        Some((method, [])) if METHODS.iter().any(|known| known.starts_with(method)) => {
+            Probe::NeedMore
+        }
+        _ => Probe::No,
+    }
+}
+
+fn target_and_version(rest: &[u8]) -> Probe {
     let Some(target_len) = rest
         .iter()
         .take(MAX_TARGET)
@@ -109,17 +126,6 @@ pub(crate) fn request_line(bytes: &[u8]) -> Probe {
         Some(digit) if digit.is_ascii_digit() => Probe::Yes(Role::Request),
         Some(_) => Probe::No,
         None => Probe::NeedMore,
-    }
-}
-
-/// Whether the bytes begin with a known method and a space, or are the beginning of that.
-pub(crate) fn may_be_known_method(bytes: &[u8]) -> bool {
-    let len = head::token_len(bytes);
-    let token = bytes.get(..len).unwrap_or_default();
-    if len == bytes.len() {
-        METHODS.iter().any(|method| method.starts_with(token))
-    } else {
-        METHODS.contains(&token)
     }
 }
 

@@ -53,9 +53,8 @@ pub(super) enum State {
     Opaque,
     /// Looking for the beginning of a message.
     Lost {
-        /// At the beginning of a line, or of an input: programs send a message with one write, so
-        /// that it begins a segment.
-        line_start: bool,
+        /// At the beginning of an input.
+        fresh: bool,
     },
     /// In what may be a head; the buffer has it from its first byte on.
     Trial,

@@ -97,8 +97,8 @@ impl Reader {
 
     fn data(&mut self, at: Timestamp, direction: Direction, data: &[u8], out: &mut impl EventSink) {
         let half = &mut self.halves[direction];
-        if let State::Lost { line_start } = &mut half.state {
-            *line_start = true;
+        if let State::Lost { fresh } = &mut half.state {
+            *fresh = true;
         }
         self.feed(at, direction, data, out);
         self.halves[direction].last_byte = at;
@@ -148,7 +148,7 @@ impl Reader {
                 self.halves[direction].skip(data.len());
                 &[]
             }
-            State::Lost { line_start } => self.lost(at, direction, line_start, data),
+            State::Lost { fresh } => self.lost(at, direction, fresh, data),
             State::Trial => self.trial(at, direction, data, out),
         }
     }
@@ -370,7 +370,7 @@ impl Reader {
         let half = &mut self.halves[direction];
         half.drop_buffer();
         half.tunnel_next = false;
-        half.state = State::Lost { line_start: false };
+        half.state = State::Lost { fresh: false };
         if direction == Direction::ToServer
             && let Some(pending) = self.pairing.pending(key)
         {
@@ -410,7 +410,7 @@ impl Reader {
     ) {
         let half = &mut self.halves[direction];
         half.drop_buffer();
-        half.state = State::Lost { line_start: false };
+        half.state = State::Lost { fresh: false };
         half.closing = false;
         match direction {
             Direction::ToServer => self.pairing.lost_requests(cause, between),

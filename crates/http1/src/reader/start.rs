@@ -1,6 +1,5 @@
 //! The beginnings of messages: start lines and heads, in their place and behind a loss.
 
-use memchr::memchr;
 use tapedeck_model::{Anomaly, Direction, Event, EventSink, Missing, Role, StreamKey, Timestamp};
 
 use super::half::{Gathered, Look, State, look_request, look_response, sound_lines};
@@ -113,8 +112,8 @@ impl Reader {
         }
         let half = &mut self.halves[direction];
         half.closing = false;
-        half.state = State::Lost { line_start: true };
-        self.feed(at, direction, &began, out);
+        half.state = State::Lost { fresh: false };
+        half.skip(began.len());
         data
     }
 
@@ -147,35 +146,29 @@ impl Reader {
         }
     }
 
-    /// Looks for a message; what is behind the place where one begins, or nothing.
+    /// Looks for a message. Programs send a message with one write, so that it begins a segment,
+    /// and with it an input. Lines within an input are no place to look: bodies carry whole heads
+    /// (batches, archives, documents about HTTP), and an exchange that never was is worse than one
+    /// that is missing.
     pub(super) fn lost<'a>(
         &mut self,
         at: Timestamp,
         direction: Direction,
-        mut line_start: bool,
+        fresh: bool,
         data: &'a [u8],
     ) -> &'a [u8] {
-        let mut rest = data;
-        while !rest.is_empty() {
-            if line_start && may_resume(rest, direction) && sound_lines(rest, &mut 0) {
-                let half = &mut self.halves[direction];
-                half.sound = 0;
-                half.first_byte = at;
-                half.state = State::Trial;
-                return rest;
-            }
-            let line = memchr(b'\n', rest).map(|end| end + 1);
-            line_start = line.is_some();
-            let line = line.unwrap_or(rest.len());
-            self.halves[direction].skip(line);
-            rest = rest.get(line..).unwrap_or_default();
+        let half = &mut self.halves[direction];
+        if fresh && may_resume(data, direction) {
+            half.sound = 0;
+            half.first_byte = at;
+            half.state = State::Trial;
+            return data;
         }
-        self.halves[direction].state = State::Lost { line_start };
-        rest
+        half.skip(data.len());
+        &[]
     }
 
-    /// Reads on in what may be a head. It is one if it is whole and nothing about it is odd: text
-    /// in a body may have a line that looks like the first of a head, but rarely all of one.
+    /// Reads on in what may be a head. It is one if it is whole and nothing about it is odd.
     pub(super) fn trial<'a>(
         &mut self,
         at: Timestamp,
@@ -185,6 +178,12 @@ impl Reader {
     ) -> &'a [u8] {
         let section = Section::Head(role(direction));
         let half = &mut self.halves[direction];
+        if !half.buffer.is_empty() && resumes(data, direction) == Probe::Yes(role(direction)) {
+            // A start line at the start of an input is never the middle of a head.
+            half.drop_buffer();
+            half.sound = 0;
+            half.first_byte = at;
+        }
         match half.gather(data, section, &self.limits) {
             Gathered::Whole(raw, lines, rest) => {
                 let parsed = head::parse(raw, section, lines);
@@ -194,45 +193,27 @@ impl Reader {
                     let key = self.begin(at, direction, out);
                     self.whole_head(at, direction, key, parsed, out);
                 } else {
-                    self.reject(at, direction, &parsed.head.raw, out);
+                    let half = &mut self.halves[direction];
+                    half.skip(parsed.head.raw.len());
+                    half.state = State::Lost { fresh: false };
                 }
                 rest
             }
             Gathered::More => {
-                let mut sound = half.sound;
-                let fits =
-                    sound_lines(&half.buffer, &mut sound) && may_resume(&half.buffer, direction);
-                half.sound = sound;
-                if !fits {
-                    let held = std::mem::take(&mut half.buffer);
-                    self.reject(at, direction, &held, out);
+                if !sound_lines(&half.buffer, &mut half.sound)
+                    || !may_resume(&half.buffer, direction)
+                {
+                    half.drop_buffer();
+                    half.state = State::Lost { fresh: false };
                 }
                 &[]
             }
             Gathered::TooLarge(dropped, rest) => {
                 half.skip(dropped);
-                half.state = State::Lost { line_start: false };
+                half.state = State::Lost { fresh: false };
                 rest
             }
         }
-    }
-
-    /// What was on trial is no head: its first line is passed over.
-    fn reject(
-        &mut self,
-        at: Timestamp,
-        direction: Direction,
-        held: &[u8],
-        out: &mut impl EventSink,
-    ) {
-        let line = memchr(b'\n', held).map(|end| end + 1);
-        let half = &mut self.halves[direction];
-        half.state = State::Lost {
-            line_start: line.is_some(),
-        };
-        let line = line.unwrap_or(held.len());
-        half.skip(line);
-        self.feed(at, direction, held.get(line..).unwrap_or_default(), out);
     }
 
     fn begin(
@@ -243,14 +224,22 @@ impl Reader {
     ) -> StreamKey {
         match direction {
             Direction::ToServer => {
-                let half = &self.halves.to_client;
-                if let State::Peek { key, .. } = half.state
-                    && half.buffer.is_empty()
-                {
-                    // The client does not wait for a body: there is none, as behind HEAD.
-                    self.finish(half.last_byte, Direction::ToClient, key, out);
+                let half = &mut self.halves.to_client;
+                let mut in_flight = false;
+                match half.state {
+                    State::Peek { key, .. } if half.buffer.is_empty() => {
+                        // The client does not wait for a body: there is none, as behind HEAD.
+                        let last_byte = half.last_byte;
+                        self.finish(last_byte, Direction::ToClient, key, out);
+                    }
+                    State::Trial if probe::status_line(&half.buffer) == Probe::NeedMore => {
+                        // It does not wait for these few bytes either: they end what was lost.
+                        half.drop_buffer();
+                        half.state = State::Lost { fresh: false };
+                    }
+                    State::Trial => in_flight = true,
+                    _ => {}
                 }
-                let in_flight = matches!(self.halves.to_client.state, State::Trial);
                 self.pairing
                     .begin_request(at, self.limits.outstanding, in_flight, out)
             }
@@ -391,9 +380,15 @@ fn look_first(bytes: &[u8], direction: Direction) -> Look {
     }
 }
 
-/// Whether, behind a loss, a message of that direction begins here, or may once more bytes are
-/// there. A request needs a known method: behind a gap, `ET` may be all that is left of one.
+/// Whether, behind a loss, a message of that direction begins here.
+fn resumes(bytes: &[u8], direction: Direction) -> Probe {
+    match direction {
+        Direction::ToServer => probe::known_request_line(bytes),
+        Direction::ToClient => probe::status_line(bytes),
+    }
+}
+
+/// Whether a message begins here, or may once more bytes are there.
 fn may_resume(bytes: &[u8], direction: Direction) -> bool {
-    look_first(bytes, direction) != Look::Junk
-        && (direction == Direction::ToClient || probe::may_be_known_method(bytes))
+    resumes(bytes, direction) != Probe::No
 }

@@ -372,11 +372,19 @@ struct Talk {
     burst: usize,
 }
 
-fn any_talk(burst: impl Strategy<Value = usize>) -> impl Strategy<Value = Talk> {
-    let one = (
-        (0..4_u8, 0..3_u8, 0..5_u8),
-        "([ -~]|\r\n|HTTP/1.1 200 9\r\n|GET /9 HTTP/1.1\r\n){0,30}",
-    );
+/// Bodies with whole heads in them.
+const ANY_TEXT: &str =
+    "([ -~]|\r\n|\r\nHTTP/1\\.1 200 9\r\n\r\n|\r\nGET /9 HTTP/1\\.1\r\n\r\n){0,30}";
+
+/// Bodies with parts of heads in them. Where a loss ends right before a whole head in a body,
+/// nothing tells it from a message.
+const TEXT: &str = "([ -~]|\r\n|HTTP/1\\.1 200 9\r\nno|GET /9 HTTP/1\\.1\r\nno){0,30}";
+
+fn any_talk(
+    text: &'static str,
+    burst: impl Strategy<Value = usize>,
+) -> impl Strategy<Value = Talk> {
+    let one = ((0..4_u8, 0..3_u8, 0..5_u8), text);
     (proptest::collection::vec(one, 1..7), burst).prop_map(|(kinds, burst)| {
         let count = kinds.len();
         let exchanges = kinds
@@ -507,17 +515,17 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
-    fn no_gap_mispairs_a_client_that_waits(talk in any_talk(Just(1))) {
+    fn no_gap_mispairs_a_client_that_waits(talk in any_talk(TEXT, Just(1))) {
         check_gaps(&talk, 0)?;
     }
 
     #[test]
-    fn no_gap_mispairs_a_client_that_pipelines(talk in any_talk(2..5_usize)) {
+    fn no_gap_mispairs_a_client_that_pipelines(talk in any_talk(TEXT, 2..5_usize)) {
         check_gaps(&talk, 0)?;
     }
 
     #[test]
-    fn any_split_reads_the_same(talk in any_talk(1..5_usize), lens in proptest::collection::vec(1..40_usize, 1..8)) {
+    fn any_split_reads_the_same(talk in any_talk(ANY_TEXT, 1..5_usize), lens in proptest::collection::vec(1..40_usize, 1..8)) {
         let steps = talk.steps();
         let reference = read(&steps, Limits::default());
         prop_assert_eq!(pairs(&reference).len(), talk.exchanges.len(), "{}", reference.text());
