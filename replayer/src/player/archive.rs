@@ -1,0 +1,110 @@
+//! Requests out of an archive, read in place.
+
+use std::sync::Arc;
+
+use tapedeck_archive::{Archive, BodyBuffer, HeadView, ReadError, Row, Scratch};
+use tapedeck_model::Protocol;
+
+use crate::player::outcome::{Cause, NeverSent};
+use crate::player::request::{Fields, RecordedRequest, behind_start_line};
+use crate::player::schedule::Candidate;
+use crate::player::source::{Facts, ReadFailure, Source};
+
+impl Source for Arc<Archive> {
+    type Scratch = ArchiveScratch;
+
+    fn candidates(&self) -> impl Iterator<Item = Candidate> {
+        self.rows().map(|row| candidate(&row))
+    }
+
+    fn unreadable(&self) -> u64 {
+        self.damaged_rows()
+    }
+
+    fn recorded_status(&self, id: u64) -> Option<u16> {
+        self.row(id).and_then(|row| row.status())
+    }
+
+    fn with_request<T>(
+        &self,
+        id: u64,
+        scratch: &mut ArchiveScratch,
+        f: impl FnOnce(&RecordedRequest<'_>) -> T,
+    ) -> Result<T, ReadFailure> {
+        let record = self.load(id, &mut scratch.block).map_err(unreadable)?;
+        let request = record.request().ok_or_else(incomplete)?;
+        let head = request.head().ok_or_else(incomplete)?;
+        let body = self
+            .body(&request.body(), &mut scratch.body)
+            .map_err(unreadable)?;
+        let trailers = request
+            .trailers()
+            .map(|trailers| match trailers.protocol() {
+                Protocol::Http10 | Protocol::Http11 => Ok(Fields::Lines(trailers.raw())),
+                Protocol::Http2 => pairs(&trailers),
+            });
+        Ok(f(&RecordedRequest {
+            protocol: head.protocol(),
+            method: head.method().ok_or_else(incomplete)?,
+            target: head.target().ok_or_else(incomplete)?,
+            authority: self.row(id).and_then(|row| row.authority()),
+            fields: match head.protocol() {
+                Protocol::Http10 | Protocol::Http11 => Fields::Lines(behind_start_line(head.raw())),
+                Protocol::Http2 => pairs(&head)?,
+            },
+            body,
+            trailers: trailers.transpose()?,
+        }))
+    }
+}
+
+/// What one worker reads with: the last block, and the last body that was in pieces.
+#[derive(Debug, Default)]
+pub(crate) struct ArchiveScratch {
+    block: Scratch,
+    body: BodyBuffer,
+}
+
+fn candidate(row: &Row<'_>) -> Candidate {
+    let facts = Facts {
+        method: row.method(),
+        target: row.target(),
+        request_missing: row.request_missing(),
+        tunnel: row.tunnel(),
+        pushed: row.pushed(),
+    };
+    Candidate {
+        id: row.id(),
+        at: row.time(),
+        connection: row.connection().0,
+        left_out: facts.left_out(),
+    }
+}
+
+fn pairs<'a>(head: &HeadView<'a>) -> Result<Fields<'a>, ReadFailure> {
+    let pairs: Option<Vec<_>> = head
+        .fields()
+        .map(|field| field.name.zip(field.value))
+        .collect();
+    pairs.map(Fields::Pairs).ok_or_else(incomplete)
+}
+
+fn unreadable(error: ReadError) -> ReadFailure {
+    let reason = match error {
+        ReadError::BodyTooLarge { .. } => NeverSent::MemoryLimit,
+        _ => NeverSent::Unreadable,
+    };
+    ReadFailure {
+        reason,
+        cause: Cause::Other(Box::new(error)),
+    }
+}
+
+/// The index says that the request is whole, and its record says that it is not: one of the two is
+/// damaged.
+fn incomplete() -> ReadFailure {
+    ReadFailure {
+        reason: NeverSent::Unreadable,
+        cause: Cause::Text("the index and the record of an exchange contradict each other"),
+    }
+}

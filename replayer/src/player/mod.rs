@@ -1,0 +1,50 @@
+//! Sends recorded requests to a target: at the recorded instants, faster or slower, or as fast as
+//! the target answers, and says what became of each.
+//!
+//! ```text
+//! archive ──► schedule ──► worker ──► transport ──► target
+//!             (when)       (clock)    (protocol)
+//!                             └──► tally ──► report
+//! ```
+//!
+//! - **Open loop** ([`Speed::Times`]): every request has an absolute due time, and the target's
+//!   slowness never moves the next one. Latency is measured from the due time, so that a stall
+//!   shows in every request that it held up. The player's own lateness is a measure of its own.
+//! - **Closed loop** ([`Speed::Max`]): a fixed number of connections, each sending its next request
+//!   when it has the answer to the last. A request is due when its connection is free.
+//! - **Connections as recorded**, by default: each recorded connection has its own to the target.
+//!   Over HTTP/1 a request that is due while its predecessor is still unanswered opens another one
+//!   (what was pipelined is not pipelined again), so that arrivals stay open loop; over HTTP/2 it is
+//!   another stream.
+//! - **Recorded bytes**: see `request`. An HTTP/2 recording can be sent as HTTP/1 and the other
+//!   way round.
+//! - **Nothing disappears**: every exchange of the archive is sent, never sent, or left out, each
+//!   with its reason; see [`Report`].
+
+mod archive;
+mod counted;
+mod options;
+mod outcome;
+mod report;
+mod request;
+mod run;
+mod schedule;
+mod source;
+mod stop;
+mod tally;
+mod target;
+mod timer;
+mod transport;
+mod worker;
+
+pub use options::{Limits, Options};
+pub use outcome::{Failure, FailureCounts, NeverSent, NeverSentCounts};
+pub use report::Report;
+pub use run::{Progress, RunError, run};
+pub use schedule::{Factor, LeftOut, LeftOutCounts, ParseSpeedError, Speed};
+pub use stop::{Stop, StopFlag};
+pub use tally::{Comparison, Tally, Trend, Trends};
+pub use target::{ParseTargetError, Target, TargetAddress, TargetFault, TargetProtocol};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,86 @@
+//! What a run is asked to do.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use crate::player::schedule::Speed;
+use crate::player::target::Target;
+
+/// Everything that a run is asked to do.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where the requests go.
+    pub target: Target,
+    /// How fast.
+    pub speed: Speed,
+    /// How many connections to share. `None`: as recorded, and [`Options::MAX_SPEED_CONNECTIONS`]
+    /// at [`Speed::Max`].
+    pub connections: Option<NonZeroU32>,
+    /// At [`Speed::Max`] over HTTP/2: how many requests are open at once on each connection.
+    pub streams: NonZeroU32,
+    /// How long one request may take, from the moment the player turns to it until its answer is
+    /// whole.
+    pub timeout: Duration,
+    /// How long requests in flight are awaited behind a stop.
+    pub grace: Duration,
+    /// Send the recorded `Host` and `:authority`, not those of the target.
+    pub preserve_host: bool,
+    /// How many threads send. `None`: one for each processor, [`Options::MAX_WORKERS`] at most.
+    pub workers: Option<NonZeroU32>,
+    /// What the run may use.
+    pub limits: Limits,
+}
+
+impl Options {
+    /// Connections at [`Speed::Max`] when none are asked for: enough to keep a server on one
+    /// machine busy, few enough for its default accept queue.
+    pub const MAX_SPEED_CONNECTIONS: NonZeroU32 = NonZeroU32::new(64).expect("not zero");
+    /// Streams of a connection at [`Speed::Max`] when none are asked for: below the 100 that
+    /// servers allow at least (RFC 9113 section 6.5.2).
+    pub const MAX_SPEED_STREAMS: NonZeroU32 = NonZeroU32::new(32).expect("not zero");
+    /// k6's default.
+    pub const TIMEOUT: Duration = Duration::from_secs(60);
+    /// k6's default for `gracefulStop`.
+    pub const GRACE: Duration = Duration::from_secs(30);
+    /// More threads than this have never been measured.
+    pub const MAX_WORKERS: u32 = 16;
+
+    /// A run at recorded speed, on recorded connections.
+    #[must_use]
+    pub fn new(target: Target) -> Self {
+        Self {
+            target,
+            speed: Speed::RECORDED,
+            connections: None,
+            streams: Self::MAX_SPEED_STREAMS,
+            timeout: Self::TIMEOUT,
+            grace: Self::GRACE,
+            preserve_host: false,
+            workers: None,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// What a run may use. What would exceed a limit is never sent, and counted.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections open at once. The default leaves most of the 28,000 ports that Linux has for
+    /// one address of a target to connections that are still closing (TIME_WAIT).
+    pub connections: u32,
+    /// Requests in flight at once: a target that stalls at 10,000 requests/s reaches the default
+    /// in ten seconds; each takes about 2 KiB.
+    pub in_flight: u32,
+    /// Bytes of requests that are prepared or in flight: recorded uploads may be long.
+    pub request_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            in_flight: 100_000,
+            request_bytes: 512 << 20,
+        }
+    }
+}

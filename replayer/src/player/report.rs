@@ -1,0 +1,365 @@
+//! The results of a run, for machines and for people.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::player::outcome::NeverSent;
+use crate::player::schedule::{LeftOutCounts, Speed};
+use crate::player::stop::Stop;
+use crate::player::tally::{Tally, Trend};
+
+/// The results of a run.
+///
+/// Every recorded exchange is in it exactly once:
+///
+/// ```text
+/// recorded = sent + never sent + left out      sent = answered + failed
+/// ```
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Where the requests went.
+    pub target: String,
+    /// How fast they were to go.
+    pub speed: Speed,
+    /// How many connections shared them; `None`: as recorded.
+    pub pooled: Option<u32>,
+    /// How many threads sent.
+    pub workers: u32,
+    /// Exchanges in the archive.
+    pub recorded: u64,
+    /// Of these: not meant to be sent, and why.
+    pub left_out: LeftOutCounts,
+    /// When the last request was due, counted from the start.
+    pub planned: Duration,
+    /// How long the run took.
+    pub elapsed: Duration,
+    /// Processor time of the player's process meanwhile.
+    pub cpu: Duration,
+    /// Whether it was stopped early.
+    pub stopped: Stop,
+    /// What was counted and measured.
+    pub tally: Tally,
+}
+
+impl Report {
+    /// Requests that would have been answered by a target in good health, as far as the player can
+    /// tell: all but those that it was told not to send.
+    #[must_use]
+    pub fn attempted(&self) -> u64 {
+        let tally = &self.tally;
+        tally.sent() + tally.never_sent.total() - tally.never_sent.of(NeverSent::Stopped)
+    }
+
+    /// Attempted requests without an answer, or with one outside of 200 to 399: what k6 counts as
+    /// failed.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.attempted() - self.tally.answered() + self.tally.unexpected_statuses()
+    }
+
+    /// Processor time over time: 1 is one whole processor.
+    #[must_use]
+    pub fn cpu_share(&self) -> f64 {
+        ratio(self.cpu.as_secs_f64(), self.elapsed.as_secs_f64())
+    }
+
+    /// The summary, in the shape of k6's `handleSummary`: `metrics.NAME.{type,contains,values}`,
+    /// times in milliseconds. What k6 has no word for stands in `tapedeck`.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let tally = &self.tally;
+        let mut metrics = Map::new();
+        let counter = |contains: &str, n: u64| {
+            json!({
+                "type": "counter",
+                "contains": contains,
+                "values": { "count": n, "rate": self.per_second(n) },
+            })
+        };
+        metrics.insert("http_reqs".into(), counter("default", tally.sent()));
+        metrics.insert("iterations".into(), counter("default", tally.sent()));
+        metrics.insert(
+            "dropped_iterations".into(),
+            counter("default", tally.never_sent.total()),
+        );
+        metrics.insert("data_sent".into(), counter("data", tally.bytes_sent));
+        metrics.insert(
+            "data_received".into(),
+            counter("data", tally.bytes_received),
+        );
+        metrics.insert(
+            "http_req_failed".into(),
+            rate(self.failed(), self.attempted()),
+        );
+        let compared = tally.comparison.same + tally.comparison.different;
+        metrics.insert(
+            "status_as_recorded".into(),
+            rate(tally.comparison.same, compared),
+        );
+        for (name, trend) in tally.trends.iter() {
+            metrics.insert(name.into(), trend_json(trend));
+        }
+        json!({
+            "metrics": metrics,
+            "state": {
+                "testRunDurationMs": millis(self.elapsed),
+            },
+            "tapedeck": self.own_json(),
+        })
+    }
+
+    fn own_json(&self) -> Value {
+        let tally = &self.tally;
+        let named = |counts: &mut dyn Iterator<Item = (&'static str, u64)>| {
+            counts
+                .map(|(name, n)| (name.to_owned(), n.into()))
+                .collect::<Map<String, Value>>()
+        };
+        let failures = tally.failures.iter().map(|(kind, n)| (kind.name(), n));
+        let never_sent = tally.never_sent.iter().map(|(kind, n)| (kind.name(), n));
+        let left_out = self.left_out.iter().map(|(kind, n)| (kind.name(), n));
+        let statuses: BTreeMap<String, u64> = tally
+            .statuses
+            .iter()
+            .map(|(status, n)| (status.to_string(), *n))
+            .collect();
+        let changes: Vec<Value> = tally
+            .comparison
+            .changes
+            .iter()
+            .map(|((recorded, now), n)| json!({ "recorded": recorded, "now": now, "count": n }))
+            .collect();
+        json!({
+            "target": self.target,
+            "speed": self.speed.to_string(),
+            "loop": match self.speed { Speed::Times(_) => "open", Speed::Max => "closed" },
+            "connection_use": match self.pooled { None => "recorded", Some(_) => "pooled" },
+            "pool_size": self.pooled,
+            "workers": self.workers,
+            "stopped_early": self.stopped != Stop::Run,
+            "planned_ms": millis(self.planned),
+            "requests": {
+                "recorded": self.recorded,
+                "sent": tally.sent(),
+                "answered": tally.answered(),
+                "failed": tally.failures.total(),
+                "never_sent": tally.never_sent.total(),
+                "left_out": self.left_out.total(),
+                "resent": tally.resent,
+            },
+            "statuses": statuses,
+            "failures": named(&mut failures.into_iter()),
+            "never_sent": named(&mut never_sent.into_iter()),
+            "left_out": named(&mut left_out.into_iter()),
+            "first_causes": tally.first_causes,
+            "comparison": {
+                "same": tally.comparison.same,
+                "different": tally.comparison.different,
+                "unknown": tally.comparison.unknown,
+                "changes": changes,
+                "other_changes": tally.comparison.other_changes,
+            },
+            "saturation": {
+                "cpu_seconds": self.cpu.as_secs_f64(),
+                "cpu_share": self.cpu_share(),
+                "connections_opened": tally.connections,
+                "connections_peak": tally.peak_connections,
+                "in_flight_peak": tally.peak_in_flight,
+            },
+        })
+    }
+
+    fn per_second(&self, n: u64) -> f64 {
+        ratio(n as f64, self.elapsed.as_secs_f64())
+    }
+
+    fn latency(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let trends = &self.tally.trends;
+        writeln!(
+            f,
+            "  {:<22}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
+            "Latency", "avg", "p50", "p90", "p99", "p99.9", "max"
+        )?;
+        for (name, trend) in [
+            ("from due time", &trends.http_req_duration),
+            ("service time", &trends.service_time),
+        ] {
+            write!(f, "    {name:<20}{:>10}", Short(trend.mean()).to_string())?;
+            for percent in [50.0, 90.0, 99.0, 99.9] {
+                write!(f, "{:>10}", Short(trend.percentile(percent)).to_string())?;
+            }
+            writeln!(f, "{:>10}", Short(trend.max()).to_string())?;
+        }
+        Ok(())
+    }
+
+    fn losses(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tally = &self.tally;
+        let failures = tally.failures.iter().map(|(kind, n)| (kind.name(), n));
+        let never_sent = tally.never_sent.iter().map(|(kind, n)| (kind.name(), n));
+        for (title, kinds) in [
+            ("Failed", failures.collect::<Vec<_>>()),
+            ("Never sent", never_sent.collect()),
+        ] {
+            let total: u64 = kinds.iter().map(|(_, n)| n).sum();
+            if total == 0 {
+                continue;
+            }
+            writeln!(f, "  {title:<22}{total}")?;
+            for (kind, n) in kinds.into_iter().filter(|(_, n)| *n > 0) {
+                write!(f, "    {:<20}{n}", kind.replace('_', " "))?;
+                match tally.first_causes.get(kind) {
+                    Some(cause) => writeln!(f, "  (first: {cause})")?,
+                    None => writeln!(f)?,
+                }
+            }
+        }
+        if self.left_out.total() > 0 {
+            let kinds: Vec<_> = self
+                .left_out
+                .iter()
+                .filter(|(_, n)| *n > 0)
+                .map(|(kind, n)| format!("{n} {}", kind.name().replace('_', " ")))
+                .collect();
+            let total = self.left_out.total();
+            writeln!(f, "  {:<22}{total}  ({})", "Left out", kinds.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tally = &self.tally;
+        let (sent, answered) = (tally.sent(), tally.answered());
+        let pace = match self.speed {
+            Speed::Times(_) => "open loop",
+            Speed::Max => "closed loop, due when a connection is free",
+        };
+        writeln!(
+            f,
+            "Replay of {} exchanges to {}",
+            self.recorded, self.target
+        )?;
+        writeln!(
+            f,
+            "  {:<22}{} ({pace}), {} for {} planned",
+            "Speed",
+            self.speed,
+            Short(self.elapsed),
+            Short(self.planned),
+        )?;
+        writeln!(
+            f,
+            "  {:<22}{:.1} requests/s, {sent} sent, {answered} answered",
+            "Throughput",
+            self.per_second(sent),
+        )?;
+        self.latency(f)?;
+        let succeeded = self.attempted() - self.failed();
+        writeln!(
+            f,
+            "  {:<22}{:.2} % ({succeeded} of {} answered with 2xx or 3xx)",
+            "Success rate",
+            100.0 * ratio(succeeded as f64, self.attempted() as f64),
+            self.attempted(),
+        )?;
+        let statuses: Vec<_> = tally
+            .statuses
+            .iter()
+            .map(|(status, n)| format!("{status}: {n}"))
+            .collect();
+        writeln!(f, "  {:<22}{}", "Statuses", statuses.join(", "))?;
+        let comparison = &tally.comparison;
+        writeln!(
+            f,
+            "  {:<22}{} the same, {} different",
+            "Against the recording", comparison.same, comparison.different
+        )?;
+        for ((recorded, now), n) in comparison.changes.iter().take(8) {
+            writeln!(f, "    {:<20}{n}", format!("{recorded} became {now}"))?;
+        }
+        self.losses(f)?;
+        let lag = &tally.trends.schedule_lag;
+        writeln!(
+            f,
+            "  {:<22}lag p99 {}, max {}; {:.0} % of a processor; {} connections, {} at once, {} requests in flight at most",
+            "Saturation of player",
+            Short(lag.percentile(99.0)),
+            Short(lag.max()),
+            100.0 * self.cpu_share(),
+            tally.connections,
+            tally.peak_connections,
+            tally.peak_in_flight,
+        )?;
+        if self.stopped != Stop::Run {
+            writeln!(
+                f,
+                "  Stopped early: these results are of a part of the recording."
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// A duration with three digits and the unit that suits it.
+struct Short(Duration);
+
+impl fmt::Display for Short {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs_f64();
+        let (value, unit) = match seconds {
+            1.0.. => (seconds, "s"),
+            1e-3.. => (seconds * 1e3, "ms"),
+            _ => (seconds * 1e6, "us"),
+        };
+        let digits = match value {
+            100.0.. => 0,
+            10.0.. => 1,
+            _ => 2,
+        };
+        write!(f, "{value:.digits$}{unit}")
+    }
+}
+
+fn trend_json(trend: &Trend) -> Value {
+    json!({
+        "type": "trend",
+        "contains": "time",
+        "values": {
+            "count": trend.count(),
+            "avg": millis(trend.mean()),
+            "min": millis(trend.min()),
+            "med": millis(trend.percentile(50.0)),
+            "max": millis(trend.max()),
+            "p(90)": millis(trend.percentile(90.0)),
+            "p(95)": millis(trend.percentile(95.0)),
+            "p(99)": millis(trend.percentile(99.0)),
+            "p(99.9)": millis(trend.percentile(99.9)),
+        },
+    })
+}
+
+/// k6 names those for which the statement holds `passes`, also in `http_req_failed`.
+fn rate(passes: u64, of: u64) -> Value {
+    json!({
+        "type": "rate",
+        "contains": "default",
+        "values": {
+            "rate": ratio(passes as f64, of as f64),
+            "passes": passes,
+            "fails": of.saturating_sub(passes),
+        },
+    })
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+fn ratio(part: f64, whole: f64) -> f64 {
+    if whole > 0.0 { part / whole } else { 0.0 }
+}

@@ -1,0 +1,336 @@
+use tapedeck_model::Protocol;
+
+use super::fields::{Fields, behind_start_line};
+use super::recorded::{RecordedRequest, Rules, Untranslatable};
+use super::{Http1Request, Http2Request};
+
+fn rules() -> Rules {
+    Rules {
+        authority: "target:8080".to_owned(),
+        path_prefix: String::new(),
+        preserve_host: false,
+        keep_connection_options: true,
+    }
+}
+
+/// A recorded HTTP/1 request; `method` and `target` are read from the head.
+fn http1<'a>(head: &'a str, body: &'a str) -> RecordedRequest<'a> {
+    let mut words = head.trim_start().split(' ');
+    RecordedRequest {
+        method: words.next().unwrap().as_bytes(),
+        target: words.next().unwrap().as_bytes(),
+        protocol: if head.contains("HTTP/1.0") {
+            Protocol::Http10
+        } else {
+            Protocol::Http11
+        },
+        authority: Some(b"recorded.example"),
+        fields: Fields::Lines(behind_start_line(head.as_bytes())),
+        body: body.as_bytes(),
+        trailers: None,
+    }
+}
+
+/// A recorded HTTP/2 request, pseudo-header fields included.
+fn http2<'a>(pairs: &[(&'a str, &'a str)], body: &'a str) -> RecordedRequest<'a> {
+    let find = |name| {
+        pairs
+            .iter()
+            .find(|(given, _)| *given == name)
+            .map(|(_, value)| value.as_bytes())
+    };
+    RecordedRequest {
+        method: find(":method").unwrap(),
+        target: find(":path").unwrap(),
+        protocol: Protocol::Http2,
+        authority: find(":authority"),
+        fields: Fields::Pairs(
+            pairs
+                .iter()
+                .map(|(name, value)| (name.as_bytes(), value.as_bytes()))
+                .collect(),
+        ),
+        body: body.as_bytes(),
+        trailers: None,
+    }
+}
+
+#[track_caller]
+fn check_wire(recorded: &RecordedRequest<'_>, rules: &Rules, expect: &str) {
+    let request = Http1Request::new(recorded, rules).unwrap();
+    assert_eq!(String::from_utf8_lossy(&request.wire), expect);
+}
+
+#[test]
+fn order_case_duplicates_and_white_space_stay() {
+    check_wire(
+        &http1(
+            "GET /a?b=%20c HTTP/1.1\r\nhOsT: recorded.example\r\nX-b:1\r\nx-A:  2 \r\nX-b: 3\r\nno-value:\r\n\r\n",
+            "",
+        ),
+        &rules(),
+        "GET /a?b=%20c HTTP/1.1\r\nhOsT: target:8080\r\nX-b:1\r\nx-A:  2 \r\nX-b: 3\r\nno-value:\r\n\r\n",
+    );
+}
+
+#[test]
+fn folded_lines_and_bare_line_feeds_stay() {
+    check_wire(
+        &http1(
+            "GET / HTTP/1.1\nHost: x\nFolded: a\n  b\r\n\tc\r\nLast: 1\n\n",
+            "",
+        ),
+        &rules(),
+        "GET / HTTP/1.1\r\nHost: target:8080\r\nFolded: a\n  b\r\n\tc\r\nLast: 1\n\r\n",
+    );
+}
+
+#[test]
+fn the_host_is_the_targets_unless_preserved() {
+    let recorded = http1("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "");
+    check_wire(
+        &recorded,
+        &rules(),
+        "GET / HTTP/1.1\r\nHost: target:8080\r\n\r\n",
+    );
+    let preserve = Rules {
+        preserve_host: true,
+        ..rules()
+    };
+    check_wire(&recorded, &preserve, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    // What had none was recorded that way.
+    check_wire(
+        &http1("GET / HTTP/1.0\r\n\r\n", ""),
+        &rules(),
+        "GET / HTTP/1.0\r\n\r\n",
+    );
+}
+
+#[test]
+fn hop_by_hop_fields_are_dropped() {
+    check_wire(
+        &http1(
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, X-Mine\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\nX-Mine: 1\r\nKeep-Alive: 5\r\nProxy-Authorization: secret\r\nTE: trailers\r\nAccept: */*\r\n\r\n",
+            "",
+        ),
+        &rules(),
+        "GET / HTTP/1.1\r\nHost: target:8080\r\nAccept: */*\r\n\r\n",
+    );
+}
+
+#[test]
+fn a_recorded_close_is_repeated_only_on_recorded_connections() {
+    let close = http1("GET / HTTP/1.1\r\nConnection: close\r\nA: b\r\n\r\n", "");
+    check_wire(
+        &close,
+        &rules(),
+        "GET / HTTP/1.1\r\nConnection: close\r\nA: b\r\n\r\n",
+    );
+    let pooled = Rules {
+        keep_connection_options: false,
+        ..rules()
+    };
+    check_wire(&close, &pooled, "GET / HTTP/1.1\r\nA: b\r\n\r\n");
+    check_wire(
+        &http1("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n", ""),
+        &rules(),
+        "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+    );
+}
+
+#[test]
+fn the_body_is_framed_as_it_is() {
+    check_wire(
+        &http1("POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\n", "hello"),
+        &rules(),
+        "POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\nhello",
+    );
+    // A length that no longer holds, twice, and one that the transfer coding overrules.
+    check_wire(
+        &http1(
+            "POST / HTTP/1.1\r\nContent-Length: 9\r\nContent-Length: 9\r\n\r\n",
+            "hello",
+        ),
+        &rules(),
+        "POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello",
+    );
+    check_wire(
+        &http1(
+            "POST / HTTP/1.1\r\nContent-Length: 9\r\nTransfer-Encoding: Chunked\r\n\r\n",
+            "hello",
+        ),
+        &rules(),
+        "POST / HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    );
+    check_wire(
+        &http1("POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", "x"),
+        &rules(),
+        "POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\nx",
+    );
+}
+
+#[test]
+fn trailers_go_out_behind_the_chunks() {
+    let mut recorded = http1(
+        "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n",
+        "data",
+    );
+    recorded.trailers = Some(Fields::Lines(b"X-Sum: 1\r\nx-sum:2\r\n\r\n"));
+    check_wire(
+        &recorded,
+        &rules(),
+        "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n4\r\ndata\r\n0\r\nX-Sum: 1\r\nx-sum:2\r\n\r\n",
+    );
+}
+
+#[test]
+fn targets_are_sent_in_origin_form() {
+    let prefix = Rules {
+        path_prefix: "/base".to_owned(),
+        ..rules()
+    };
+    for (line, plain, prefixed) in [
+        ("GET /a", "/a", "/base/a"),
+        (
+            "GET http://h:1/a?b=http://c",
+            "/a?b=http://c",
+            "/base/a?b=http://c",
+        ),
+        ("GET http://h", "/", "/base/"),
+        ("GET http://h?q", "/?q", "/base/?q"),
+        ("OPTIONS *", "*", "*"),
+        ("OPTIONS http://h", "*", "*"),
+    ] {
+        let head = format!("{line} HTTP/1.1\r\n\r\n");
+        let method = line.split(' ').next().unwrap();
+        for (rules, target) in [(&rules(), plain), (&prefix, prefixed)] {
+            let expect = format!("{method} {target} HTTP/1.1\r\n\r\n");
+            check_wire(&http1(&head, ""), rules, &expect);
+        }
+    }
+}
+
+#[test]
+fn expect_holds_the_body_back() {
+    let head = "PUT / HTTP/1.1\r\nExpect: 100-Continue\r\nContent-Length: 2\r\n\r\n";
+    let request = Http1Request::new(&http1(head, "ab"), &rules()).unwrap();
+    assert!(request.expects_continue);
+    assert_eq!(request.wire.get(request.head_len..), Some(&b"ab"[..]));
+    let empty = "PUT / HTTP/1.1\r\nExpect: 100-Continue\r\n\r\n";
+    let request = Http1Request::new(&http1(empty, ""), &rules()).unwrap();
+    assert!(!request.expects_continue);
+}
+
+#[test]
+fn http2_becomes_http1() {
+    let pairs = [
+        (":method", "POST"),
+        (":scheme", "https"),
+        (":path", "/pay?x"),
+        (":authority", "shop.example"),
+        ("cookie", "a=1"),
+        ("accept", "*/*"),
+        ("cookie", "b=2"),
+        ("te", "trailers"),
+    ];
+    let mut recorded = http2(&pairs, "{}");
+    check_wire(
+        &recorded,
+        &rules(),
+        "POST /pay?x HTTP/1.1\r\nHost: target:8080\r\ncookie: a=1; b=2\r\naccept: */*\r\nContent-Length: 2\r\n\r\n{}",
+    );
+    recorded.trailers = Some(Fields::Pairs(vec![(b"x-sum", b"7")]));
+    let preserve = Rules {
+        preserve_host: true,
+        ..rules()
+    };
+    check_wire(
+        &recorded,
+        &preserve,
+        "POST /pay?x HTTP/1.1\r\nHost: shop.example\r\ncookie: a=1; b=2\r\naccept: */*\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nx-sum: 7\r\n\r\n",
+    );
+    recorded.trailers = None;
+    recorded.body = b"";
+    check_wire(
+        &recorded,
+        &rules(),
+        "POST /pay?x HTTP/1.1\r\nHost: target:8080\r\ncookie: a=1; b=2\r\naccept: */*\r\nContent-Length: 0\r\n\r\n",
+    );
+}
+
+#[test]
+fn nothing_breaks_out_of_a_line() {
+    let base = [(":method", "GET"), (":path", "/"), (":authority", "a")];
+    let check = |at: usize, pair, expect| {
+        let mut pairs = base.to_vec();
+        if at < pairs.len() {
+            pairs[at] = pair;
+        } else {
+            pairs.push(pair);
+        }
+        let recorded = http2(&pairs, "");
+        assert_eq!(Http1Request::new(&recorded, &rules()).unwrap_err(), expect);
+        assert_eq!(Http2Request::new(&recorded, &rules()).unwrap_err(), expect);
+    };
+    check(0, (":method", "GET / HTTP/1.1\r\n"), Untranslatable::Method);
+    check(1, (":path", "/ HTTP/1.1\r\nX: y"), Untranslatable::Target);
+    check(3, ("x", "1\r\ny: 2"), Untranslatable::Field);
+    check(3, ("x y", "1"), Untranslatable::Field);
+}
+
+#[test]
+fn http1_becomes_http2() {
+    let recorded = http1(
+        "POST http://h/a?b HTTP/1.1\r\nHost: h\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nX-Two: 1\r\nX-TWO: 2\r\nContent-Length: 4\r\nExpect: 100-continue\r\nTE: gzip, trailers\r\nFolded: a\r\n b\r\n\r\n",
+        "body",
+    );
+    let request = Http2Request::new(&recorded, &rules()).unwrap();
+    assert_eq!(request.head.method(), "POST");
+    assert_eq!(request.head.uri(), "http://target:8080/a?b");
+    let fields: Vec<_> = request
+        .head
+        .headers()
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
+        .collect();
+    assert_eq!(
+        fields,
+        [
+            ("x-two", "1"),
+            ("x-two", "2"),
+            ("content-length", "4"),
+            ("te", "trailers"),
+            ("folded", "a   b"),
+        ]
+    );
+    assert_eq!(request.body, "body");
+}
+
+#[test]
+fn http2_stays_http2() {
+    let pairs = [
+        (":method", "POST"),
+        (":path", "/pkg.Service/Call"),
+        (":authority", "shop.example"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+        ("cookie", "a=1"),
+        ("cookie", "b=2"),
+    ];
+    let mut recorded = http2(&pairs, "\0\0\0\0\0");
+    recorded.trailers = Some(Fields::Pairs(vec![(b"x-sum", b"7")]));
+    let preserve = Rules {
+        preserve_host: true,
+        ..rules()
+    };
+    let request = Http2Request::new(&recorded, &preserve).unwrap();
+    assert_eq!(request.head.uri(), "http://shop.example/pkg.Service/Call");
+    assert_eq!(request.head.headers().get_all("cookie").iter().count(), 2);
+    assert_eq!(request.trailers.unwrap().get("x-sum").unwrap(), "7");
+    // The fragment of a target is not cut off silently.
+    let fragment = [(":method", "GET"), (":path", "/a#b"), (":authority", "a")];
+    assert_eq!(
+        Http2Request::new(&http2(&fragment, ""), &rules()).unwrap_err(),
+        Untranslatable::Target
+    );
+}

@@ -1,0 +1,437 @@
+//! The results of one worker: counters and histograms of a fixed size, merged exactly.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+
+use crate::player::outcome::{
+    Cause, Failure, FailureCounts, Lost, NeverSent, NeverSentCounts, Timeline,
+};
+
+/// A distribution of durations: mean, minimum and maximum exactly, percentiles to three digits.
+#[derive(Clone, Debug)]
+pub struct Trend {
+    histogram: Histogram<u64>,
+    sum: u128,
+    min: Duration,
+    max: Duration,
+}
+
+impl Trend {
+    /// Values below a tenth of a microsecond are alike to the clocks in use.
+    const LOWEST: u64 = 100;
+    /// Values above an hour count as an hour in percentiles.
+    const HIGHEST: u64 = 3_600_000_000_000;
+
+    pub(crate) fn new() -> Self {
+        Self {
+            histogram: Histogram::new_with_bounds(Self::LOWEST, Self::HIGHEST, 3)
+                .expect("the bounds are valid"),
+            sum: 0,
+            min: Duration::MAX,
+            max: Duration::ZERO,
+        }
+    }
+
+    pub(crate) fn record(&mut self, value: Duration) {
+        self.sum += value.as_nanos();
+        self.min = self.min.min(value);
+        self.max = self.max.max(value);
+        self.histogram
+            .saturating_record(u64::try_from(value.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    pub(crate) fn merge(&mut self, other: &Self) {
+        let Self {
+            histogram,
+            sum,
+            min,
+            max,
+        } = other;
+        self.histogram
+            .add(histogram)
+            .expect("all trends have the same bounds");
+        self.sum += sum;
+        self.min = self.min.min(*min);
+        self.max = self.max.max(*max);
+    }
+
+    /// How many values there are.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.histogram.len()
+    }
+
+    /// The mean; zero where there are no values.
+    #[must_use]
+    pub fn mean(&self) -> Duration {
+        let mean = self.sum.checked_div(u128::from(self.count())).unwrap_or(0);
+        Duration::from_nanos(u64::try_from(mean).unwrap_or(u64::MAX))
+    }
+
+    /// The smallest value; zero where there are none.
+    #[must_use]
+    pub fn min(&self) -> Duration {
+        if self.count() == 0 {
+            Duration::ZERO
+        } else {
+            self.min
+        }
+    }
+
+    /// The largest value.
+    #[must_use]
+    pub const fn max(&self) -> Duration {
+        self.max
+    }
+
+    /// The value that `percent` of the values do not exceed.
+    #[must_use]
+    pub fn percentile(&self, percent: f64) -> Duration {
+        if self.count() == 0 {
+            return Duration::ZERO;
+        }
+        Duration::from_nanos(self.histogram.value_at_percentile(percent)).clamp(self.min, self.max)
+    }
+}
+
+macro_rules! trends {
+    ($($(#[$doc:meta])* $field:ident,)*) => {
+        /// The distributions that a run measures.
+        #[derive(Clone, Debug)]
+        pub struct Trends {
+            $($(#[$doc])* pub $field: Trend,)*
+        }
+
+        impl Trends {
+            fn new() -> Self {
+                Self { $($field: Trend::new(),)* }
+            }
+
+            fn merge(&mut self, other: &Self) {
+                let Self { $($field,)* } = other;
+                $(self.$field.merge($field);)*
+            }
+
+            /// Each with the name of its metric.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Trend)> {
+                [$((stringify!($field), &self.$field)),*].into_iter()
+            }
+        }
+    };
+}
+
+trends! {
+    /// From the due time to the last byte of the answer. A target that stalls cannot hide behind
+    /// requests that were not sent meanwhile: they were due. Requests that timed out are in it with
+    /// the time that they waited; those that failed otherwise are not.
+    http_req_duration,
+    /// From the first byte sent to the last byte of the answer: what k6 calls
+    /// `http_req_duration`.
+    service_time,
+    /// From the due time until the player turned to the request: its own lateness.
+    schedule_lag,
+    /// From then until the first byte went out: waiting for a connection, or for a stream.
+    http_req_blocked,
+    /// Opening a connection, for the requests that needed one.
+    http_req_connecting,
+    /// From the first byte sent to the last byte sent.
+    http_req_sending,
+    /// From the last byte sent to the first byte of the answer.
+    http_req_waiting,
+    /// From the first to the last byte of the answer.
+    http_req_receiving,
+}
+
+/// How the statuses of the answers compare with those that were recorded.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Comparison {
+    /// Answers with the recorded status.
+    pub same: u64,
+    /// Answers with another status.
+    pub different: u64,
+    /// Answers to requests of which no recorded status is known.
+    pub unknown: u64,
+    /// The differences by (recorded, now).
+    pub changes: BTreeMap<(u16, u16), u64>,
+    /// Differences beyond [`Comparison::MAX_CHANGES`] kinds.
+    pub other_changes: u64,
+}
+
+impl Comparison {
+    /// Kinds of differences that are kept apart: a target that draws its statuses by lot could
+    /// name a million.
+    pub const MAX_CHANGES: usize = 256;
+
+    fn record(&mut self, recorded: Option<u16>, now: u16) {
+        match recorded {
+            None => self.unknown += 1,
+            Some(recorded) if recorded == now => self.same += 1,
+            Some(recorded) => {
+                self.different += 1;
+                self.change((recorded, now), 1);
+            }
+        }
+    }
+
+    fn change(&mut self, change: (u16, u16), n: u64) {
+        if self.changes.len() < Self::MAX_CHANGES || self.changes.contains_key(&change) {
+            *self.changes.entry(change).or_default() += n;
+        } else {
+            self.other_changes += n;
+        }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        let Self {
+            same,
+            different,
+            unknown,
+            changes,
+            other_changes,
+        } = other;
+        self.same += same;
+        self.different += different;
+        self.unknown += unknown;
+        self.other_changes += other_changes;
+        for (change, n) in changes {
+            self.change(*change, *n);
+        }
+    }
+}
+
+/// What a worker counted and measured.
+#[derive(Clone, Debug)]
+pub struct Tally {
+    /// The distributions.
+    pub trends: Trends,
+    /// Answers by status code.
+    pub statuses: BTreeMap<u16, u64>,
+    /// Sent requests without an answer.
+    pub failures: FailureCounts,
+    /// Requests that were not sent.
+    pub never_sent: NeverSentCounts,
+    /// What was said about the first of each kind of loss.
+    pub first_causes: BTreeMap<&'static str, String>,
+    /// The statuses against the recorded ones.
+    pub comparison: Comparison,
+    /// Requests that were sent twice because a kept connection turned out to be closed.
+    pub resent: u64,
+    /// Connections that were opened.
+    pub connections: u64,
+    /// The most that were open at once in a worker, summed over the workers.
+    pub peak_connections: u64,
+    /// The most requests in flight at once in a worker, summed over the workers.
+    pub peak_in_flight: u64,
+    /// Bytes written to connections.
+    pub bytes_sent: u64,
+    /// Bytes read from connections.
+    pub bytes_received: u64,
+}
+
+impl Tally {
+    pub(crate) fn new() -> Self {
+        Self {
+            trends: Trends::new(),
+            statuses: BTreeMap::new(),
+            failures: FailureCounts::default(),
+            never_sent: NeverSentCounts::default(),
+            first_causes: BTreeMap::new(),
+            comparison: Comparison::default(),
+            resent: 0,
+            connections: 0,
+            peak_connections: 0,
+            peak_in_flight: 0,
+            bytes_sent: 0,
+            bytes_received: 0,
+        }
+    }
+
+    /// Requests that were answered.
+    #[must_use]
+    pub fn answered(&self) -> u64 {
+        self.statuses.values().sum()
+    }
+
+    /// Requests that were sent.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.answered() + self.failures.total()
+    }
+
+    /// Answers that k6 would call failed by default: other than 200 to 399.
+    #[must_use]
+    pub fn unexpected_statuses(&self) -> u64 {
+        self.statuses
+            .iter()
+            .filter(|(status, _)| !(200..400).contains(*status))
+            .map(|(_, n)| n)
+            .sum()
+    }
+
+    pub(crate) fn answer(
+        &mut self,
+        timeline: &Timeline,
+        now: Instant,
+        status: u16,
+        recorded: Option<u16>,
+    ) {
+        *self.statuses.entry(status).or_default() += 1;
+        self.comparison.record(recorded, status);
+        self.resent += u64::from(timeline.resent.get());
+        let trends = &mut self.trends;
+        trends
+            .http_req_duration
+            .record(now.saturating_duration_since(timeline.due));
+        Self::begin(trends, timeline);
+        let sent = timeline.sent.get().unwrap_or(now);
+        trends
+            .service_time
+            .record(now.saturating_duration_since(sent));
+        let first_byte = timeline.first_byte.get().unwrap_or(now);
+        // An early answer comes before the request is sent whole.
+        let sent_whole = timeline
+            .sent_whole
+            .get()
+            .unwrap_or(first_byte)
+            .min(first_byte);
+        trends
+            .http_req_sending
+            .record(sent_whole.saturating_duration_since(sent));
+        trends
+            .http_req_waiting
+            .record(first_byte.saturating_duration_since(sent_whole));
+        trends
+            .http_req_receiving
+            .record(now.saturating_duration_since(first_byte));
+    }
+
+    pub(crate) fn lose(&mut self, timeline: &Timeline, now: Instant, lost: Lost, cause: &Cause) {
+        self.resent += u64::from(timeline.resent.get());
+        match lost {
+            Lost::Failed(failure) => {
+                self.failures.add(failure);
+                Self::begin(&mut self.trends, timeline);
+                if failure == Failure::TimedOut {
+                    let waited = now.saturating_duration_since(timeline.due);
+                    self.trends.http_req_duration.record(waited);
+                }
+                self.explain(failure.name(), cause);
+            }
+            Lost::NeverSent(reason) => self.not_sent(reason, cause, 1),
+        }
+    }
+
+    pub(crate) fn not_sent(&mut self, reason: NeverSent, cause: &Cause, n: u64) {
+        self.never_sent.add_n(reason, n);
+        self.explain(reason.name(), cause);
+    }
+
+    pub(crate) fn merge(&mut self, other: &Self) {
+        let Self {
+            trends,
+            statuses,
+            failures,
+            never_sent,
+            first_causes,
+            comparison,
+            resent,
+            connections,
+            peak_connections,
+            peak_in_flight,
+            bytes_sent,
+            bytes_received,
+        } = other;
+        self.trends.merge(trends);
+        for (status, n) in statuses {
+            *self.statuses.entry(*status).or_default() += n;
+        }
+        self.failures.merge(failures);
+        self.never_sent.merge(never_sent);
+        for (kind, cause) in first_causes {
+            self.first_causes
+                .entry(kind)
+                .or_insert_with(|| cause.clone());
+        }
+        self.comparison.merge(comparison);
+        self.resent += resent;
+        self.connections += connections;
+        self.peak_connections += peak_connections;
+        self.peak_in_flight += peak_in_flight;
+        self.bytes_sent += bytes_sent;
+        self.bytes_received += bytes_received;
+    }
+
+    fn begin(trends: &mut Trends, timeline: &Timeline) {
+        trends
+            .schedule_lag
+            .record(timeline.taken.saturating_duration_since(timeline.due));
+        if let Some(sent) = timeline.sent.get() {
+            trends
+                .http_req_blocked
+                .record(sent.saturating_duration_since(timeline.taken));
+        }
+        if let Some(connecting) = timeline.connecting.get() {
+            trends.http_req_connecting.record(connecting);
+        }
+    }
+
+    fn explain(&mut self, kind: &'static str, cause: &Cause) {
+        if !matches!(cause, Cause::None) {
+            self.first_causes
+                .entry(kind)
+                .or_insert_with(|| cause.to_string());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trend_is_exact_at_its_ends_and_close_between() {
+        let mut trend = Trend::new();
+        assert_eq!(trend.percentile(99.0), Duration::ZERO);
+        for micros in 1..=1000 {
+            trend.record(Duration::from_micros(micros));
+        }
+        assert_eq!(trend.min(), Duration::from_micros(1));
+        assert_eq!(trend.max(), Duration::from_millis(1));
+        assert_eq!(trend.mean(), Duration::from_nanos(500_500));
+        let p90 = trend.percentile(90.0).as_nanos() as f64;
+        assert!((p90 / 900_000.0 - 1.0).abs() < 0.001, "{p90}");
+        trend.record(Duration::from_secs(100_000));
+        assert_eq!(trend.max(), Duration::from_secs(100_000));
+    }
+
+    #[test]
+    fn merging_is_the_same_as_recording_in_one_place() {
+        let (mut whole, mut parts) = (Trend::new(), [Trend::new(), Trend::new()]);
+        for n in 0..10_000_u64 {
+            let value = Duration::from_nanos(n * n * 37);
+            whole.record(value);
+            parts[(n % 2) as usize].record(value);
+        }
+        let [mut merged, other] = parts;
+        merged.merge(&other);
+        assert_eq!(merged.histogram, whole.histogram);
+        assert_eq!(merged.mean(), whole.mean());
+        assert_eq!((merged.min(), merged.max()), (whole.min(), whole.max()));
+    }
+
+    #[test]
+    fn changes_of_status_are_bounded() {
+        let mut comparison = Comparison::default();
+        for now in 0..400 {
+            comparison.record(Some(999), now);
+        }
+        assert_eq!(comparison.changes.len(), Comparison::MAX_CHANGES);
+        assert_eq!(comparison.different, 400);
+        assert_eq!(
+            comparison.changes.values().sum::<u64>() + comparison.other_changes,
+            400
+        );
+    }
+}

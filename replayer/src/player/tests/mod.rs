@@ -1,0 +1,8 @@
+//! Runs against real servers on loopback, some of them hostile.
+
+mod archived;
+mod hostile;
+mod recording;
+mod server;
+mod timing;
+mod whole;

@@ -1,0 +1,152 @@
+//! When requests arrive, and what latency says.
+
+use std::time::{Duration, Instant};
+
+use super::recording::{call, play, play_until};
+use super::server::{OK, options, polite, serve};
+use crate::player::{Failure, NeverSent, Options, Speed, Stop, StopFlag};
+
+/// The machine that runs the tests may be busy with other things, so that lateness is judged by its
+/// median; no request may be early.
+const TOLERANCE: Duration = Duration::from_millis(40);
+
+#[track_caller]
+fn check_arrivals(speed: &str, gap_millis: u64) {
+    let (address, log) = polite();
+    let speed: Speed = speed.parse().unwrap();
+    let Speed::Times(factor) = speed else {
+        panic!("a factor")
+    };
+    let calls: Vec<_> = (0..50)
+        .map(|n| call(n * gap_millis, n % 5, &format!("GET /{n}")))
+        .collect();
+    let due: Vec<_> = calls.iter().map(|call| factor.due(call.at)).collect();
+    let before = Instant::now();
+    let report = play(
+        calls,
+        &Options {
+            speed,
+            ..options(address)
+        },
+    );
+    let mut seen = log.seen();
+    seen.sort_unstable_by_key(|seen| seen.path()[1..].parse::<u32>().unwrap());
+    assert_eq!(seen.len(), 50);
+    let mut late: Vec<Duration> = seen
+        .iter()
+        .zip(&due)
+        .map(|(seen, due)| {
+            let at = seen.at - before;
+            assert!(at >= *due, "at {at:?} instead of {due:?}");
+            at - *due
+        })
+        .collect();
+    late.sort_unstable();
+    assert!(late[25] < TOLERANCE, "{late:?}");
+    assert_eq!(report.planned, due[49]);
+    assert!(report.elapsed >= report.planned);
+    assert!(report.tally.trends.schedule_lag.percentile(50.0) < TOLERANCE);
+}
+
+#[test]
+fn requests_arrive_when_they_are_due() {
+    check_arrivals("1x", 6);
+    check_arrivals("4x", 24);
+    check_arrivals("0.5x", 3);
+}
+
+#[test]
+fn a_stall_moves_no_arrival_and_shows_in_the_latency() {
+    // The server answers nothing until 300 ms after the first request came.
+    let (address, log) = serve(|mut peer| {
+        while let Some(seen) = peer.request() {
+            let first = peer.first_arrival();
+            let end = first + Duration::from_millis(300);
+            std::thread::sleep(end.saturating_duration_since(seen.at));
+            peer.answer(OK);
+        }
+    });
+    let calls: Vec<_> = (0..30).map(|n| call(n * 5, 1, "GET /")).collect();
+    let report = play(calls, &options(address));
+    let seen = log.seen();
+    let last = seen.iter().map(|seen| seen.at).max().unwrap();
+    assert!(last - seen[0].at < Duration::from_millis(250));
+    assert_eq!(report.tally.answered(), 30);
+    // Half of the requests waited for at least 220 ms.
+    let median = report.tally.trends.http_req_duration.percentile(50.0);
+    assert!(median > Duration::from_millis(200), "{median:?}");
+}
+
+#[test]
+fn waiting_for_the_pool_counts_as_latency_not_as_service() {
+    let (address, _log) = serve(|mut peer| {
+        while peer.request().is_some() {
+            std::thread::sleep(Duration::from_millis(20));
+            peer.answer(OK);
+        }
+    });
+    let calls: Vec<_> = (0..10).map(|n| call(0, n, "GET /")).collect();
+    let report = play(
+        calls,
+        &Options {
+            connections: std::num::NonZeroU32::new(1),
+            ..options(address)
+        },
+    );
+    let trends = &report.tally.trends;
+    assert!(trends.http_req_duration.max() >= Duration::from_millis(200));
+    assert!(trends.http_req_blocked.max() >= Duration::from_millis(180));
+    let service = trends.service_time.percentile(50.0);
+    assert!(service < Duration::from_millis(100), "{service:?}");
+    assert!(trends.schedule_lag.percentile(50.0) < TOLERANCE);
+}
+
+#[test]
+fn a_stop_sends_nothing_more_and_awaits_what_is_in_flight() {
+    let stop = StopFlag::new();
+    let stopping = stop.clone();
+    let (address, log) = serve(move |mut peer| {
+        while peer.request().is_some() {
+            stopping.stop();
+            peer.answer(OK);
+        }
+    });
+    let mut calls = vec![call(0, 1, "GET /now")];
+    calls.extend((0..5).map(|n| call(3_600_000 + n, 1, "GET /in-an-hour")));
+    let report = play_until(calls, &options(address), &stop);
+    assert_eq!(report.tally.answered(), 1);
+    assert_eq!(report.tally.never_sent.of(NeverSent::Stopped), 5);
+    assert_eq!(report.stopped, Stop::Finish);
+    assert_eq!(log.seen().len(), 1);
+    assert!(report.to_string().contains("Stopped early"));
+}
+
+#[test]
+fn behind_the_grace_time_or_a_second_stop_nothing_is_awaited() {
+    for (grace, stops) in [(Duration::ZERO, 1), (Duration::from_secs(3600), 2)] {
+        for speed in [Speed::RECORDED, Speed::Max] {
+            let stop = StopFlag::new();
+            let stopping = stop.clone();
+            let (address, _log) = serve(move |mut peer| {
+                while peer.request().is_some() {
+                    for _ in 0..stops {
+                        stopping.stop();
+                    }
+                }
+            });
+            let calls: Vec<_> = (0..500).map(|n| call(n * 60_000, n, "GET /")).collect();
+            let options = Options {
+                speed,
+                grace,
+                ..options(address)
+            };
+            let report = play_until(calls, &options, &stop);
+            let unanswered = report.tally.failures.of(Failure::Unanswered);
+            assert!(unanswered >= 1, "{report}");
+            assert_eq!(
+                report.tally.never_sent.of(NeverSent::Stopped),
+                500 - unanswered
+            );
+        }
+    }
+}
