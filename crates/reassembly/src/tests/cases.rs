@@ -577,7 +577,7 @@ fn one_direction_alone_is_read() {
     talk.server(b"b");
     talk.client(b"c");
     talk.close();
-    // Three bytes: nothing tells that the last one that was acknowledged is the FIN.
+    // Nothing tells that the last byte that was acknowledged is the FIN.
     let down: Vec<_> = talk
         .segments
         .iter()
@@ -600,7 +600,7 @@ fn one_direction_alone_is_read() {
         &up,
         "10.0.0.1:40000 10.0.0.2:80 Handshake
          >>> ac Fin
-         <<< Cut",
+         <<< (2 Lost) Cut",
     );
 }
 
