@@ -10,7 +10,7 @@ use tapedeck_model::{Direction, Gap, Timestamp};
 
 use crate::Limits;
 use crate::frame::{Flags, FrameHead, HEAD_LEN, Kind, PREFACE};
-use crate::scan::{self, Verdict};
+use crate::scan::{self, Expect, Verdict};
 
 /// The framer of one direction.
 #[derive(Debug)]
@@ -478,14 +478,14 @@ impl Search {
     }
 
     /// Looks for a frame. `last`: no byte will follow those that are held.
-    pub(crate) fn run(&mut self, max_frame: u32, window: usize, last: bool) -> Found {
+    pub(crate) fn run(&mut self, expect: &Expect, window: usize, last: bool) -> Found {
         loop {
             let held = self.held();
-            match scan::examine(held, max_frame) {
+            match scan::examine(held, expect) {
                 Verdict::Frames => return Found::Frames,
                 Verdict::Undecided(_) if held.is_empty() => return Found::NeedMore,
                 Verdict::Undecided(_) if last => {
-                    if scan::examine_last(held, max_frame) {
+                    if scan::examine_last(held, expect) {
                         return Found::Frames;
                     }
                 }

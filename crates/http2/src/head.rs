@@ -11,6 +11,8 @@ pub(crate) struct Facts {
     pub(crate) pseudo: bool,
     /// A name could not be decoded: it may have any field.
     pub(crate) name_unknown: bool,
+    /// The first name could not be decoded: it may be a pseudo-header field.
+    pub(crate) first_unknown: bool,
     /// A name or value could not be decoded.
     pub(crate) unknown: bool,
     /// A pseudo-header field is repeated, unknown, or behind a regular field.
@@ -60,6 +62,10 @@ impl Facts {
     pub(crate) fn of(section: &Section) -> Self {
         let mut facts = Self::default();
         let mut regular = false;
+        facts.first_unknown = section
+            .fields
+            .first()
+            .is_some_and(|field| field.name_unknown);
         for field in &section.fields {
             facts.unknown |= field.name_unknown || field.value_unknown;
             if field.name_unknown {
@@ -69,7 +75,8 @@ impl Facts {
             let name = field.name.of(&section.raw);
             if name.first() == Some(&b':') {
                 facts.pseudo = true;
-                facts.malformed |= regular || !facts.take_pseudo(name, field);
+                let lawful = facts.take_pseudo(name, field);
+                facts.malformed |= regular || !lawful;
             } else {
                 regular = true;
                 if name == b"content-length" && !field.value_unknown {

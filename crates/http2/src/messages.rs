@@ -107,6 +107,21 @@ impl Messages {
                 self.trailers(scene, slot, facts, fields);
             }
             Phase::Awaited => self.head(scene, slot, facts, fields),
+            Phase::Body if message.heads_again(&facts) => {
+                // Either a peer in error, or what we took for the head, with its unknown status, was
+                // an interim one.
+                let unsure = message.unsure;
+                let cause = if unsure {
+                    Missing::UNKNOWN_FIELDS
+                } else {
+                    Missing::MALFORMED
+                };
+                message.missing.insert(cause);
+                scene.anomaly(Some(id), Anomaly::UnexpectedFrame);
+                if fields.end_stream {
+                    self.end(scene, slot, role);
+                }
+            }
             Phase::Body => self.trailers(scene, slot, facts, fields),
             Phase::Trailed | Phase::Ended => scene.anomaly(Some(id), Anomaly::UnexpectedFrame),
         }
@@ -396,8 +411,12 @@ impl Messages {
         let (head, summary, good) = facts.head(fields.section, role, whole);
         let interim = role == Role::Response && matches!(summary.status, Some(100..=199));
         if !interim {
-            // The head is here, whatever was feared.
-            stream.message(role).missing = fields.missing;
+            // The head is here, whatever was feared, if it is one.
+            let message = stream.message(role);
+            if !facts.first_unknown {
+                message.missing = Missing::NONE;
+            }
+            message.missing.insert(fields.missing);
             if facts.unknown {
                 stream.message(role).missing.insert(Missing::UNKNOWN_FIELDS);
             }

@@ -10,6 +10,7 @@ use crate::frame::{self, Flags, FrameHead, Kind, StreamId};
 use crate::framing::{Data, Found, Frame, Framer, Piece, Search, TornData};
 use crate::hpack::{Decoder, Section};
 use crate::messages::{BodyPiece, Fields, Loss, Messages, Scene};
+use crate::scan::Expect;
 use crate::settings::{Announced, Settings};
 
 /// How HTTP/2 began on a connection.
@@ -188,11 +189,15 @@ impl Reader {
             let half = &mut self.halves[scene.direction];
             let window = self.limits.search_window;
             let longest = self.limits.search_frame();
-            let longest = half
-                .framer
-                .max_frame()
-                .map_or(longest, |max| max.min(longest));
-            if half.search.run(longest, window, last) == Found::NeedMore {
+            let expect = Expect {
+                max_len: half
+                    .framer
+                    .max_frame()
+                    .map_or(longest, |max| max.min(longest)),
+                highest: self.messages.streams.highest(),
+                direction: Some(scene.direction),
+            };
+            if half.search.run(&expect, window, last) == Found::NeedMore {
                 return;
             }
             half.framer.found();
@@ -445,7 +450,10 @@ impl Reader {
             return self.halves[!direction].settings.acknowledge();
         }
         let half = &mut self.halves[direction];
-        half.preface |= direction == Direction::ToClient && half.untouched;
+        if direction == Direction::ToClient && half.untouched && !half.preface {
+            half.preface = true;
+            self.messages.streams.seen_from_beginning(direction);
+        }
         let cut = frame.payload.len() < frame.head.len as usize;
         let Ok(announced) = Announced::read(&frame.payload) else {
             return scene.anomaly(None, Anomaly::MalformedFrame);

@@ -4,8 +4,11 @@
 //! obeys the rules of its type: a random one passes about once in 2^23. So a place is taken for the
 //! beginning of a frame when a chain of [`CHAIN`] heads starts there. The verdict depends on bytes
 //! alone, never on how they were cut into packets.
+//!
+//! What is left are coincidences at the place where the search begins: the end of a real frame that
+//! reads as the head of an empty one. Empty frames are therefore not believed there, and the streams of a chain have to be near each other, and near those that are known.
 
-use tapedeck_model::Role;
+use tapedeck_model::{Direction, Role};
 
 use crate::frame::{Flags, FrameHead, HEAD_LEN, Kind, PREFACE, StreamId};
 
@@ -40,7 +43,7 @@ pub fn probe(bytes: &[u8]) -> Probe {
     let mut undecided = false;
     for start in 0..bytes.len() {
         let rest = bytes.get(start..).unwrap_or_default();
-        match examine(rest, DEFAULT_FRAME_SIZE) {
+        match examine(rest, &Expect::default()) {
             Verdict::Frames => return Probe::Yes(role(rest)),
             Verdict::Undecided(heads) => undecided |= start == 0 || heads > 0,
             Verdict::Other => {}
@@ -71,21 +74,50 @@ pub(crate) enum Verdict {
     Undecided(usize),
 }
 
+/// What is known of the frames that are looked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Expect {
+    /// Their length, at most.
+    pub(crate) max_len: u32,
+    /// The highest stream that was seen; zero: none was.
+    pub(crate) highest: u32,
+    /// Where they go, if that is known.
+    pub(crate) direction: Option<Direction>,
+}
+
+impl Default for Expect {
+    fn default() -> Self {
+        Self {
+            max_len: DEFAULT_FRAME_SIZE,
+            highest: 0,
+            direction: None,
+        }
+    }
+}
+
 /// Follows the chain of frames from the beginning of `bytes`. More bytes never change a verdict
 /// other than `Undecided`.
-pub(crate) fn examine(bytes: &[u8], max_len: u32) -> Verdict {
+pub(crate) fn examine(bytes: &[u8], expect: &Expect) -> Verdict {
     let mut rest = bytes;
-    let mut block = None;
+    let mut chain = Chain {
+        block: None,
+        lowest: u32::MAX,
+        highest: 0,
+    };
     for heads in 0..CHAIN {
         let Some((head, behind)) = rest.split_first_chunk() else {
             // Reject on the length alone where that is possible: it is in most bytes.
             return match rest.first() {
-                Some(&first) if u32::from(first) > max_len >> 16 => Verdict::Other,
+                Some(&first) if u32::from(first) > expect.max_len >> 16 => Verdict::Other,
                 _ => Verdict::Undecided(heads),
             };
         };
         let head = FrameHead::parse(head);
-        if !plausible(&head, max_len) || !in_order(&head, &mut block, heads == 0) {
+        let unlikely = heads == 0 && doubtful(&head);
+        if unlikely
+            || !plausible(&head, expect.max_len)
+            || !chain.accepts(&head, expect, heads == 0)
+        {
             return Verdict::Other;
         }
         let Some(behind) = behind.get(head.len as usize..) else {
@@ -96,17 +128,20 @@ pub(crate) fn examine(bytes: &[u8], max_len: u32) -> Verdict {
     Verdict::Frames
 }
 
-/// The verdict where no byte will follow: two heads suffice, or one whose frame ends with the
-/// bytes.
-pub(crate) fn examine_last(bytes: &[u8], max_len: u32) -> bool {
-    match examine(bytes, max_len) {
-        Verdict::Frames => true,
-        Verdict::Undecided(0) | Verdict::Other => false,
-        Verdict::Undecided(1) => bytes
-            .first_chunk()
-            .is_some_and(|head| FrameHead::parse(head).len as usize == bytes.len() - HEAD_LEN),
-        Verdict::Undecided(_) => true,
+/// The verdict where no byte will follow: a shorter chain will do if it ends with the bytes.
+pub(crate) fn examine_last(bytes: &[u8], expect: &Expect) -> bool {
+    if examine(bytes, expect) == Verdict::Other {
+        return false;
     }
+    let mut rest = bytes;
+    while let Some((head, behind)) = rest.split_first_chunk() {
+        let len = FrameHead::parse(head).len as usize;
+        let Some(behind) = behind.get(len..) else {
+            return false;
+        };
+        rest = behind;
+    }
+    rest.is_empty() && !bytes.is_empty()
 }
 
 /// Whether the bytes begin with a SETTINGS frame that acknowledges nothing: what a server says
@@ -139,18 +174,57 @@ fn plausible(head: &FrameHead, max_len: u32) -> bool {
         }
 }
 
-/// Whether the frame may come where it does: a field block is not interrupted, and CONTINUATION
-/// comes only within one (RFC 9113 section 6.10).
-fn in_order(head: &FrameHead, block: &mut Option<StreamId>, first: bool) -> bool {
-    let continues = head.kind == Kind::Continuation;
-    let allowed = match *block {
-        Some(stream) => continues && head.stream == stream,
-        None => !continues || first,
-    };
-    if head.has_fields() {
-        *block = (!head.flags.contains(Flags::END_HEADERS)).then_some(head.stream);
+/// Whether a head is too common a coincidence to begin with. Nine bytes of small numbers, at the end
+/// of a real frame, easily read as the head of an empty one (the acknowledgment of SETTINGS alone is
+/// distinct enough), and hardly any server still opens streams.
+fn doubtful(head: &FrameHead) -> bool {
+    let acknowledges = head.kind == Kind::Settings && head.flags.contains(Flags::ACK);
+    let empty = head.len == 0 && !acknowledges;
+    let pushed = head.stream != StreamId::CONNECTION && head.stream.opener() == Direction::ToClient;
+    empty || pushed
+}
+
+/// A chain of frames, as far as it was followed.
+#[derive(Debug)]
+struct Chain {
+    /// The stream of a field block that goes on.
+    block: Option<StreamId>,
+    lowest: u32,
+    highest: u32,
+}
+
+impl Chain {
+    /// Whether the frame may come where it does.
+    fn accepts(&mut self, head: &FrameHead, expect: &Expect, first: bool) -> bool {
+        // A field block is not interrupted, and CONTINUATION comes only within one (RFC 9113
+        // section 6.10).
+        let continues = head.kind == Kind::Continuation;
+        let in_order = match self.block {
+            Some(stream) => continues && head.stream == stream,
+            None => !continues || first,
+        };
+        if head.has_fields() {
+            self.block = (!head.flags.contains(Flags::END_HEADERS)).then_some(head.stream);
+        }
+        if head.stream != StreamId::CONNECTION {
+            self.lowest = self.lowest.min(head.stream.0);
+            self.highest = self.highest.max(head.stream.0);
+        }
+        let known = if expect.highest == 0 {
+            self.lowest
+        } else {
+            expect.highest
+        };
+        // A client sends messages on its own streams only, and promises nothing.
+        let of_client = expect.direction == Some(Direction::ToServer);
+        let carries = head.has_fields() || head.kind == Kind::Data;
+        let wrong_side = head.kind == Kind::PushPromise
+            || (carries && head.stream.opener() == Direction::ToClient);
+        in_order
+            && self.highest.saturating_sub(self.lowest) < NEAR
+            && self.highest < known.saturating_add(NEAR)
+            && !(of_client && wrong_side)
     }
-    allowed
 }
 
 /// What a direction carries, by the first field of the first HEADERS whose first field tells.
@@ -187,6 +261,10 @@ fn role(bytes: &[u8]) -> Role {
 /// Bytes without a place that could be a head, after which hope is given up. A capture often begins
 /// in the middle of a frame, and the next head is then some packets away.
 const PATIENCE: usize = 2048;
+
+/// Streams in use at one time are no further apart. A call takes some 50 bytes, so no gap that is
+/// worth a search holds more.
+const NEAR: u32 = 1 << 20;
 
 /// How many heads in a row make a chain.
 const CHAIN: usize = 3;
@@ -263,11 +341,31 @@ mod tests {
         let begun = b"\0\0\x01\x01\0\0\0\0\x05\x82";
         let rest = b"\0\0\x01\x09\x04\0\0\0\x05\x86";
         let bytes = [&begun[..], rest, PING].concat();
-        assert_eq!(examine(&bytes, 16384), Verdict::Frames);
+        assert_eq!(examine(&bytes, &Expect::default()), Verdict::Frames);
         let bytes = [&begun[..], PING, PING].concat();
-        assert_eq!(examine(&bytes, 16384), Verdict::Other);
+        assert_eq!(examine(&bytes, &Expect::default()), Verdict::Other);
         let bytes = [PING, rest, PING].concat();
-        assert_eq!(examine(&bytes, 16384), Verdict::Other);
+        assert_eq!(examine(&bytes, &Expect::default()), Verdict::Other);
+    }
+
+    #[test]
+    fn coincidences_are_not_believed() {
+        // The end of a PRIORITY_UPDATE reads as an empty DATA frame on stream 0x1753d33.
+        let update = b"\0\0\x07\x10\0\0\0\0\0\0\0\0\x01u=3";
+        let bytes = [&update[..], PING, GET, PING].concat();
+        let begins =
+            |start: &usize| examine(&bytes[*start..], &Expect::default()) == Verdict::Frames;
+        assert_eq!((0..20).filter(begins).collect::<Vec<_>>(), [0, 16]);
+        // Streams far from each other, or of the wrong side.
+        let far = [GET, PING, &b"\0\0\0\0\x01\x75\x3d\x33\x01"[..]].concat();
+        assert_eq!(examine(&far, &Expect::default()), Verdict::Other);
+        let even = [PING, &b"\0\0\x01\0\x01\0\0\0\x02x"[..], PING].concat();
+        assert_eq!(examine(&even, &Expect::default()), Verdict::Frames);
+        let expect = Expect {
+            direction: Some(Direction::ToServer),
+            ..Expect::default()
+        };
+        assert_eq!(examine(&even, &expect), Verdict::Other);
     }
 
     #[test]
@@ -276,7 +374,7 @@ mod tests {
         for start in 0..bytes.len() {
             let mut decided = None;
             for end in start..=bytes.len() {
-                match (decided, examine(&bytes[start..end], 16384)) {
+                match (decided, examine(&bytes[start..end], &Expect::default())) {
                     (None, Verdict::Undecided(_)) => {}
                     (None, verdict) => decided = Some(verdict),
                     (Some(before), verdict) => assert_eq!(before, verdict, "{start}..{end}"),

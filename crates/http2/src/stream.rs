@@ -3,7 +3,7 @@
 use tapedeck_model::{Missing, Role};
 
 use crate::frame::StreamId;
-use crate::head::{ContentLength, Method, Summary};
+use crate::head::{ContentLength, Facts, Method, Summary};
 
 /// An open stream.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub(crate) struct Message {
     pub(crate) spoken: bool,
     /// What is missing. While the head is awaited: why it may never come.
     pub(crate) missing: Missing,
+    /// The status of the head is unknown: it may have been an interim one.
+    pub(crate) unsure: bool,
     /// What content-length says of the body, where it says something.
     declared: Option<u64>,
     /// The length of the body so far; `None`: a part of it is missing.
@@ -83,6 +85,7 @@ impl Stream {
             && (self.method == Method::Head || matches!(summary.status, Some(204 | 304)));
         let tunnel = self.opens_tunnel(role, summary);
         let message = self.message(role);
+        message.unsure = role == Role::Response && summary.status.is_none();
         message.declared = match summary.content_length {
             ContentLength::Bytes(len) if !bodiless && !tunnel => Some(len),
             _ => None,
@@ -119,6 +122,7 @@ impl Message {
             phase: Phase::Awaited,
             spoken: false,
             missing: Missing::NONE,
+            unsure: false,
             declared: None,
             seen: Some(0),
         }
@@ -127,6 +131,12 @@ impl Message {
     /// Bytes of the body came.
     pub(crate) fn add(&mut self, len: usize) {
         self.seen = self.seen.map(|seen| seen.saturating_add(len as u64));
+        self.unsure = false;
+    }
+
+    /// Whether this section, where trailers are due, must be a second head.
+    pub(crate) fn heads_again(&self, facts: &Facts) -> bool {
+        facts.pseudo || (self.unsure && facts.first_unknown)
     }
 
     /// Something of the message is missing, and perhaps a part of the body.

@@ -153,6 +153,13 @@ impl StreamTable {
         opened.seen_above.get_or_insert(opened.highest);
     }
 
+    /// The highest stream that is known; zero: none is.
+    pub(crate) fn highest(&self) -> u32 {
+        let opened = Direction::BOTH.map(|direction| self.opened[direction].highest);
+        let open = self.ids.last().map_or(0, |(id, _)| id.0);
+        opened.into_iter().fold(open, u32::max)
+    }
+
     /// The connection is seen from its beginning in this direction.
     pub(crate) fn seen_from_beginning(&mut self, direction: Direction) {
         self.opened[direction].seen_above = Some(0);
