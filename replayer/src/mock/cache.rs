@@ -54,20 +54,24 @@ impl Cache {
         let Some(mut shard) = self.shard(id) else {
             return;
         };
-        if shard.slots.contains_key(&id) {
-            return;
-        }
         shard.make_room(weight, self.capacity);
-        shard.bytes += weight;
-        shard.queue.push_back(id);
-        shard.slots.insert(
-            id,
-            Slot {
-                answer: Arc::clone(answer),
-                weight,
-                used: false,
-            },
-        );
+        shard.keep(id, answer, weight);
+    }
+
+    /// Keeps an answer where nothing must go for it. `false`: there is no room.
+    pub(crate) fn offer(&self, id: u32, answer: &Arc<Answer>) -> bool {
+        let Some(mut shard) = self.shard(id) else {
+            return false;
+        };
+        let weight = answer.weight();
+        if weight > self.capacity / 4 {
+            return true;
+        }
+        let room = shard.bytes + weight <= self.capacity;
+        if room {
+            shard.keep(id, answer, weight);
+        }
+        room
     }
 
     /// Bytes held.
@@ -81,6 +85,21 @@ impl Cache {
 }
 
 impl Shard {
+    fn keep(&mut self, id: u32, answer: &Arc<Answer>, weight: usize) {
+        // Two threads may have read it at once.
+        if self.slots.contains_key(&id) {
+            return;
+        }
+        self.bytes += weight;
+        self.queue.push_back(id);
+        let slot = Slot {
+            answer: Arc::clone(answer),
+            weight,
+            used: false,
+        };
+        self.slots.insert(id, slot);
+    }
+
     fn make_room(&mut self, weight: usize, capacity: usize) {
         while self.bytes + weight > capacity {
             let Some(id) = self.queue.pop_front() else {
@@ -136,5 +155,9 @@ mod tests {
         assert!(cache.get(999).is_some());
         cache.insert(1000, &answer(6000));
         assert!(cache.get(1000).is_none(), "too large to keep");
+        // What is only offered takes nobody's place.
+        assert!(!cache.offer(1001, &small));
+        assert!(cache.get(999).is_some() && cache.get(1001).is_none());
+        assert!(Cache::new(SHARDS * 20_000).offer(1, &small));
     }
 }

@@ -170,6 +170,26 @@ impl Responder {
         }
     }
 
+    /// Makes answers ready ahead, in recorded order, until the cache is full or `stop` says so: read in
+    /// that order, a block of the archive is decompressed once, and not once for each answer in it.
+    pub(crate) fn warm(&self, stop: impl Fn() -> bool) {
+        for id in self.index.ids() {
+            if stop() {
+                return;
+            }
+            let size = usize::try_from(self.source.body_len(id)).unwrap_or(usize::MAX);
+            if size > LARGE || self.cache.get(id).is_some() {
+                continue;
+            }
+            let Some(answer) = self.source.answer(id) else {
+                continue;
+            };
+            if !self.cache.offer(id, &Arc::new(answer)) {
+                return;
+            }
+        }
+    }
+
     /// An answer of the mock's own, in JSON.
     pub(crate) fn problem(method: &[u8], status: StatusCode, why: &str) -> Reply {
         let mut body = serde_json::json!({ "error": why }).to_string().into_bytes();
@@ -232,6 +252,15 @@ impl Responder {
     }
 
     fn miss(&self, call: &Call<'_>, reason: String) -> Reply {
+        // A client that asks again in vain costs no second search.
+        let identity = self.index.identity(call);
+        let known = self.misses().again(identity, &reason);
+        if let Some(answer) = known {
+            return Reply {
+                answer,
+                _memory: None,
+            };
+        }
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let miss = Miss {
             method: text(call.method),
@@ -241,15 +270,15 @@ impl Responder {
             reason,
             nearest: nearest(call, &self.index, self.source.as_ref()),
         };
-        let identity = self.index.identity(call);
-        self.misses()
-            .note(identity, &miss, self.limits.misses_listed);
         let body = miss.to_json();
-        Reply::own(Answer::not_recorded(
-            call.method,
-            StatusCode::NOT_IMPLEMENTED,
-            &body,
-        ))
+        let answer = Answer::not_recorded(call.method, StatusCode::NOT_IMPLEMENTED, &body);
+        let answer = Arc::new(answer);
+        let max = self.limits.misses_listed;
+        self.misses().note(identity, miss, &answer, max);
+        Reply {
+            answer,
+            _memory: None,
+        }
     }
 
     fn misses(&self) -> MutexGuard<'_, MissLog> {

@@ -1,6 +1,6 @@
 //! A mock that runs: its port, its threads, its end.
 //!
-//! Each thread has an event loop of its own, and a connection stays on the thread that it was given
+//! Each serving thread has an event loop of its own, and a connection stays on the thread that it was given
 //! to: nothing is stolen, nothing is locked but the shards of the cache. The first thread accepts
 //! and deals connections out in turn.
 
@@ -127,6 +127,14 @@ impl RunningMock {
             let thread = thread::Builder::new()
                 .name(format!("mock-{n}"))
                 .spawn(move || worker.run(runtime, accepting))
+                .map_err(StartError::Thread)?;
+            mock.threads.push(thread);
+        }
+        // Not a worker: it must not hold up answers.
+        if let Some(stop) = mock.stops.first().map(Arc::clone) {
+            let thread = thread::Builder::new()
+                .name("mock-warm".to_owned())
+                .spawn(move || responder.warm(|| stop.is_set()))
                 .map_err(StartError::Thread)?;
             mock.threads.push(thread);
         }

@@ -88,6 +88,13 @@ impl Index {
             .map(|(_, id)| *id)
     }
 
+    /// All exchanges, in recorded order.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = u32> {
+        let mut ids: Vec<_> = self.by_path.iter().map(|(_, id)| *id).collect();
+        ids.sort_unstable();
+        ids.into_iter()
+    }
+
     /// One exchange of each path.
     pub(crate) fn one_per_path(&self) -> impl Iterator<Item = u32> {
         self.by_path

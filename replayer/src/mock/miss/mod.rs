@@ -5,9 +5,11 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::answer::Answer;
 use super::call::{Call, normal_authority, normal_path, pairs};
 use super::fingerprint::{BodyKind, ignored};
 use super::index::Index;
@@ -171,21 +173,19 @@ fn same_authority(line: &Call<'_>, named: Option<&[u8]>) -> bool {
     })
 }
 
-/// How many segments two paths have in common, from the front and from the back.
+/// How many segments two paths have in common, from the front and from the back. Called for
+/// thousands of paths: no allocation.
 fn shared_segments(a: &[u8], b: &[u8]) -> usize {
-    let segments = |path: &'_ [u8]| -> Vec<Vec<u8>> {
+    fn segments(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
         path.split(|byte| *byte == b'/')
             .filter(|segment| !segment.is_empty())
-            .map(<[u8]>::to_ascii_lowercase)
-            .collect()
-    };
-    let (a, b) = (segments(a), segments(b));
-    let front = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
-    let back = a
-        .iter()
+    }
+    let same = |(a, b): &(&[u8], &[u8])| a.eq_ignore_ascii_case(b);
+    let front = segments(a).zip(segments(b)).take_while(same).count();
+    let back = segments(a)
         .rev()
-        .zip(b.iter().rev())
-        .take_while(|(a, b)| a == b)
+        .zip(segments(b).rev())
+        .take_while(same)
         .count();
     front + back
 }
@@ -368,16 +368,29 @@ fn short(value: &[u8]) -> String {
 #[derive(Default)]
 pub(crate) struct MissLog {
     places: HashMap<u128, usize>,
-    misses: Vec<Miss>,
+    misses: Vec<(Miss, Arc<Answer>)>,
     /// All, listed or not.
     total: u64,
 }
 
 impl MissLog {
-    /// Counts a miss; lists it if it is new and there is room.
-    pub(crate) fn note(&mut self, identity: u128, miss: &Miss, max: usize) {
+    /// Counts a miss that is listed already, and gives the answer that it got.
+    pub(crate) fn again(&mut self, identity: u128, reason: &str) -> Option<Arc<Answer>> {
+        let at = self.places.get(&identity)?;
+        let (miss, answer) = self.misses.get_mut(*at)?;
+        // Used up is another reason than never recorded.
+        if miss.reason != reason {
+            return None;
+        }
+        miss.count += 1;
         self.total += 1;
-        if let Some(known) = self
+        Some(Arc::clone(answer))
+    }
+
+    /// Counts a new miss, and lists it if there is room.
+    pub(crate) fn note(&mut self, identity: u128, miss: Miss, answer: &Arc<Answer>, max: usize) {
+        self.total += 1;
+        if let Some((known, _)) = self
             .places
             .get(&identity)
             .and_then(|at| self.misses.get_mut(*at))
@@ -385,7 +398,7 @@ impl MissLog {
             known.count += 1;
         } else if self.misses.len() < max {
             self.places.insert(identity, self.misses.len());
-            self.misses.push(miss.clone());
+            self.misses.push((miss, Arc::clone(answer)));
         }
     }
 
@@ -394,7 +407,7 @@ impl MissLog {
     }
 
     pub(crate) fn list(&self) -> Vec<Miss> {
-        self.misses.clone()
+        self.misses.iter().map(|(miss, _)| miss.clone()).collect()
     }
 }
 

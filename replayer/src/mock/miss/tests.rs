@@ -146,15 +146,23 @@ fn a_flood_of_misses_is_bounded_and_counted() {
         authority: None,
         target: "/".into(),
         count: 1,
-        reason: String::new(),
+        reason: "why".into(),
         nearest: vec![],
     };
+    let answer = Arc::new(Answer::not_recorded(
+        b"GET",
+        http::StatusCode::NOT_IMPLEMENTED,
+        b"",
+    ));
     for n in 0..100 {
-        log.note(n % 50, &miss, 10);
+        if log.again(n % 50, "why").is_none() {
+            log.note(n % 50, miss.clone(), &answer, 10);
+        }
     }
     assert_eq!(log.total(), 100);
     assert_eq!(log.list().len(), 10);
     assert!(log.list().iter().all(|miss| miss.count == 2));
+    assert!(log.again(0, "another reason").is_none());
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::answer::{Answer, InterimRecording, Recording, Timing};
 use super::call::Call;
 use super::index::Builder;
 use super::miss::Recordings;
-use super::options::{Options, Skipped, StartError};
+use super::options::{Limits, Options, Skipped, StartError};
 use super::responder::{Responder, Source};
 use super::server::{Listener, RunningMock};
 
@@ -233,4 +233,38 @@ fn a_stopped_mock_closes_idle_connections_and_refuses_new_ones() {
     assert_eq!((stats.connections, stats.hits), (1, 1));
     assert_eq!(idle.read_all(), "");
     assert!(TcpStream::connect(addr).is_err());
+}
+
+#[test]
+fn answers_are_made_ready_ahead_as_far_as_there_is_room() {
+    let tapes: Vec<_> = (0..400)
+        .map(|n| {
+            let target: &'static str = Box::leak(format!("/{n}").into_boxed_str());
+            get(target, &"x".repeat(1000))
+        })
+        .collect();
+    for (cache_bytes, all) in [(64 << 20, true), (128 << 10, false)] {
+        let mock = start_with(
+            tapes.clone(),
+            &Options {
+                limits: Limits {
+                    cache_bytes,
+                    ..Limits::default()
+                },
+                ..options()
+            },
+        )
+        .unwrap();
+        let enough = if all { 400 * 1000 } else { 50_000 };
+        while mock.stats().cache_bytes < enough {
+            std::thread::yield_now();
+        }
+        assert!(mock.stats().cache_bytes <= cache_bytes);
+        let answer = talk(
+            mock.addr(),
+            "GET /399 HTTP/1.1\r\nConnection: close\r\n\r\n",
+        );
+        assert!(answer.starts_with("HTTP/1.1 200 "));
+        assert!(mock.stop().cache_bytes <= cache_bytes);
+    }
 }
