@@ -9,4 +9,5 @@ mod death;
 mod loss;
 mod namespaces;
 mod privileges;
+mod recording;
 mod support;

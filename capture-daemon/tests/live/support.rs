@@ -207,38 +207,35 @@ impl Server {
     /// Holds one conversation: the client sends `len` bytes and its FIN, the server answers with as
     /// many other bytes and its FIN.
     pub(crate) fn converse(&self, len: usize, sending: Sending) -> Conversation {
-        let (sender, receiver) = mpsc::channel();
-        let conversation = thread::scope(|scope| {
-            scope.spawn(|| {
-                let (mut stream, _) = self.listener.accept().unwrap();
-                let mut request = Vec::new();
-                stream.read_to_end(&mut request).unwrap();
-                send(&mut stream, &response(request.len()), sending);
-                sender.send(request).unwrap();
-            });
-            let mut stream = TcpStream::connect(self.address).unwrap();
-            let request = request(len);
-            send(&mut stream, &request, sending);
-            stream.shutdown(Shutdown::Write).unwrap();
-            let mut response = Vec::new();
-            stream.read_to_end(&mut response).unwrap();
-            Conversation {
-                client: stream.local_addr().unwrap(),
-                server: self.address,
-                request,
-                response,
-            }
-        });
-        let received = receiver.recv().unwrap();
-        assert!(
-            received == conversation.request,
-            "the server got the request"
-        );
-        assert!(
-            conversation.response == response(len),
-            "the client got the response"
-        );
-        conversation
+        thread::scope(|scope| {
+            scope.spawn(|| answer(&self.listener, sending));
+            ask(self.address, len, sending)
+        })
+    }
+}
+
+/// The server's side of one conversation.
+pub(crate) fn answer(listener: &TcpListener, sending: Sending) {
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut got = Vec::new();
+    stream.read_to_end(&mut got).unwrap();
+    assert!(got == request(got.len()), "the server got the request");
+    send(&mut stream, &response(got.len()), sending);
+}
+
+/// The client's side of one conversation.
+pub(crate) fn ask(server: SocketAddr, len: usize, sending: Sending) -> Conversation {
+    let mut stream = TcpStream::connect(server).unwrap();
+    send(&mut stream, &request(len), sending);
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut got = Vec::new();
+    stream.read_to_end(&mut got).unwrap();
+    assert!(got == response(len), "the client got the response");
+    Conversation {
+        client: stream.local_addr().unwrap(),
+        server,
+        request: request(len),
+        response: got,
     }
 }
 

@@ -261,3 +261,229 @@ impl Assembler {
         program
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    const SNAPLEN: u32 = 1_000;
+    const ETHERNET: u16 = libc::ARPHRD_ETHER;
+
+    /// What the kernel knows beside the packet.
+    #[derive(Clone, Copy)]
+    struct Meta {
+        hardware: u16,
+        kind: u8,
+        protocol: u32,
+    }
+
+    /// Runs a program as the kernel does: a load behind the packet's end returns 0.
+    fn run(program: &[Instruction], packet: &[u8], meta: Meta) -> u32 {
+        let (mut a, mut x, mut memory, mut at) = (0_u32, 0_u32, BTreeMap::new(), 0);
+        loop {
+            let Instruction {
+                code,
+                if_true,
+                if_false,
+                operand: k,
+            } = program[at];
+            let code = u32::from(code);
+            at += 1;
+            let load = |offset: u32, len: usize| -> Option<u32> {
+                let bytes = packet.get(offset as usize..)?.get(..len)?;
+                Some(
+                    bytes
+                        .iter()
+                        .fold(0, |all, byte| all << 8 | u32::from(*byte)),
+                )
+            };
+            let len = match code & 0x18 {
+                BPF_W => 4,
+                BPF_H => 2,
+                _ => 1,
+            };
+            let jump = |holds: bool| usize::from(if holds { if_true } else { if_false });
+            match (code & 0x07, code & 0xe0) {
+                (BPF_LD, BPF_ABS) if k.cast_signed() < 0 => {
+                    a = match k.cast_signed() - libc::SKF_AD_OFF {
+                        libc::SKF_AD_PROTOCOL => meta.protocol,
+                        libc::SKF_AD_PKTTYPE => u32::from(meta.kind),
+                        libc::SKF_AD_HATYPE => u32::from(meta.hardware),
+                        other => panic!("unknown {other}"),
+                    }
+                }
+                (BPF_LD, BPF_ABS) => match load(k, len) {
+                    Some(value) => a = value,
+                    None => return 0,
+                },
+                (BPF_LD, BPF_IND) => match load(x + k, len) {
+                    Some(value) => a = value,
+                    None => return 0,
+                },
+                (BPF_LD, BPF_IMM) => a = k,
+                (BPF_LD, BPF_MEM) => a = memory[&k],
+                (BPF_LDX, BPF_MSH) => match load(k, 1) {
+                    Some(value) => x = (value & 0xf) * 4,
+                    None => return 0,
+                },
+                (BPF_LDX, BPF_IMM) => x = k,
+                (BPF_ST, _) => drop(memory.insert(k, a)),
+                (BPF_ALU, _) => match (code & 0xf0, code & BPF_X) {
+                    (BPF_ADD, BPF_X) => a += x,
+                    (BPF_ADD, _) => a += k,
+                    (BPF_LSH, _) => a <<= k,
+                    other => panic!("unknown {other:?}"),
+                },
+                (BPF_MISC, _) => x = a,
+                (BPF_JMP, _) => {
+                    at += match code & 0xf0 {
+                        BPF_JA => k as usize,
+                        BPF_JEQ => jump(a == k),
+                        BPF_JSET => jump(a & k != 0),
+                        other => panic!("unknown {other}"),
+                    }
+                }
+                (BPF_RET, _) => return k,
+                other => panic!("unknown {other:?}"),
+            }
+        }
+    }
+
+    fn tcp(source: u16, destination: u16) -> Vec<u8> {
+        let mut segment = [source.to_be_bytes(), destination.to_be_bytes()].concat();
+        segment.resize(20, 0);
+        segment
+    }
+
+    fn ipv4(options: usize, fragment: u16, protocol: u8, payload: &[u8]) -> Vec<u8> {
+        let mut packet = vec![0; 20 + options];
+        packet[0] = 0x45 + (options / 4) as u8;
+        packet[6..8].copy_from_slice(&fragment.to_be_bytes());
+        packet[9] = protocol;
+        packet.extend_from_slice(payload);
+        packet
+    }
+
+    /// Extension headers as (kind, length in bytes).
+    fn ipv6(extensions: &[(u8, usize)], protocol: u8, payload: &[u8]) -> Vec<u8> {
+        let mut packet = vec![0x60; 40];
+        let mut kinds: Vec<u8> = extensions.iter().map(|(kind, _)| *kind).collect();
+        kinds.push(protocol);
+        packet[6] = kinds[0];
+        for ((kind, len), next) in extensions.iter().zip(&kinds[1..]) {
+            let unit = match *kind {
+                51 => len / 4 - 2,
+                44 => 0,
+                _ => len / 8 - 1,
+            };
+            let mut header = vec![0; *len];
+            header[0] = *next;
+            header[1] = unit as u8;
+            packet.extend(header);
+        }
+        packet.extend_from_slice(payload);
+        packet
+    }
+
+    /// With and without a link header, the verdict is the same.
+    #[track_caller]
+    fn check(ports: &[u16], protocol: u32, packet: &[u8], passes: bool) {
+        let meta = Meta {
+            hardware: ETHERNET,
+            kind: 0,
+            protocol,
+        };
+        let framed = [&[0; 14], packet].concat();
+        for (network, packet) in [(0, packet), (14, &framed)] {
+            let verdict = run(&program(network, ports, SNAPLEN), packet, meta);
+            assert_eq!(verdict == SNAPLEN, passes, "network header at {network}");
+            assert!(verdict == SNAPLEN || verdict == 0);
+        }
+    }
+
+    #[test]
+    fn ports_are_found_behind_every_header() {
+        let wanted = [tcp(80, 1_000), tcp(1_000, 443)];
+        let other = tcp(81, 82);
+        for segment in wanted.iter().chain([&other]) {
+            let passes = *segment != other;
+            let ports = &[80, 443];
+            check(ports, ETHERTYPE_IPV4, &ipv4(0, 0, 6, segment), passes);
+            check(ports, ETHERTYPE_IPV4, &ipv4(40, 0x4000, 6, segment), passes);
+            check(ports, ETHERTYPE_IPV4, &ipv4(0, 0, 17, segment), false);
+            check(ports, ETHERTYPE_IPV6, &ipv6(&[], 6, segment), passes);
+            let all = [(0, 8), (60, 24), (44, 8), (51, 12)];
+            for count in 1..4 {
+                let packet = ipv6(&all[..count], 6, segment);
+                check(ports, ETHERTYPE_IPV6, &packet, passes);
+            }
+            check(
+                ports,
+                ETHERTYPE_IPV6,
+                &ipv6(&[(51, 24), (43, 16)], 6, segment),
+                passes,
+            );
+            check(ports, ETHERTYPE_IPV6, &ipv6(&[(0, 8)], 17, segment), false);
+            // Without ports everything that is TCP passes.
+            check(&[], ETHERTYPE_IPV4, &ipv4(0, 0, 6, segment), true);
+            check(&[], ETHERTYPE_IPV6, &ipv6(&[(0, 8)], 6, segment), true);
+        }
+    }
+
+    #[test]
+    fn in_doubt_a_packet_passes() {
+        let ports = &[80];
+        let other = tcp(81, 82);
+        check(ports, ETHERTYPE_IPV4, &ipv4(0, 0x2001, 6, &other), true);
+        check(ports, ETHERTYPE_IPV4, &ipv4(0, 0x2001, 17, &other), false);
+        check(ports, ETHERTYPE_VLAN, &other, true);
+        check(ports, ETHERTYPE_QINQ, &other, true);
+        check(ports, ETHERTYPE_IPV6, &ipv6(&[(0, 8); 5], 6, &other), true);
+        let mut later_fragment = ipv6(&[(44, 8)], 6, &other);
+        later_fragment[43] = 8;
+        check(ports, ETHERTYPE_IPV6, &later_fragment, true);
+    }
+
+    #[test]
+    fn what_is_no_tcp_stays_out() {
+        for protocol in [0x0806, 0x88cc, 0] {
+            check(&[], protocol, &ipv4(0, 0, 6, &tcp(80, 80)), false);
+        }
+        // Every prefix of the headers: too short to tell, so no TCP.
+        let packet = ipv6(&[(0, 8)], 6, &tcp(80, 80));
+        for len in 0..50 {
+            check(&[80], ETHERTYPE_IPV6, &packet[..len], false);
+        }
+    }
+
+    #[test]
+    fn loopback_packets_pass_when_they_arrive() {
+        let packet = ipv4(0, 0, 6, &tcp(80, 80));
+        for (hardware, kind, passes) in [
+            (libc::ARPHRD_LOOPBACK, libc::PACKET_OUTGOING, false),
+            (libc::ARPHRD_LOOPBACK, 0, true),
+            (ETHERNET, libc::PACKET_OUTGOING, true),
+            (ETHERNET, 0, true),
+        ] {
+            let meta = Meta {
+                hardware,
+                kind,
+                protocol: ETHERTYPE_IPV4,
+            };
+            let verdict = run(&program(0, &[80], SNAPLEN), &packet, meta);
+            assert_eq!(verdict == SNAPLEN, passes, "{hardware} {kind}");
+        }
+    }
+
+    #[test]
+    fn the_largest_filter_is_one_the_kernel_takes() {
+        let ports: Vec<u16> = (1..=MAX_PORTS as u16).collect();
+        let program = program(14, &ports, SNAPLEN);
+        // BPF_MAXINSNS.
+        assert!(program.len() <= 4_096, "{}", program.len());
+        let last = ipv4(0, 0, 6, &tcp(9_999, MAX_PORTS as u16));
+        check(&ports, ETHERTYPE_IPV4, &last, true);
+    }
+}
