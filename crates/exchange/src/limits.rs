@@ -1,0 +1,49 @@
+use std::time::Duration;
+
+/// The bounds of an [`Engine`](crate::Engine).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Of the connection table and of reassembly.
+    pub reassembly: tapedeck_reassembly::Limits,
+    /// Of each HTTP/1 connection.
+    pub http1: tapedeck_http1::Limits,
+    /// Of each HTTP/2 connection.
+    pub http2: tapedeck_http2::Limits,
+    /// How many bytes of one direction are looked at before a connection counts as not HTTP.
+    /// Enough for any method and the longest target that servers accept by default (8 KiB).
+    pub detect_bytes: usize,
+    /// How many bytes of a connection that predates the capture may pass before it counts as not
+    /// HTTP. Larger than `detect_bytes`, because such a capture may begin inside of a body.
+    pub detect_midstream_bytes: u64,
+    /// A body leaves for the recorder in parts of this size. One part is one body block of the
+    /// archive, so that reading any byte of a long body costs one block.
+    pub part_len: usize,
+    /// Bytes of unfinished bodies that are held over all connections. Beyond it, bodies leave in
+    /// parts smaller than `part_len`.
+    pub body_memory: usize,
+    /// Bytes of one body that are kept; the rest is counted and the message is marked partial.
+    pub body_len: u64,
+    /// Bytes that come within this time of the last ones do not count as a new arrival. Finer
+    /// steps are the network's, not the application's.
+    pub arrival_interval: Duration,
+    /// Arrivals noted for one body.
+    pub arrivals: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            reassembly: tapedeck_reassembly::Limits::default(),
+            http1: tapedeck_http1::Limits::default(),
+            http2: tapedeck_http2::Limits::default(),
+            detect_bytes: 8 << 10,
+            detect_midstream_bytes: 16 << 20,
+            part_len: 1 << 20,
+            body_memory: 32 << 20,
+            body_len: 4 << 30,
+            arrival_interval: Duration::from_millis(1),
+            arrivals: 4096,
+        }
+    }
+}
