@@ -9,6 +9,7 @@ that of the packet with the first byte of the request. A body's length is withou
 and with content coding; behind CONNECT and 101 it is that of the tunnel's bytes. An answer that is
 not there has null for `status` and `response_body_len`.
 
+`keys.log` beside an input: what can be read with those TLS keys goes to expected-with-keys.jsonl.
 `whole.pcap.zst` beside an input that lacks something on purpose is read instead of it.
 `corrections.json` is applied last: a list of {"match": {key: value}, "set": {key: value} or null,
 "why"}; `set: null` takes the exchange out, `match: null` puts `set` in as a further one."""
@@ -31,8 +32,11 @@ OPTIONS = [
 DATA, HEADERS, RST_STREAM, PUSH_PROMISE, CONTINUATION = 0, 1, 3, 5, 9
 
 
-def tshark(path, *options):
-    done = subprocess.run(["tshark", "-n", "-r", path, *OPTIONS, *options], capture_output=True, check=True)
+def tshark(path, keys, *options):
+    log = ("-o", f"tls.keylog_file:{keys}") if keys else ()
+    done = subprocess.run(
+        ["tshark", "-n", "-r", path, *OPTIONS, *log, *options], capture_output=True, check=True
+    )
     return done.stdout
 
 
@@ -90,10 +94,12 @@ def endpoint(address, port):
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def read_packets(path):
+def read_packets(path, keys):
     names = "tcp.stream ip.src ipv6.src tcp.srcport ip.dst ipv6.dst tcp.dstport tcp.flags tcp.nxtseq tcp.len frame.number frame.time_epoch"
     wanted = [word for name in names.split() for word in ("-e", name)]
-    text = tshark(path, "-Y", "tcp", "-T", "fields", "-E", "separator=|", "-E", "occurrence=f", *wanted).decode()
+    text = tshark(
+        path, keys, "-Y", "tcp", "-T", "fields", "-E", "separator=|", "-E", "occurrence=f", *wanted
+    ).decode()
     connections, times = {}, {}
     for line in text.splitlines():
         stream, src4, src6, sport, dst4, dst6, dport, flags, following, size, frame, time = line.split("|")
@@ -113,8 +119,8 @@ def read_packets(path):
 
 
 class Oracle:
-    def __init__(self, path):
-        self.connections, self.times = read_packets(path)
+    def __init__(self, path, keys=None):
+        self.connections, self.times = read_packets(path, keys)
         self.exchanges = []
         self.waiting = {}  # TCP stream: HTTP/1 exchanges whose answer has not begun.
         self.early = {}  # TCP stream: an answer without a request so far.
@@ -123,7 +129,7 @@ class Oracle:
         self.unended_heads = {}  # (TCP stream, HTTP/2 stream, sender): END_STREAM and time of a HEADERS before CONTINUATION.
         self.tunnels = {}  # TCP stream: the exchange behind which it is a tunnel.
         self.upgrading = {}  # TCP stream: the exchange that switched it to HTTP/2.
-        text = tshark(path, "-Y", "http || http2", "-T", "pdml")
+        text = tshark(path, keys, "-Y", "http || http2", "-T", "pdml")
         for packet in xml.fromstring(text).iter("packet"):
             self.packet(packet)
         for stream, exchange in self.tunnels.items():
@@ -139,6 +145,7 @@ class Oracle:
         receiver = endpoint(first(address, f"{name}.dst"), first(tcp, "tcp.dstport"))
         stream = first(tcp, "tcp.stream")
         begun = frame
+        self.scheme = "http" if packet.find("proto[@name='tls']") is None else "https"
         for proto in packet.iter("proto"):
             if proto.get("name") == "fake-field-wrapper":
                 # The message that follows began in another packet.
@@ -161,7 +168,7 @@ class Oracle:
             exchange = Exchange(time, first(http, "http.request.version") or "HTTP/1.0", method)
             exchange.client, exchange.server = sender, receiver
             target = raw(http, "http.request.uri")
-            exchange.path, exchange.scheme = target, "http"
+            exchange.path, exchange.scheme = target, self.scheme
             exchange.authority = first(http, "http.host")
             if "://" in target:
                 exchange.scheme, _, rest = target.partition("://")
@@ -206,7 +213,9 @@ class Oracle:
         """The length of a body, and whether it is all there."""
         sizes = [int(field.get("show")) for field in fields(http, "http.chunk_size")]
         data = next(iter(fields(http, "http.file_data")), None)
-        coded = [f for f in fields(http, "") if (f.get("show") or "").startswith(("Content-encoded entity body",))]
+        coded = [
+            f for f in fields(http, "") if (f.get("show") or "").startswith(("Content-encoded entity body",))
+        ]
         coding = (first(http, "http.transfer_encoding") or "").lower()
         if "chunked" in coding:
             return sum(sizes), bool(sizes) and sizes[-1] == 0
@@ -298,14 +307,14 @@ def correct(rows, corrections):
                 row.update(entry["set"])
 
 
-def expectation(folder):
+def expectation(folder, keys=None):
     source = next(iter(folder.glob("whole.*")), None) or next(folder.glob("input.*"))
     with tempfile.TemporaryDirectory() as temporary:
         if source.suffix == ".zst":
             plain = pathlib.Path(temporary) / source.stem
             subprocess.run(["zstd", "-q", "-d", source, "-o", plain], check=True)
             source = plain
-        rows = [exchange.row() for exchange in Oracle(str(source)).exchanges]
+        rows = [exchange.row() for exchange in Oracle(str(source), keys).exchanges]
     corrections = folder / "corrections.json"
     if corrections.exists():
         correct(rows, json.loads(corrections.read_text()))
@@ -319,11 +328,15 @@ def main():
     names = [name for name in arguments if name != "--write"]
     differing = []
     for folder in [CASES / name for name in names] or sorted(CASES.glob("*/")):
-        text, file = expectation(folder), folder / "expected.jsonl"
-        if write:
-            file.write_text(text)
-        elif not file.exists() or file.read_text() != text:
-            differing.append(folder.name)
+        texts = {"expected.jsonl": expectation(folder)}
+        if (folder / "keys.log").exists():
+            texts["expected-with-keys.jsonl"] = expectation(folder, folder / "keys.log")
+        for name, text in texts.items():
+            file = folder / name
+            if write:
+                file.write_text(text)
+            elif not file.exists() or file.read_text() != text:
+                differing.append(f"{folder.name}/{name}")
     if differing:
         sys.exit("tshark and expected.jsonl differ: " + ", ".join(differing))
 

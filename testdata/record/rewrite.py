@@ -65,7 +65,7 @@ def disorder(packets, draw):
         if draw.random() < 0.3 and free[here] and free[there]:
             order[here], order[there] = order[there], order[here]
     result = []
-    for time, index in zip(times, order):
+    for time, index in zip(times, order, strict=True):
         packet = [time, *packets[index][1:]]
         result.append(packet)
         if payload(packet[2])[1] > 0 and draw.random() < 0.15:
@@ -75,7 +75,11 @@ def disorder(packets, draw):
 
 def lose(packets, draw):
     # Not the heads: what a lost head leaves is a question of policy, not of fact.
-    full = [i for i, p in enumerate(packets) if payload(p[2])[0] == 8080 and payload(p[2])[1] > 1000 and b"HTTP/1.1" not in p[2]]
+    full = [
+        i
+        for i, p in enumerate(packets)
+        if payload(p[2])[0] == 8080 and payload(p[2])[1] > 1000 and b"HTTP/1.1" not in p[2]
+    ]
     lost = set(draw.sample(full, 4))
     for i in sorted(lost):
         print("left out: packet", i + 1, "with", payload(packets[i][2])[1], "bytes")

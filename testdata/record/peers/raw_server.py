@@ -13,20 +13,46 @@ import time
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
 SCRIPTS = {
     # Close-delimited: neither length nor chunks.
-    "/until-close": [b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\n", b"first half, ", 20, b"second half\n", "fin"],
+    "/until-close": [
+        b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\n",
+        b"first half, ",
+        20,
+        b"second half\n",
+        "fin",
+    ],
     "/until-close-11": [HEAD + b"Connection: close\r\n\r\n", b"no length here\n", "fin"],
     # The server ends before the length that it promised.
     "/short": [HEAD + b"Content-Length: 1000\r\n\r\n", b"x" * 400, 20, "fin"],
-    "/short-chunked": [HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"64\r\n" + b"y" * 100 + b"\r\n", 20, "fin"],
+    "/short-chunked": [
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n",
+        b"64\r\n" + b"y" * 100 + b"\r\n",
+        20,
+        "fin",
+    ],
     "/reset": [HEAD + b"Content-Length: 1000\r\n\r\n", b"z" * 300, 50, "rst"],
     "/silent": [20, "fin"],
     # Chunks with extensions, in upper and lower case, split in the middle of a size.
-    "/chunk-extensions": [HEAD + b"Transfer-Encoding: chunked\r\n\r\n5;name=value\r\nhello\r\n1", 5, b"A ;a=\"b;c\"\r\n" + b"w" * 26 + b"\r\n0000\r\nX-Trailer: yes\r\n\r\n"],
+    "/chunk-extensions": [
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n5;name=value\r\nhello\r\n1",
+        5,
+        b'A ;a="b;c"\r\n' + b"w" * 26 + b"\r\n0000\r\nX-Trailer: yes\r\n\r\n",
+    ],
     # Field values over two lines, empty values, repeated names, bytes above 127.
-    "/odd-fields": [HEAD + b"X-Folded: one\r\n  two\r\nX-Empty:\r\nX-Twice: 1\r\nX-Twice: 2\r\nX-Latin: caf\xe9\r\nContent-Length:   2  \r\n\r\nok"],
-    "/not-modified": [b"HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\nContent-Length: 1234\r\n\r\n"],
+    "/odd-fields": [
+        HEAD
+        + b"X-Folded: one\r\n  two\r\nX-Empty:\r\nX-Twice: 1\r\nX-Twice: 2\r\nX-Latin: caf\xe9\r\nContent-Length:   2  \r\n\r\nok"
+    ],
+    "/not-modified": [b'HTTP/1.1 304 Not Modified\r\nETag: "x"\r\nContent-Length: 1234\r\n\r\n'],
     "/no-reason": [b"HTTP/1.1 200 \r\nContent-Length: 2\r\n\r\nok"],
-    "/many-interim": [b"HTTP/1.1 102 Processing\r\n\r\n", 5, b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", 5, b"HTTP/1.1 103 Early Hints\r\nLink: </b>\r\n\r\n", 5, HEAD + b"Content-Length: 5\r\n\r\nfinal"],
+    "/many-interim": [
+        b"HTTP/1.1 102 Processing\r\n\r\n",
+        5,
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n",
+        5,
+        b"HTTP/1.1 103 Early Hints\r\nLink: </b>\r\n\r\n",
+        5,
+        HEAD + b"Content-Length: 5\r\n\r\nfinal",
+    ],
 }
 
 

@@ -1,8 +1,13 @@
-"""Joins the tun devices of two network namespaces. Usage: tun_relay.py OTHER_NAMESPACE"""
+"""Joins the tun devices of two network namespaces.
+
+Usage: tun_relay.py OTHER_NAMESPACE [PERCENT SEED]
+
+PERCENT of the packets are lost, half as many come twice, and as many come behind the next one."""
 
 import ctypes
 import fcntl
 import os
+import random
 import select
 import struct
 import subprocess
@@ -24,8 +29,25 @@ with open(f"/run/netns/{sys.argv[1]}") as namespace:
     if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET):
         sys.exit(os.strerror(ctypes.get_errno()))
 there = tun(b"tun0", "10.9.0.2/24")
+percent, seed = map(int, sys.argv[2:] or (0, 0))
+draw = random.Random(seed)
 print("joined", flush=True)
 other = {here: there, there: here}
+late = {here: [], there: []}
 while True:
-    for ready in select.select([here, there], [], [])[0]:
-        os.write(other[ready], os.read(ready, 65536))
+    # What waits for a next packet that does not come goes on after a while.
+    ready = select.select([here, there], [], [], 0.02)[0]
+    for device in ready or other:
+        packets = [os.read(device, 65536)] if ready else []
+        packets += late[device]
+        late[device] = []
+        for packet in packets:
+            fate = draw.random() * 100 / percent if percent and ready else 99
+            if fate < 1:
+                continue
+            if fate < 2:
+                late[device].append(packet)
+                continue
+            os.write(other[device], packet)
+            if fate < 2.5:
+                os.write(other[device], packet)
