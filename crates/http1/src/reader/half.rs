@@ -149,12 +149,12 @@ impl Half {
                 }
                 return Gathered::More;
             }
-            self.buffer.clear();
+            self.buffer = Vec::new();
             return Gathered::TooLarge(held + room, later);
         };
         let rest = data.get(end.saturating_sub(held)..).unwrap_or_default();
         if self.scan.lines > limits.lines {
-            self.buffer.clear();
+            self.buffer = Vec::new();
             return Gathered::TooLarge(end, rest);
         }
         let raw = if held == 0 {
@@ -171,10 +171,10 @@ impl Half {
         self.skipped = self.skipped.saturating_add(len as u64);
     }
 
-    /// Drops what is in the buffer.
+    /// Drops what is in the buffer, and its memory: most connections never need it again.
     pub(super) fn drop_buffer(&mut self) {
         self.skip(self.buffer.len());
-        self.buffer.clear();
+        self.buffer = Vec::new();
     }
 }
 

@@ -377,8 +377,11 @@ const ANY_TEXT: &str =
     "([ -~]|\r\n|\r\nHTTP/1\\.1 200 9\r\n\r\n|\r\nGET /9 HTTP/1\\.1\r\n\r\n){0,30}";
 
 /// Bodies with parts of heads in them. Where a loss ends right before a whole head in a body,
-/// nothing tells it from a message.
-const TEXT: &str = "([ -~]|\r\n|HTTP/1\\.1 200 9\r\nno|GET /9 HTTP/1\\.1\r\nno){0,30}";
+/// nothing tells it from a message; and while part of one may be a message, no request is paired.
+const TEXT: &str =
+    "([ -~]|\r\n|HTTP/1\\.1 200 9\r\nno head\r\n|GET /9 HTTP/1\\.1\r\nno head\r\n){0,30}";
+
+const PLAIN: &str = "([ -~]|\r\n){0,60}";
 
 fn any_talk(
     text: &'static str,
@@ -469,9 +472,9 @@ fn pairs(log: &Log) -> Vec<(String, String)> {
     .collect()
 }
 
-/// Every gap of a few lengths, everywhere: pairs are never wrong, and of a client that waits for
-/// its answers at most `collateral` exchanges suffer that lost no byte.
-fn check_gaps(talk: &Talk, collateral: usize) -> Result<(), TestCaseError> {
+/// Every gap of a few lengths, everywhere: pairs are never wrong. `exact`: and no exchange suffers
+/// that lost no byte.
+fn check_gaps(talk: &Talk, exact: bool) -> Result<(), TestCaseError> {
     let steps = talk.steps();
     for direction in Direction::BOTH {
         let total = talk.len(direction);
@@ -483,7 +486,7 @@ fn check_gaps(talk: &Talk, collateral: usize) -> Result<(), TestCaseError> {
                 for (request, response) in &pairs {
                     prop_assert_eq!(request, response, "{} from {}:\n{}", len, from, log.text());
                 }
-                if talk.burst > 1 {
+                if !exact {
                     continue;
                 }
                 let (mut offset, mut touched) = (0, 0);
@@ -496,7 +499,7 @@ fn check_gaps(talk: &Talk, collateral: usize) -> Result<(), TestCaseError> {
                     offset += own;
                 }
                 prop_assert!(
-                    pairs.len() + touched + collateral >= talk.exchanges.len(),
+                    pairs.len() + touched >= talk.exchanges.len(),
                     "{} {:?} from {}: {} touched\n{:?}\n{}",
                     len,
                     direction,
@@ -515,13 +518,13 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
-    fn no_gap_mispairs_a_client_that_waits(talk in any_talk(TEXT, Just(1))) {
-        check_gaps(&talk, 0)?;
+    fn a_client_that_waits_loses_only_what_was_hit(talk in any_talk(PLAIN, Just(1))) {
+        check_gaps(&talk, true)?;
     }
 
     #[test]
-    fn no_gap_mispairs_a_client_that_pipelines(talk in any_talk(TEXT, 2..5_usize)) {
-        check_gaps(&talk, 0)?;
+    fn no_gap_mispairs(talk in any_talk(TEXT, 1..5_usize)) {
+        check_gaps(&talk, false)?;
     }
 
     #[test]
