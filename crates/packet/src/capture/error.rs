@@ -50,6 +50,14 @@ pub enum CaptureError {
         /// How much of it there is.
         available: u64,
     },
+    /// The compressed data around the capture ends in the middle, between two packets.
+    #[error(
+        "the compressed capture is cut off behind {offset} bytes of its content; everything before that was read"
+    )]
+    CutCompressed {
+        /// How much of the capture could be decompressed.
+        offset: u64,
+    },
     /// A length that cannot be right.
     #[error(
         "the capture is damaged: {what} at byte {offset} claims {len} bytes (between {min} and {max} are possible); \

@@ -408,10 +408,10 @@ impl Interface {
                 (IF_TSRESOL, [exponent, ..]) => {
                     interface.resolution = match exponent {
                         0..=9 => Resolution::Nanos(10_u64.pow(9 - u32::from(*exponent))),
-                        // Finer than 10^-28 s does not fit 64 bits, nor any clock.
-                        10..=127 => {
-                            Resolution::PerNano(10_u64.saturating_pow(u32::from(*exponent) - 9))
-                        }
+                        // 64 bits of anything finer are less than a nanosecond.
+                        10..=127 => 10_u64
+                            .checked_pow(u32::from(*exponent) - 9)
+                            .map_or(Resolution::Nanos(0), Resolution::PerNano),
                         _ => Resolution::Binary(exponent & 0x7f),
                     };
                 }

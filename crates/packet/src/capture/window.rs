@@ -18,6 +18,8 @@ pub(super) struct Window<R> {
     end: usize,
     /// How many bytes of the stream lie before `start`.
     offset: u64,
+    /// The compressed data ended in the middle.
+    is_cut: bool,
 }
 
 impl<R: Read> Window<R> {
@@ -28,6 +30,7 @@ impl<R: Read> Window<R> {
             start: 0,
             end: 0,
             offset: 0,
+            is_cut: false,
         }
     }
 
@@ -42,9 +45,18 @@ impl<R: Read> Window<R> {
     }
 
     /// The next `len` bytes, or fewer at the end of the stream. They stay unconsumed.
+    ///
+    /// # Errors
+    /// [`CaptureError::CutCompressed`] where there are none because the compressed data was cut: no
+    /// capture ends so, even if it does between two packets.
     pub(super) fn peek(&mut self, len: usize) -> Result<&[u8], CaptureError> {
         if self.available() < len {
             self.fill(len)?;
+            if self.available() == 0 && self.is_cut {
+                return Err(CaptureError::CutCompressed {
+                    offset: self.offset,
+                });
+            }
         }
         let end = self.start.saturating_add(len).min(self.end);
         Ok(self.buffer.get(self.start..end).unwrap_or_default())
@@ -138,8 +150,11 @@ impl<R: Read> Window<R> {
                 Ok(0) => break,
                 Ok(n) => self.end += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // A compressed file that was cut: the same news as a plain one.
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
+                // Only decompression says so. What it gave before is good.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    self.is_cut = true;
+                    break;
+                }
                 Err(source) => {
                     let offset = self.offset + self.end as u64;
                     return Err(CaptureError::Read { offset, source });
