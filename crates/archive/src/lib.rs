@@ -9,7 +9,7 @@
 //! that says where, within memory limits that are known beforehand.
 //!
 //! Reading order: `format` (constants and fixed structures), `block` (records), `page` (the index),
-//! `writer`, `reader`.
+//! `writer`, `reader`; `verify` and `recover` walk through a file without its index.
 
 mod block;
 mod bodies;
@@ -19,8 +19,11 @@ mod output;
 mod page;
 mod provenance;
 mod reader;
+mod recover;
+mod scan;
 mod scratch;
 mod source;
+mod verify;
 mod writer;
 
 #[cfg(test)]
@@ -32,5 +35,7 @@ pub use output::partial_path;
 pub use page::view::{Page, Row};
 pub use provenance::Provenance;
 pub use reader::{Archive, Zone};
+pub use recover::{RecoverError, Recovered, recover};
 pub use scratch::{BodyBuffer, Scratch};
+pub use verify::{DamageReport, VerifyReport, verify};
 pub use writer::{Limits, Summary, Writer, WriterOptions};

@@ -31,6 +31,7 @@ pub(crate) struct Output {
     file: File,
     partial: PathBuf,
     path: PathBuf,
+    overwrite: bool,
     archive: u64,
     position: u64,
     failed: bool,
@@ -43,9 +44,14 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    pub(crate) fn create(path: &Path, archive: u64, level: i32) -> Result<Self, WriteError> {
+    pub(crate) fn create(
+        path: &Path,
+        overwrite: bool,
+        archive: u64,
+        level: i32,
+    ) -> Result<Self, WriteError> {
         let partial = partial_path(path)?;
-        if path.symlink_metadata().is_ok() {
+        if !overwrite && path.symlink_metadata().is_ok() {
             return Err(WriteError::Exists { path: path.into() });
         }
         let mut open = OpenOptions::new();
@@ -70,6 +76,7 @@ impl Output {
             file,
             partial,
             path: path.into(),
+            overwrite,
             archive,
             position: 0,
             failed: false,
@@ -173,7 +180,7 @@ impl Output {
         self.sync()?;
         self.write()?;
         self.sync()?;
-        if self.path.symlink_metadata().is_ok() {
+        if !self.overwrite && self.path.symlink_metadata().is_ok() {
             return Err(WriteError::Exists { path: self.path });
         }
         fs::rename(&self.partial, &self.path).map_err(io_error("rename", &self.partial))?;

@@ -3,19 +3,18 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use tapedeck_model::Ledger;
 use zerocopy::FromBytes;
 
-use crate::block::records::OWN_BLOCK;
 use crate::block::view::{BodyView, Record};
 use crate::error::{Damage, OpenError, ReadError};
 use crate::format::{ChunkKind, HEADER_LEN, PageEntry};
 use crate::page::view::{Page, Row};
 use crate::provenance::{Provenance, StoredLedger};
 use crate::scratch::{BodyBuffer, Scratch};
-use crate::source::{Inflater, Source};
+use crate::source::{Inflater, Source, slice};
 
 /// An open archive. Any number of threads may read it at once.
 ///
@@ -24,8 +23,6 @@ use crate::source::{Inflater, Source};
 #[derive(Debug)]
 pub struct Archive {
     source: Source,
-    /// Unique in this process: what a [`Scratch`] holds is told apart by it.
-    instance: u64,
     n_rows: u64,
     /// Where in the file the entries of the directory lie.
     directory: std::ops::Range<usize>,
@@ -82,7 +79,6 @@ impl Archive {
             page_states: (0..directory)
                 .map(|_| AtomicU8::new(page_state::UNSEEN))
                 .collect(),
-            instance: NEXT_INSTANCE.fetch_add(1, Ordering::Relaxed),
             n_rows,
             ledger,
             provenance,
@@ -194,7 +190,8 @@ impl Archive {
             let damage = Damage::Structure("a row points outside of its page");
             return Err(ReadError::Damaged { offset: 0, damage });
         };
-        self.load_block(offset, ChunkKind::Exchanges, scratch)
+        self.source
+            .load_block(offset, ChunkKind::Exchanges, scratch)
             .map_err(damaged_at(offset))?;
         scratch.record(record).map_err(damaged_at(offset))
     }
@@ -210,7 +207,9 @@ impl Archive {
             return Ok(body.inline);
         }
         if let ([piece], []) = (body.pieces, body.inline)
-            && let Some(offset) = self.piece_offset(body, piece.reference.to_native())?
+            && let Some(offset) = self
+                .source
+                .piece_offset(body, piece.reference.to_native())?
         {
             let damaged = |damage| ReadError::Damaged { offset, damage };
             let chunk = self.source.any_chunk(offset).map_err(damaged)?;
@@ -230,7 +229,7 @@ impl Archive {
         }
         let BodyBuffer { bytes, block, .. } = buffer;
         bytes.clear();
-        self.for_each_piece(body, block, |piece| {
+        self.source.for_each_piece(body, block, |piece| {
             bytes.extend_from_slice(piece);
             Ok(())
         })?;
@@ -244,73 +243,11 @@ impl Archive {
         buffer: &mut BodyBuffer,
         out: &mut impl io::Write,
     ) -> Result<(), ReadError> {
-        self.for_each_piece(body, &mut buffer.block, |piece| {
-            out.write_all(piece)
-                .map_err(|error| ReadError::Output { kind: error.kind() })
-        })
-    }
-
-    fn for_each_piece(
-        &self,
-        body: &BodyView<'_>,
-        block: &mut Scratch,
-        mut each: impl FnMut(&[u8]) -> Result<(), ReadError>,
-    ) -> Result<(), ReadError> {
-        for piece in body.pieces {
-            let (start, len) = (piece.start.to_native(), piece.len.to_native());
-            let Some(offset) = self.piece_offset(body, piece.reference.to_native())? else {
-                let offset = body.origin.offset;
-                let bytes = slice(body.origin.bytes, start, len)
-                    .map_err(|damage| ReadError::Damaged { offset, damage })?;
-                each(bytes)?;
-                continue;
-            };
-            let damaged = |damage| ReadError::Damaged { offset, damage };
-            let kind = self.source.chunk_header(offset).map_err(damaged)?.kind;
-            let kind = ChunkKind::from_number(kind)
-                .filter(|kind| matches!(kind, ChunkKind::Bodies | ChunkKind::Exchanges))
-                .ok_or(damaged(Damage::Kind))?;
-            self.load_block(offset, kind, block).map_err(damaged)?;
-            let bytes = block
-                .bytes(kind)
-                .and_then(|bytes| slice(bytes, start, len))
-                .map_err(damaged)?;
-            each(bytes)?;
-        }
-        if body.inline.is_empty() {
-            Ok(())
-        } else {
-            each(body.inline)
-        }
-    }
-
-    /// Where the block of a piece begins; `None` where it is the record's own.
-    fn piece_offset(&self, body: &BodyView<'_>, reference: u32) -> Result<Option<u64>, ReadError> {
-        let origin = &body.origin;
-        if origin.archive != self.instance {
-            return Err(ReadError::ForeignBody);
-        }
-        if reference == OWN_BLOCK {
-            return Ok(None);
-        }
-        let found = origin.references.get(reference as usize).copied();
-        found.map(Some).ok_or(ReadError::Damaged {
-            offset: origin.offset,
-            damage: Damage::Structure("a body names no block"),
-        })
-    }
-
-    fn load_block(
-        &self,
-        offset: u64,
-        kind: ChunkKind,
-        scratch: &mut Scratch,
-    ) -> Result<(), Damage> {
-        if scratch.holds(self.instance, offset) {
-            return Ok(());
-        }
-        let chunk = self.source.chunk(offset, kind)?;
-        scratch.fill(&chunk, self.instance, offset)
+        self.source
+            .for_each_piece(body, &mut buffer.block, |piece| {
+                out.write_all(piece)
+                    .map_err(|error| ReadError::Output { kind: error.kind() })
+            })
     }
 
     fn entries(&self) -> &[PageEntry] {
@@ -392,8 +329,6 @@ impl Zone<'_> {
     }
 }
 
-static NEXT_INSTANCE: AtomicU64 = AtomicU64::new(1);
-
 /// How many entries there are, after every one was seen to follow the one before.
 fn check_directory(bytes: &[u8], n_pages: u64, n_rows: u64) -> Result<usize, Damage> {
     let wrong = Damage::Structure("the directory does not add up");
@@ -410,11 +345,4 @@ fn check_directory(bytes: &[u8], n_pages: u64, n_rows: u64) -> Result<usize, Dam
     } else {
         Err(wrong)
     }
-}
-
-fn slice(bytes: &[u8], start: u32, len: u32) -> Result<&[u8], Damage> {
-    let start = start as usize;
-    bytes
-        .get(start..start.saturating_add(len as usize))
-        .ok_or(Damage::Structure("a body lies outside of its block"))
 }

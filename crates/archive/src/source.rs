@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fs::File;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::Mmap;
 use rkyv::util::AlignedVec;
@@ -10,60 +11,65 @@ use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::FromBytes;
 use zstd::bulk::Decompressor;
 
-use crate::error::{Damage, OpenError};
+use crate::block::records::OWN_BLOCK;
+use crate::block::view::BodyView;
+use crate::error::{Damage, OpenError, ReadError};
 use crate::format::{
-    ChunkHeader, ChunkKind, Codec, FOOTER_LEN, FOOTER_MAGIC, FileHeader, Footer, HEADER_LEN, MAGIC,
-    MAJOR, self_hash,
+    ALIGNMENT, ChunkHeader, ChunkKind, Codec, FOOTER_LEN, FOOTER_MAGIC, FileHeader, Footer,
+    HEADER_LEN, MAGIC, MAJOR, self_hash,
 };
+use crate::scratch::Scratch;
 
 /// A mapped file whose header is sound.
 #[derive(Debug)]
 pub(crate) struct Source {
     map: Mmap,
-    pub(crate) archive: u64,
+    /// [`FileHeader::archive`].
+    archive: u64,
+    /// Unique in this process: what a [`Scratch`] holds is told apart by it.
+    instance: u64,
 }
 
 impl Source {
+    /// Opens a file whose header is sound.
     pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
-        let io_error = |action| {
-            move |source| OpenError::Io {
-                action,
-                path: path.to_owned(),
-                source,
-            }
+        let map = open_map(path)?;
+        let archive = check_header(&map, path)?;
+        Ok(Self::new(map, archive))
+    }
+
+    /// Opens a file whatever its header says, if only one of its first chunks tells to which archive
+    /// it belongs. Says what is wrong with the header.
+    pub(crate) fn open_damaged(path: &Path) -> Result<(Self, Option<Damage>), OpenError> {
+        let map = open_map(path)?;
+        let error = match check_header(&map, path) {
+            Ok(archive) => return Ok((Self::new(map, archive), None)),
+            Err(error @ OpenError::TooNew { .. }) => return Err(error),
+            Err(error) => error,
         };
-        let file = File::open(path).map_err(io_error("open"))?;
-        let metadata = file.metadata().map_err(io_error("look at"))?;
-        if !metadata.is_file() {
-            return Err(OpenError::NotAFile { path: path.into() });
+        let offsets = (0..SEARCHED.min(map.len())).step_by(ALIGNMENT);
+        let found = offsets.into_iter().find_map(|offset| {
+            let (header, _) = ChunkHeader::ref_from_prefix(map.get(offset..)?).ok()?;
+            let archive = header.archive.get();
+            header.is_sound(archive, offset as u64).then_some(archive)
+        });
+        match found {
+            Some(archive) => Ok((Self::new(map, archive), Some(Damage::Header))),
+            None => Err(error),
         }
-        if metadata.len() == 0 {
-            return Err(OpenError::Empty { path: path.into() });
-        }
-        let map = map(&file).map_err(io_error("map"))?;
-        let not_an_archive = || OpenError::NotAnArchive { path: path.into() };
-        if !map.starts_with(&MAGIC) {
-            return Err(not_an_archive());
-        }
-        // A file cut within its first 64 bytes.
-        let (header, _) = FileHeader::read_from_prefix(&map).map_err(|_| not_an_archive())?;
-        if header.hash.get() != self_hash(&header) {
-            return Err(OpenError::Damaged {
-                path: path.into(),
-                offset: 0,
-                damage: Damage::Header,
-            });
-        }
-        if header.readable_by.get() > MAJOR {
-            return Err(OpenError::TooNew {
-                path: path.into(),
-                found: header.major.get(),
-            });
-        }
-        Ok(Self {
-            archive: header.archive.get(),
+    }
+
+    fn new(map: Mmap, archive: u64) -> Self {
+        Self {
             map,
-        })
+            archive,
+            instance: NEXT_INSTANCE.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+
+    /// The number by which a [`Scratch`] knows this file.
+    pub(crate) fn instance(&self) -> u64 {
+        self.instance
     }
 
     /// Every byte of the file.
@@ -139,6 +145,122 @@ impl Source {
             raw_len,
         })
     }
+
+    /// Gives the bytes of a body piece by piece.
+    pub(crate) fn for_each_piece(
+        &self,
+        body: &BodyView<'_>,
+        block: &mut Scratch,
+        mut each: impl FnMut(&[u8]) -> Result<(), ReadError>,
+    ) -> Result<(), ReadError> {
+        for piece in body.pieces {
+            let (start, len) = (piece.start.to_native(), piece.len.to_native());
+            let Some(offset) = self.piece_offset(body, piece.reference.to_native())? else {
+                let offset = body.origin.offset;
+                let bytes = slice(body.origin.bytes, start, len)
+                    .map_err(|damage| ReadError::Damaged { offset, damage })?;
+                each(bytes)?;
+                continue;
+            };
+            let damaged = |damage| ReadError::Damaged { offset, damage };
+            let kind = self.chunk_header(offset).map_err(damaged)?.kind;
+            let kind = ChunkKind::from_number(kind)
+                .filter(|kind| matches!(kind, ChunkKind::Bodies | ChunkKind::Exchanges))
+                .ok_or_else(|| damaged(Damage::Kind))?;
+            self.load_block(offset, kind, block).map_err(damaged)?;
+            let bytes = block
+                .bytes(kind)
+                .and_then(|bytes| slice(bytes, start, len))
+                .map_err(damaged)?;
+            each(bytes)?;
+        }
+        if body.inline.is_empty() {
+            Ok(())
+        } else {
+            each(body.inline)
+        }
+    }
+
+    /// Where the block of a piece begins; `None` where it is the record's own.
+    pub(crate) fn piece_offset(
+        &self,
+        body: &BodyView<'_>,
+        reference: u32,
+    ) -> Result<Option<u64>, ReadError> {
+        let origin = &body.origin;
+        if origin.archive != self.instance {
+            return Err(ReadError::ForeignBody);
+        }
+        if reference == OWN_BLOCK {
+            return Ok(None);
+        }
+        let found = origin.references.get(reference as usize).copied();
+        found.map(Some).ok_or(ReadError::Damaged {
+            offset: origin.offset,
+            damage: Damage::Structure("a body names no block"),
+        })
+    }
+
+    /// Sees to it that the scratch holds the block at this offset, checked.
+    pub(crate) fn load_block(
+        &self,
+        offset: u64,
+        kind: ChunkKind,
+        scratch: &mut Scratch,
+    ) -> Result<(), Damage> {
+        if scratch.holds(self.instance, offset) {
+            return Ok(());
+        }
+        let chunk = self.chunk(offset, kind)?;
+        scratch.fill(&chunk, self.instance, offset)
+    }
+}
+
+/// How far a file is searched for its first chunk.
+const SEARCHED: usize = 1 << 20;
+
+/// Maps a file that is not empty.
+fn open_map(path: &Path) -> Result<Mmap, OpenError> {
+    let io_error = |action| {
+        move |source| OpenError::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    };
+    let file = File::open(path).map_err(io_error("open"))?;
+    let metadata = file.metadata().map_err(io_error("look at"))?;
+    if !metadata.is_file() {
+        return Err(OpenError::NotAFile { path: path.into() });
+    }
+    if metadata.len() == 0 {
+        return Err(OpenError::Empty { path: path.into() });
+    }
+    map(&file).map_err(io_error("map"))
+}
+
+/// The archive that the file's header names.
+fn check_header(map: &[u8], path: &Path) -> Result<u64, OpenError> {
+    let not_an_archive = || OpenError::NotAnArchive { path: path.into() };
+    if !map.starts_with(&MAGIC) {
+        return Err(not_an_archive());
+    }
+    // A file cut within its first 64 bytes.
+    let (header, _) = FileHeader::read_from_prefix(map).map_err(|_| not_an_archive())?;
+    if header.hash.get() != self_hash(&header) {
+        return Err(OpenError::Damaged {
+            path: path.into(),
+            offset: 0,
+            damage: Damage::Header,
+        });
+    }
+    if header.readable_by.get() > MAJOR {
+        return Err(OpenError::TooNew {
+            path: path.into(),
+            found: header.major.get(),
+        });
+    }
+    Ok(header.archive.get())
 }
 
 /// Every kind of chunk is at its first version.
@@ -220,6 +342,16 @@ impl std::fmt::Debug for Inflater {
         f.write_str("Inflater")
     }
 }
+
+/// Part of the bytes that pieces point into.
+pub(crate) fn slice(bytes: &[u8], start: u32, len: u32) -> Result<&[u8], Damage> {
+    let start = start as usize;
+    bytes
+        .get(start..start.saturating_add(len as usize))
+        .ok_or(Damage::Structure("a body lies outside of its block"))
+}
+
+static NEXT_INSTANCE: AtomicU64 = AtomicU64::new(1);
 
 fn map(file: &File) -> std::io::Result<Mmap> {
     #[expect(

@@ -27,6 +27,8 @@ use crate::provenance::{Provenance, StoredLedger};
 pub struct WriterOptions {
     /// Where the traffic comes from.
     pub provenance: Provenance,
+    /// Replace the output if it exists, at the moment of sealing; until then it stays.
+    pub overwrite: bool,
     /// The zstd level of blocks.
     pub level: i32,
     /// What the writer may hold.
@@ -39,6 +41,7 @@ impl WriterOptions {
     pub fn new(provenance: Provenance) -> Self {
         Self {
             provenance,
+            overwrite: false,
             level: 3,
             limits: Limits::default(),
         }
@@ -119,16 +122,17 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Begins an archive. The output must not exist.
+    /// Begins an archive. The output must not exist, unless [`WriterOptions::overwrite`] is set.
     pub fn create(path: &Path, options: WriterOptions) -> Result<Self, WriteError> {
         let WriterOptions {
             provenance,
+            overwrite,
             level,
             limits,
         } = options;
         let provenance = provenance.encode();
         let archive = xxh3_64(&provenance);
-        let mut output = Output::create(path, archive, level)?;
+        let mut output = Output::create(path, overwrite, archive, level)?;
         let block_limit = limits.block.clamp(1, MAX_RAW / 2);
         let provenance = output.chunk(Chunk {
             kind: ChunkKind::Provenance,

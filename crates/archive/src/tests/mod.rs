@@ -1,5 +1,8 @@
 //! What an archive promises, tested from outside: written is read back, damage is found, a crash
 //! costs what the documentation says.
 
+mod crafted;
+mod crash;
+mod damage;
 mod round_trip;
 mod samples;

@@ -1,0 +1,218 @@
+//! What can be read of an interrupted or damaged archive becomes a sealed one.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use tapedeck_model::exchange::BodyGap;
+use tapedeck_model::{BodyPart, Exchange, Gap, GapCause, Message, Missing, Role};
+
+use crate::block::view::{BodyView, MessageView, Record};
+use crate::error::{OpenError, ReadError, WriteError};
+use crate::format::ChunkKind;
+use crate::provenance::{Provenance, StoredLedger};
+use crate::scan::Scan;
+use crate::scratch::Scratch;
+use crate::source::{Chunk, Inflater, Source};
+use crate::writer::{Summary, Writer, WriterOptions};
+
+/// What [`recover`] saved.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Recovered {
+    /// The new archive.
+    pub summary: Summary,
+    /// Places of the old one that could not be read.
+    pub damaged_places: u64,
+    /// Exchanges that were saved without all of their bodies; they say [`Missing::DAMAGED`].
+    pub exchanges_without_body: u64,
+    /// Exchanges that were saved.
+    pub exchanges: u64,
+}
+
+/// Why nothing could be recovered. The old file is never changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecoverError {
+    /// The old archive cannot be opened.
+    #[error(transparent)]
+    Open(OpenError),
+    /// The new archive cannot be written.
+    #[error(transparent)]
+    Write(WriteError),
+    /// The old archive is still being written.
+    #[error("`{path}` is still being written")]
+    Busy {
+        /// The old archive.
+        path: PathBuf,
+    },
+}
+
+/// Writes every exchange that can be read of `path`, sealed or not, to a new archive.
+pub fn recover(path: &Path, out: &Path) -> Result<Recovered, RecoverError> {
+    let (source, _) = Source::open_damaged(path).map_err(RecoverError::Open)?;
+    if is_being_written(path) {
+        return Err(RecoverError::Busy { path: path.into() });
+    }
+    let (provenance, ledger) = named_values(&source);
+    let mut recovery = Recovery {
+        writer: Writer::create(out, WriterOptions::new(provenance)).map_err(RecoverError::Write)?,
+        source: &source,
+        scratch: Scratch::new(),
+        pieces: Scratch::new(),
+        exchanges: 0,
+        without_body: 0,
+    };
+    recovery.writer.keep_counters(ledger.unknown);
+    let mut damaged_places = 0;
+    for found in Scan::new(&source) {
+        let is_read = match found.chunk {
+            Ok(chunk) if chunk.kind == ChunkKind::Exchanges => recovery
+                .block(found.offset, &chunk)
+                .map_err(RecoverError::Write)?,
+            Ok(_) => true,
+            Err(_) => false,
+        };
+        damaged_places += u64::from(!is_read);
+    }
+    Ok(Recovered {
+        exchanges: recovery.exchanges,
+        exchanges_without_body: recovery.without_body,
+        damaged_places,
+        summary: recovery
+            .writer
+            .seal(&ledger.ledger)
+            .map_err(RecoverError::Write)?,
+    })
+}
+
+struct Recovery<'a> {
+    writer: Writer,
+    source: &'a Source,
+    scratch: Scratch,
+    /// Where pieces of bodies are decompressed, beside the block of the records.
+    pieces: Scratch,
+    exchanges: u64,
+    without_body: u64,
+}
+
+impl Recovery<'_> {
+    /// Writes the exchanges of a block. `false` where they cannot be read.
+    fn block(&mut self, offset: u64, chunk: &Chunk<'_>) -> Result<bool, WriteError> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let filled = scratch.fill(chunk, self.source.instance(), offset);
+        for number in 0..scratch.n_records() {
+            if let (Ok(()), Ok(record)) = (filled, scratch.record(number)) {
+                self.record(&record)?;
+            }
+        }
+        self.scratch = scratch;
+        Ok(filled.is_ok())
+    }
+
+    fn record(&mut self, record: &Record<'_>) -> Result<(), WriteError> {
+        let mut exchange = record.to_exchange();
+        exchange.key = self.exchanges;
+        let Exchange {
+            key,
+            request,
+            response,
+            ..
+        } = &mut exchange;
+        let key = *key;
+        let mut is_whole = true;
+        for (role, view, message) in [
+            (Role::Request, record.request(), request),
+            (Role::Response, record.response(), response),
+        ] {
+            if let (Some(view), Some(message)) = (view, message) {
+                is_whole &= self.body(key, role, &view, message)?;
+            }
+        }
+        self.without_body += u64::from(!is_whole);
+        match self.writer.exchange(&exchange) {
+            // Cannot be: it was in a block of the same limit.
+            Err(WriteError::ExchangeTooLarge { .. }) => Ok(()),
+            other => {
+                self.exchanges += 1;
+                other
+            }
+        }
+    }
+
+    /// Copies a body. `false`, and the message says so, where some of it is lost.
+    fn body(
+        &mut self,
+        key: u64,
+        role: Role,
+        view: &MessageView<'_>,
+        message: &mut Message,
+    ) -> Result<bool, WriteError> {
+        let body: BodyView<'_> = view.body();
+        if body.pieces.is_empty() {
+            message.body.tail = body.inline.to_vec();
+            return Ok(true);
+        }
+        let mut copied = 0_u64;
+        let mut failure = None;
+        let (writer, parts) = (&mut self.writer, &mut message.body.parts);
+        let read = self
+            .source
+            .for_each_piece(&body, &mut self.pieces, |piece| {
+                let part = BodyPart {
+                    key,
+                    role,
+                    data: piece.to_vec(),
+                };
+                *parts += 1;
+                copied += piece.len() as u64;
+                writer.body_part(&part).map_err(|error| {
+                    failure = Some(error);
+                    ReadError::ForeignBody
+                })
+            });
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        if read.is_ok() {
+            return Ok(true);
+        }
+        message.body.gaps.push(BodyGap {
+            offset: copied,
+            gap: Gap {
+                len: body.len().saturating_sub(copied),
+                cause: GapCause::Lost,
+            },
+        });
+        message.body.len = copied;
+        message.missing.insert(Missing::DAMAGED);
+        Ok(false)
+    }
+}
+
+/// Provenance and the last ledger, as far as they can be read.
+fn named_values(source: &Source) -> (Provenance, StoredLedger) {
+    let mut inflater = Inflater::default();
+    let mut provenance = Provenance::default();
+    let mut ledger = StoredLedger::default();
+    for chunk in Scan::new(source).filter_map(|found| found.chunk.ok()) {
+        let is_named_values = matches!(chunk.kind, ChunkKind::Provenance | ChunkKind::Ledger);
+        let Some(payload) = is_named_values
+            .then(|| chunk.payload(&mut inflater).ok())
+            .flatten()
+        else {
+            continue;
+        };
+        if chunk.kind == ChunkKind::Ledger {
+            ledger = StoredLedger::decode(&payload).unwrap_or(ledger);
+        } else {
+            provenance = Provenance::decode(&payload).unwrap_or(provenance);
+        }
+    }
+    (provenance, ledger)
+}
+
+/// Whether a writer holds its lock on the file.
+fn is_being_written(path: &Path) -> bool {
+    let lock = File::open(path).map(|file| file.try_lock_shared());
+    matches!(lock, Ok(Err(TryLockError::WouldBlock)))
+}
