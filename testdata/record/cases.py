@@ -372,7 +372,7 @@ def midstream(r):
 
 @case(
     "023-vlan",
-    "VLAN tags, single and double.",
+    "VLAN tags: single on the first connection, double on the second.",
     "Rewritten: tags were put into a real capture of a virtual Ethernet link (the recording kernel had no VLAN module).",
 )
 def vlan(r):
@@ -380,6 +380,7 @@ def vlan(r):
         nginx(r, other)
         r.capture(interface="veth0")
         r.run("curl", "-s", "http://10.8.0.2:8080/", "http://10.8.0.2:8080/seats.json")
+        r.run("curl", "-s", "http://10.8.0.2:8080/small.txt")
         rewrite(r, "vlan")
 
 

@@ -4,7 +4,7 @@ Usage: rewrite.py KIND IN.pcap OUT.pcap [SEED]
 
 KIND  null        BSD loopback (link type 0), as macOS records it
       big-endian  the file's own numbers in the other byte order
-      vlan        an 802.1Q tag on every frame; a second one (802.1ad outside) on every third
+      vlan        an 802.1Q tag on every frame; a second one (802.1ad outside) on every other connection
       disorder    segments swapped with a near one, some twice; times stay where they were
       lose        some segments with data towards the client left out
 
@@ -40,11 +40,19 @@ def null(data):
     return struct.pack("<I", family) + data[14:]
 
 
-def vlan(data, number):
-    tag = struct.pack(">HH", 0x8100, 7)
-    if number % 3 == 0:
-        tag = struct.pack(">HH", 0x88A8, 100) + tag
-    return data[:12] + tag + data[12:]
+def vlan(packets):
+    """Both directions of a connection get the same tags: others would be another network."""
+    ports, result = [], []
+    for at, length, data in packets:
+        tags = struct.pack(">HH", 0x8100, 7)
+        if data[12:14] == b"\x08\x00":
+            pair = set(struct.unpack_from(">HH", data, 34))
+            if pair not in ports:
+                ports.append(pair)
+            if ports.index(pair) % 2:
+                tags = struct.pack(">HH", 0x88A8, 100) + tags
+        result.append([at, length + len(tags), data[:12] + tags + data[12:]])
+    return result
 
 
 def payload(data):
@@ -96,8 +104,7 @@ def main():
     elif kind == "big-endian":
         order = ">"
     elif kind == "vlan":
-        packets = [[at, 0, vlan(data, n)] for n, (at, _, data) in enumerate(packets)]
-        packets = [[at, len(data), data] for at, _, data in packets]
+        packets = vlan(packets)
     elif kind == "disorder":
         packets = disorder(packets, draw)
     elif kind == "lose":
