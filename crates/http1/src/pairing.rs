@@ -5,6 +5,10 @@
 //! several, all of them are reported as never answered, and the response as never asked: a pair
 //! that is missing can be seen in the archive, a wrong one cannot.
 //!
+//! Two things can still deceive it, both far-fetched: a body that holds a whole head exactly where
+//! a segment behind a loss begins; and a client that never pipelined until the very moment at which
+//! a lone interim response was lost.
+//!
 //! What makes it possible to recover at all is that almost every client is *sequential*: it sends
 //! a request when the response before it is over. Once two requests were outstanding at a time the
 //! connection is held to be pipelined for good, and nothing is concluded from order any more.

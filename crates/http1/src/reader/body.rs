@@ -8,7 +8,7 @@ use super::half::{Gathered, State};
 use super::{Reader, anomalies, anomaly, role};
 use crate::chunked::{Chunked, Step};
 use crate::framing::Framing;
-use crate::head::{self, Section};
+use crate::head::{self, Scan, Section};
 use crate::probe::{self, Probe};
 
 impl Reader {
@@ -249,9 +249,13 @@ impl Reader {
                     return data;
                 }
                 Probe::Yes(_) => {
-                    let head = std::mem::take(&mut half.buffer);
                     self.finish(at, direction, key, out);
-                    self.feed(at, direction, &head, out);
+                    // On trial, in case it is a body that only begins like a head.
+                    let half = &mut self.halves[direction];
+                    half.state = State::Trial;
+                    half.scan = Scan::START;
+                    half.sound = 0;
+                    half.first_byte = at;
                     return data;
                 }
             }

@@ -22,6 +22,7 @@ use crate::probe;
 ///      ▲                    │
 ///      └────────────────────┘ not sound
 ///
+///   Peek ──a head instead of a body──► Trial
 ///   any ──Fin, Reset, Cut──► Ended
 /// ```
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +54,7 @@ pub(super) enum State {
     Opaque,
     /// Looking for the beginning of a message.
     Lost {
-        /// At the beginning of an input.
+        /// At the first byte of an input.
         fresh: bool,
     },
     /// In what may be a head; the buffer has it from its first byte on.
