@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
@@ -127,12 +127,6 @@ impl Line {
         between: bool,
     ) -> Filled {
         loop {
-            match self.stream.try_read_buf(buffer) {
-                Ok(0) => return Filled::End,
-                Ok(_) => return Filled::Bytes,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return Filled::Lost,
-            }
             let interruptible = between && !self.stop.is_set();
             if between && !interruptible {
                 return Filled::Stopping;
@@ -144,8 +138,11 @@ impl Line {
             }
             tokio::select! {
                 biased;
-                ready = self.stream.readable() => if ready.is_err() {
-                    return Filled::Lost;
+                // Not `try_read`: that asks the kernel once more after each short read.
+                read = self.stream.read_buf(buffer) => return match read {
+                    Ok(0) => Filled::End,
+                    Ok(_) => Filled::Bytes,
+                    Err(_) => Filled::Lost,
                 },
                 () = &mut self.stopping, if interruptible => return Filled::Stopping,
                 () = &mut self.timer => {
