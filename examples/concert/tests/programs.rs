@@ -1,17 +1,26 @@
 //! The two programs, as the demo runs them.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+
+/// Ends with the test, however that ends.
+struct Service(Child);
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+    }
+}
 
 #[test]
 fn the_service_prints_its_address_serves_the_crowd_and_stops_on_sigterm() {
-    let mut service = Command::new(env!("CARGO_BIN_EXE_concert"))
+    let service = Command::new(env!("CARGO_BIN_EXE_concert"))
         .args(["--listen", "127.0.0.1:0", "--seats", "5", "--seed", "1"])
         .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .spawn();
+    let mut service = Service(service.unwrap());
     let mut line = String::new();
-    BufReader::new(service.stdout.take().unwrap())
+    BufReader::new(service.0.stdout.take().unwrap())
         .read_line(&mut line)
         .unwrap();
     let url = line.trim().strip_prefix("listening on ").unwrap();
@@ -33,11 +42,11 @@ fn the_service_prints_its_address_serves_the_crowd_and_stops_on_sigterm() {
     assert_eq!(report["by_endpoint"]["POST /auth/token"]["200"], 10);
 
     let stopped = Command::new("kill")
-        .args(["-TERM", &service.id().to_string()])
+        .args(["-TERM", &service.0.id().to_string()])
         .status()
         .unwrap();
     assert!(stopped.success());
-    assert!(service.wait().unwrap().success());
+    assert!(service.0.wait().unwrap().success());
 }
 
 #[test]
