@@ -2,6 +2,12 @@
 //!
 //! Clients that are not installed are skipped with a message, unless `TAPEDECK_REQUIRE_TOOLS` is 1.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "the helpers of these tests are tests"
+)]
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
