@@ -127,7 +127,7 @@ impl Responder {
     pub(crate) async fn respond(&self, call: &Call<'_>) -> Reply {
         let id = match self.index.find(call) {
             Found::Exchange(id) => id,
-            Found::UsedUp { recorded, .. } => {
+            Found::UsedUp { recorded } => {
                 let reason = format!(
                     "this request was recorded {recorded} times, and all its answers were given"
                 );

@@ -46,8 +46,6 @@ pub(crate) enum Found {
     UsedUp {
         /// How many there were.
         recorded: u32,
-        /// The last of them.
-        last: u32,
     },
     /// Nothing like it was recorded.
     Nothing,
@@ -66,13 +64,11 @@ impl Index {
         };
         let members = self.members(sequence);
         let at = sequence.advance(self.repeat);
-        match (members.get(at as usize), members.last()) {
-            (Some(id), _) => Found::Exchange(*id),
-            (None, Some(last)) => Found::UsedUp {
+        match members.get(at as usize) {
+            Some(id) => Found::Exchange(*id),
+            None => Found::UsedUp {
                 recorded: sequence.len,
-                last: *last,
             },
-            (None, None) => Found::Nothing,
         }
     }
 

@@ -83,7 +83,7 @@ fn repeated_requests_walk_through_their_answers() {
     };
     assert_eq!(walk(Repeat::Last), ["0", "2", "3", "3", "3", "3", "3"]);
     assert_eq!(walk(Repeat::Cycle), ["0", "2", "3", "0", "2", "3", "0"]);
-    let used_up = "UsedUp { recorded: 3, last: 3 }";
+    let used_up = "UsedUp { recorded: 3 }";
     assert_eq!(
         walk(Repeat::Fail),
         ["0", "2", "3", used_up, used_up, used_up, used_up]

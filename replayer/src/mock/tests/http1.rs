@@ -371,3 +371,46 @@ fn recorded_times_are_kept_times_a_factor() {
         assert!(text.ends_with("\r\n\r\n6\r\nonetwo\r\n0\r\n\r\n"), "{text}");
     }
 }
+
+#[test]
+fn an_answer_that_cannot_be_read_is_told_and_counted() {
+    let unreadable = Tape {
+        status: 99,
+        ..get("/bad", "x")
+    };
+    let mock = start(vec![unreadable, get("/a", "x")]);
+    let mut raw = Raw::connect(mock.addr());
+    raw.send("GET /bad HTTP/1.1\r\n\r\nGET /a HTTP/1.1\r\nConnection: close\r\n\r\n");
+    let answers = raw.read_all();
+    assert!(answers.starts_with("HTTP/1.1 500 "), "{answers}");
+    assert!(answers.contains("tapedeck verify"), "{answers}");
+    assert!(answers.ends_with("\r\n\r\nx"), "{answers}");
+    assert_eq!(mock.stop().unreadable, 1);
+}
+
+#[test]
+fn large_answers_wait_for_memory_and_get_it() {
+    let big = "x".repeat(16 << 20);
+    let mock = start_with(
+        vec![get("/big", &big)],
+        &Options {
+            limits: Limits {
+                answer_memory: 1 << 20,
+                write_timeout: Duration::from_millis(200),
+                ..Limits::default()
+            },
+            ..options()
+        },
+    )
+    .unwrap();
+    // Holds all of the memory until it is let go.
+    let mut deaf = Raw::connect(mock.addr());
+    deaf.send("GET /big HTTP/1.1\r\n\r\n");
+    deaf.read_until("HTTP/1.1 200 ");
+    let answer = talk(
+        mock.addr(),
+        "GET /big HTTP/1.1\r\nConnection: close\r\n\r\n",
+    );
+    assert!(answer.ends_with(&big));
+    assert_eq!(mock.stop().hits, 2);
+}

@@ -334,3 +334,30 @@ fn a_stopped_mock_finishes_what_it_began() {
     let _stats = mock.stop();
     assert_eq!(client.join().unwrap(), b"done");
 }
+
+#[test]
+fn silent_connections_are_let_go() {
+    let mock = start_with(
+        vec![get("/a", "x")],
+        &Options {
+            limits: Limits {
+                head_timeout: Duration::from_millis(100),
+                idle_timeout: Duration::from_millis(100),
+                ..Limits::default()
+            },
+            ..options()
+        },
+    )
+    .unwrap();
+    // Half a preface; a preface; a preface and SETTINGS.
+    let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    hello.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]);
+    for len in [10, 24, hello.len()] {
+        let mut raw = Raw::connect(mock.addr());
+        raw.send(&hello[..len]);
+        let mut rest = Vec::new();
+        // Closed with unread bytes, it may be reset.
+        let _reset = raw.stream.read_to_end(&mut rest);
+    }
+    assert_eq!(mock.stop().timeouts, 3);
+}

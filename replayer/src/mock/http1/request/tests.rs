@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 fn limits() -> Limits {
@@ -211,5 +213,36 @@ fn a_large_request_does_not_stay_in_memory() {
             "{} bytes held",
             reader.memory()
         );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// Requests with bytes changed at random, cut into pieces at random: never a panic, and the
+    /// pieces do not matter. (A head that is malformed may be waited for to its end when it comes
+    /// in pieces, so its refusal may still be outstanding.)
+    #[test]
+    fn no_input_panics_and_no_split_matters(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), prop::sample::select(b"\r\n :;0aGZ\x00\xff,".to_vec())), 0..6),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
+    ) {
+        let mut input = b"GET /a?b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n\
+            POST /b HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello\
+            PUT /c HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3;x\r\nabc\r\n5\r\nabcde\r\n0\r\nT: v\r\n\r\n\
+            GET / HTTP/1.0\r\n\r\n".to_vec();
+        for (at, byte) in changes {
+            let at = at.index(input.len());
+            input[at] = byte;
+        }
+        let whole = read([&input[..]]);
+        let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(input.len())).collect();
+        cuts.extend([0, input.len()]);
+        cuts.sort_unstable();
+        let pieces: Vec<_> = cuts.windows(2).map(|cut| &input[cut[0]..cut[1]]).collect();
+        let split = read(pieces.into_iter().filter(|piece| !piece.is_empty()));
+        let outstanding = &whole[split.len().min(whole.len())..];
+        prop_assert_eq!(&whole[..whole.len() - outstanding.len()], &split[..]);
+        prop_assert!(outstanding.len() <= 1 && outstanding.iter().all(|said| said.len() == 3), "{:?}", outstanding);
     }
 }
