@@ -67,7 +67,24 @@ impl Report {
     }
 
     /// The summary, in the shape of k6's `handleSummary`: `metrics.NAME.{type,contains,values}`,
-    /// times in milliseconds. What k6 has no word for stands in `tapedeck`.
+    /// times in milliseconds.
+    ///
+    /// | metric | type | what |
+    /// |---|---|---|
+    /// | `http_reqs`, `iterations` | counter | requests sent |
+    /// | `dropped_iterations` | counter | requests never sent |
+    /// | `data_sent`, `data_received` | counter | bytes on all connections |
+    /// | `http_req_failed` | rate | of those attempted: unanswered, or answered outside of 200 to 399 |
+    /// | `http_req_duration` | trend | from the **due time** to the last byte; k6 counts from the sending |
+    /// | `http_req_blocked`, `_connecting`, `_sending`, `_waiting`, `_receiving` | trend | as in k6, but `_blocked` includes `_connecting` |
+    /// | `service_time` | trend | ours: what k6 calls `http_req_duration` |
+    /// | `schedule_lag` | trend | ours: the player's own lateness |
+    /// | `status_as_recorded` | rate | ours: answers with the recorded status |
+    ///
+    /// What has no place in a metric stands in `tapedeck`: `requests` (with `recorded = sent +
+    /// never_sent + left_out` and `sent = answered + failed`), `statuses`, `failures`, `never_sent`
+    /// and `left_out` by kind, `first_causes` (what was said about the first of each kind),
+    /// `comparison` with the recorded statuses, and `saturation` of the player.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let tally = &self.tally;

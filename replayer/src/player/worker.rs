@@ -196,7 +196,7 @@ where
         let mut entries = entries.into_iter();
         let mut ready: VecDeque<Ready<S, T>> = VecDeque::new();
         let mut turn = Instant::now();
-        while *stop.borrow() == Stop::Run {
+        while !self.stopped() {
             let now = Instant::now();
             if now.saturating_duration_since(turn) > Self::TURN {
                 tokio::task::yield_now().await;
@@ -241,7 +241,7 @@ where
     }
 
     async fn send_closed(self: &Rc<Self>, lane: u32, queue: &Queue) {
-        while *self.job.stop.borrow() == Stop::Run
+        while !self.stopped()
             && let Some(entry) = self.claim(queue)
         {
             if let Some(mut ready) = self.prepare(entry.on_lane(lane)) {
@@ -325,6 +325,10 @@ where
             ready,
             settled: false,
         })
+    }
+
+    fn stopped(&self) -> bool {
+        *self.job.stop.borrow() != Stop::Run
     }
 
     /// Counts a request that is not sent, and lets go of its lane.

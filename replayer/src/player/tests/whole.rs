@@ -349,3 +349,40 @@ fn http2_at_full_speed_uses_the_streams_asked_for() {
     assert!(report.tally.peak_in_flight <= 8);
     assert_eq!(log.lock().unwrap().len(), 300);
 }
+
+#[test]
+fn a_closed_http2_connection_is_replaced() {
+    // Serves one request on each connection, says GOAWAY behind it, and closes.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(async move {
+                    let mut connection = h2::server::handshake(stream).await.unwrap();
+                    while let Some(Ok((_, mut respond))) = connection.accept().await {
+                        respond
+                            .send_response(http::Response::new(()), true)
+                            .unwrap();
+                        connection.graceful_shutdown();
+                    }
+                });
+            }
+        });
+    });
+    // Some come behind the close, some cross it.
+    let calls: Vec<_> = [0, 30, 60, 60, 60, 90]
+        .into_iter()
+        .map(|at| call(at, 1, "GET /").http2(&[]))
+        .collect();
+    let report = play(calls, &h2c(address));
+    assert_eq!(report.tally.answered(), 6, "{report}");
+    assert!(report.tally.connections >= 2);
+}
