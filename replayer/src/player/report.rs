@@ -289,7 +289,9 @@ impl fmt::Display for Report {
             .iter()
             .map(|(status, n)| format!("{status}: {n}"))
             .collect();
-        writeln!(f, "  {:<22}{}", "Statuses", statuses.join(", "))?;
+        if !statuses.is_empty() {
+            writeln!(f, "  {:<22}{}", "Statuses", statuses.join(", "))?;
+        }
         let comparison = &tally.comparison;
         writeln!(
             f,

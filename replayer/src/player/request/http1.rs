@@ -255,7 +255,7 @@ impl HeadWriter<'_> {
         if field.line.is_empty() {
             return self.field(field.name, field.value);
         }
-        self.out.extend_from_slice(field.line);
+        write_line(field.line, &mut self.out);
         Ok(())
     }
 
@@ -277,6 +277,14 @@ fn write_field(name: &[u8], value: &[u8], out: &mut Vec<u8>) -> Result<(), Untra
     Ok(())
 }
 
+fn write_line(line: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(line);
+    // The last line of a damaged head: without an end the next one would become part of it.
+    if line.last() != Some(&b'\n') {
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
 /// The archive does not keep where one chunk ended and the next began.
 const CHUNK: usize = 64 << 10;
 
@@ -291,7 +299,7 @@ fn write_chunked(recorded: &RecordedRequest<'_>, out: &mut Vec<u8>) -> Result<()
         if field.line.is_empty() {
             write_field(field.name, field.value, out)?;
         } else {
-            out.extend_from_slice(field.line);
+            write_line(field.line, out);
         }
     }
     out.extend_from_slice(b"\r\n");

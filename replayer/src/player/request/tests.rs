@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use tapedeck_model::Protocol;
 
 use super::fields::{Fields, behind_start_line};
@@ -333,4 +334,82 @@ fn http2_stays_http2() {
         Http2Request::new(&http2(&fragment, ""), &rules()).unwrap_err(),
         Untranslatable::Target
     );
+}
+
+#[test]
+fn a_head_that_was_cut_off_is_ended() {
+    check_wire(
+        &http1("GET / HTTP/1.1\r\nA: b\r\nC: d", ""),
+        &rules(),
+        "GET / HTTP/1.1\r\nA: b\r\nC: d\r\n\r\n",
+    );
+}
+
+/// Bytes that like to break out of where they are put.
+fn nasty() -> impl Strategy<Value = Vec<u8>> {
+    let byte = prop_oneof![prop::sample::select(&b"\r\n\0 \t:;,/?#ab"[..]), any::<u8>()];
+    prop::collection::vec(byte, 0..12)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// Archives come from strangers: whatever stands in an HTTP/2 recording, the target is sent one
+    /// request, with that method and that body, or none.
+    #[test]
+    fn no_recording_smuggles_a_second_request(
+        method in nasty(),
+        target in nasty(),
+        fields in prop::collection::vec((nasty(), nasty()), 0..4),
+        trailers in prop::option::of(prop::collection::vec((nasty(), nasty()), 0..3)),
+        body in nasty(),
+    ) {
+        let recorded = RecordedRequest {
+            protocol: Protocol::Http2,
+            method: &method,
+            target: &target,
+            authority: None,
+            fields: Fields::Pairs(fields.iter().map(|(n, v)| (&n[..], &v[..])).collect()),
+            body: &body,
+            trailers: trailers.as_ref().map(|trailers| {
+                Fields::Pairs(trailers.iter().map(|(n, v)| (&n[..], &v[..])).collect())
+            }),
+        };
+        // Must not panic; what it allows is for the h2 crate to encode.
+        drop(Http2Request::new(&recorded, &rules()));
+        if let Ok(request) = Http1Request::new(&recorded, &rules()) {
+            let text = String::from_utf8_lossy(&request.wire).into_owned();
+            let head = &request.wire[..request.head_len];
+            let ends: Vec<_> = head.windows(4).enumerate().filter(|(_, w)| w == b"\r\n\r\n").collect();
+            prop_assert_eq!(ends.len(), 1, "{}", text);
+            prop_assert_eq!(ends[0].0 + 4, request.head_len);
+            prop_assert!(head.starts_with(&[&method[..], b" "].concat()));
+            let lines = head.iter().filter(|byte| **byte == b'\n').count();
+            // The start line, Host, framing, and the empty line, beside the recorded fields.
+            prop_assert!(lines <= fields.len() + 4);
+            let chunked = text.contains("Transfer-Encoding: chunked\r\n");
+            if !chunked {
+                prop_assert_eq!(&request.wire[request.head_len..], &body[..]);
+            }
+        }
+    }
+
+    /// Heads of an HTTP/1 recording may be anything, too.
+    #[test]
+    fn damaged_heads_never_panic(raw in prop::collection::vec(any::<u8>(), 0..200)) {
+        let recorded = RecordedRequest {
+            protocol: Protocol::Http11,
+            method: b"GET",
+            target: b"/",
+            authority: None,
+            fields: Fields::Lines(behind_start_line(&raw)),
+            body: b"x",
+            trailers: Some(Fields::Lines(&raw)),
+        };
+        drop(Http2Request::new(&recorded, &rules()));
+        let request = Http1Request::new(&recorded, &rules()).unwrap();
+        let (head, body) = request.wire.split_at(request.head_len);
+        prop_assert!(head.ends_with(b"\n\r\n"));
+        prop_assert!(body == b"x" || body.ends_with(b"\n\r\n"));
+    }
 }
