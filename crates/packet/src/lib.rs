@@ -1,7 +1,7 @@
 //! Capture files and packet headers as checked views.
 //!
 //! [`CaptureReader`] turns a pcap or pcapng stream into [`RawPacket`]s with constant memory;
-//! [`decode`] finds the TCP segment in one, through every link layer, tag and tunnel it knows;
+//! [`decode()`] finds the TCP segment in one, through every link layer, tag and tunnel it knows;
 //! [`Defragmenter`] does the same and puts IP fragments together. All of them borrow: a payload
 //! is not copied on its way from the file's buffer to the reassembly.
 //!

@@ -37,9 +37,11 @@
 mod age_queue;
 mod backlog;
 mod connection;
+mod delivery;
 mod flow_table;
 mod half;
 mod limits;
+mod patience;
 mod reassembler;
 mod sink;
 mod stats;

@@ -1,12 +1,12 @@
 //! The machine: segments in, byte streams out.
 
 use tapedeck_model::{
-    Anomaly, Connection, ConnectionId, Direction, Gap, GapCause, Input, Ledger, Origin, Segment,
-    SeqNum, TcpFlags, Timestamp,
+    Anomaly, Connection, ConnectionId, Direction, GapCause, Ledger, Origin, Segment, SeqNum,
+    TcpFlags, Timestamp,
 };
 
 use crate::age_queue::{AgeQueue, HalfId};
-use crate::backlog::{Content, EndKind, Ending};
+use crate::backlog::{EndKind, Ending};
 use crate::connection::{Conn, Phase, SynKind};
 use crate::flow_table::{FlowTable, Key};
 use crate::half::HalfState;
@@ -19,23 +19,23 @@ use crate::wheel::Wheel;
 /// [crate](crate) for the rules.
 #[derive(Debug)]
 pub struct Reassembler {
-    limits: Limits,
-    table: FlowTable,
-    conns: Vec<Conn>,
+    pub(crate) limits: Limits,
+    pub(crate) table: FlowTable,
+    pub(crate) conns: Vec<Conn>,
     /// Places in `conns` that are not in use.
-    free: Vec<u32>,
+    pub(crate) free: Vec<u32>,
     /// When to look at which connection.
-    wheel: Wheel,
+    pub(crate) wheel: Wheel,
     /// Halves with a hole at their front.
-    holes: AgeQueue,
+    pub(crate) holes: AgeQueue,
     /// Halves whose receiver has acknowledged more than was delivered.
-    behind: AgeQueue,
+    pub(crate) behind: AgeQueue,
     /// The latest time that a packet or the owner told.
-    now: Option<Timestamp>,
+    pub(crate) now: Option<Timestamp>,
     /// Memory of all backlogs. The sum of what the halves say.
-    memory: usize,
+    pub(crate) memory: usize,
     next_id: u64,
-    stats: Stats,
+    pub(crate) stats: Stats,
 }
 
 /// A clock that steps back by less only makes time stand still; by more, everything that waits is
@@ -192,8 +192,8 @@ impl Reassembler {
         }
     }
 
-    /// Adds its counters to a ledger: segments, payload bytes, gaps, connections, and the anomalies
-    /// of TCP.
+    /// Adds its counters to a ledger: segments, payload bytes, gaps, connections, and those
+    /// anomalies that [`Sink::anomaly`] was not told because their connection was closed.
     pub fn add_to(&self, ledger: &mut Ledger) {
         self.stats.add_to(ledger);
     }
@@ -370,7 +370,7 @@ impl Reassembler {
             self.reset(id, offset, at, sink);
         } else {
             let distance = offset.abs_diff(half.next());
-            if distance > self.limits.max_ahead.into() {
+            if distance > self.limits.max_ahead.into() || cut > self.limits.max_ahead {
                 self.stats.payload_bytes_dropped += payload.len() as u64;
                 if !payload.is_empty() {
                     self.anomaly(id, Anomaly::SegmentOutOfRange, sink);
@@ -539,384 +539,4 @@ impl Reassembler {
             self.wheel.schedule(id.slot, deadline);
         }
     }
-
-    /// The receiver has bytes that were not delivered yet.
-    fn acknowledged(&mut self, id: HalfId, acked: u64) {
-        let half = &mut self.conns[id.slot as usize].halves[id.direction];
-        if half.backlog.is_none() && acked <= half.level() {
-            return;
-        }
-        let backlog = half.backlog.get_or_insert_default();
-        backlog.acked = backlog.acked.max(acked);
-        if backlog.behind.is_none() {
-            backlog.mark = backlog.acked;
-            backlog.behind = self.now.map(|now| self.behind.push(id, now));
-        }
-    }
-
-    /// The grace for an acknowledgment is over: what it covers and the capture did not show is
-    /// lost.
-    fn grace_is_over(&mut self, id: HalfId, sink: &mut impl Sink) {
-        loop {
-            let half = &mut self.conns[id.slot as usize].halves[id.direction];
-            let (next, at) = (half.next(), half.last_at);
-            let Some(backlog) = half.backlog.as_ref() else {
-                break;
-            };
-            let mark = backlog.mark;
-            match backlog.hole_end() {
-                Some(end) if end > next && end <= mark => {
-                    self.gap(id, end - next, GapCause::Lost, at, sink);
-                    self.drain(id, Force::No, sink);
-                }
-                // Nothing came behind. One byte is as likely a FIN that was lost.
-                None if mark > next + 1 => {
-                    self.gap(id, mark - next, GapCause::Lost, at, sink);
-                    break;
-                }
-                None | Some(_) => break,
-            }
-        }
-        let half = &mut self.conns[id.slot as usize].halves[id.direction];
-        if let Some(backlog) = half.backlog.as_mut() {
-            let mark = backlog.mark;
-            if let Some(ticket) = backlog.behind.take() {
-                self.behind.remove(ticket);
-            }
-            half.settle(mark);
-        }
-        self.rearm(id);
-        self.drain_both(id, sink);
-    }
-
-    /// A hole has been waited for long enough, and with it those behind it that are as old.
-    fn hole_is_old(&mut self, id: HalfId, now: Timestamp, sink: &mut impl Sink) {
-        loop {
-            self.give_up_hole(id, GapCause::Limit, sink);
-            self.drain(id, Force::No, sink);
-            let half = &mut self.conns[id.slot as usize].halves[id.direction];
-            let next = half.next();
-            let Some(backlog) = half.backlog.as_mut() else {
-                break;
-            };
-            let Some((start, chunk)) = backlog.first() else {
-                break;
-            };
-            let since = chunk.at;
-            if start == next {
-                break;
-            }
-            if since.saturating_add(self.limits.hole_timeout) > now {
-                // As old as the segment that showed it.
-                if let Some(ticket) = backlog.hole.take() {
-                    self.holes.remove(ticket);
-                }
-                backlog.hole = Some(self.holes.push(id, since));
-                break;
-            }
-        }
-        self.drain_both(id, sink);
-    }
-
-    /// Turns the hole at the front into a gap, if there is one. What the receiver acknowledged is
-    /// lost, whatever the occasion.
-    fn give_up_hole(&mut self, id: HalfId, cause: GapCause, sink: &mut impl Sink) {
-        let half = &mut self.conns[id.slot as usize].halves[id.direction];
-        let (next, at) = (half.next(), half.last_at);
-        let Some(backlog) = half.backlog.as_ref() else {
-            return;
-        };
-        if let Some(end) = backlog.hole_end()
-            && end > next
-        {
-            let cause = if backlog.acked >= end {
-                GapCause::Lost
-            } else {
-                cause
-            };
-            self.gap(id, end - next, cause, at, sink);
-        }
-    }
-
-    /// Delivers what has become deliverable in either direction.
-    fn drain_both(&mut self, id: HalfId, sink: &mut impl Sink) {
-        let peer = HalfId {
-            direction: !id.direction,
-            ..id
-        };
-        // Each round that goes on has delivered something.
-        while self.drain(id, Force::No, sink) | self.drain(peer, Force::No, sink) {}
-        self.rearm(id);
-        self.rearm(peer);
-        self.close_if_ended(id.slot, sink);
-    }
-
-    /// Delivers what waits at the front of a half and may be delivered; true if there was any.
-    fn drain(&mut self, id: HalfId, force: Force, sink: &mut impl Sink) -> bool {
-        let mut any = false;
-        loop {
-            let conn = &mut self.conns[id.slot as usize];
-            let (half, peer) = conn.pair(id.direction);
-            let (next, level) = (half.next(), peer.level());
-            let Some(backlog) = half.backlog.as_mut() else {
-                return any;
-            };
-            let allowed = |needs| needs <= level || force == Force::Yes;
-            if let Some((start, chunk)) = backlog.first() {
-                if start != next || !allowed(chunk.needs) {
-                    return any;
-                }
-                let before = backlog.memory();
-                let Some(chunk) = backlog.pop() else {
-                    return any;
-                };
-                self.memory -= before - backlog.memory();
-                match chunk.content {
-                    Content::Data(bytes) => self.deliver(id, chunk.at, &bytes, sink),
-                    Content::Cut(len) => self.gap(id, len, GapCause::Snaplen, chunk.at, sink),
-                }
-            } else if let Some(ending) = backlog.ending
-                && ending.offset <= next
-                && allowed(ending.needs)
-            {
-                let input = match ending.kind {
-                    EndKind::Fin => Input::Fin,
-                    EndKind::Reset => Input::Reset,
-                };
-                self.end(id, ending.at, input, sink);
-                return true;
-            } else {
-                return any;
-            }
-            any = true;
-        }
-    }
-
-    /// Hands bytes at the front of a half to the sink.
-    fn deliver(&mut self, id: HalfId, at: Timestamp, data: &[u8], sink: &mut impl Sink) {
-        let conn = &mut self.conns[id.slot as usize];
-        conn.said = true;
-        let half = &mut conn.halves[id.direction];
-        half.advance(data.len() as u64);
-        half.last_at = half.last_at.max(at);
-        self.stats.payload_bytes_delivered += data.len() as u64;
-        sink.input(Slot(id.slot), id.direction, half.last_at, Input::Data(data));
-    }
-
-    /// Gives up bytes at the front of a half.
-    fn gap(&mut self, id: HalfId, len: u64, cause: GapCause, at: Timestamp, sink: &mut impl Sink) {
-        let conn = &mut self.conns[id.slot as usize];
-        conn.said = true;
-        let half = &mut conn.halves[id.direction];
-        half.give_up(len);
-        // A half of which nothing was delivered has no time yet: the gap is where the connection
-        // stands.
-        half.last_at = half.last_at.max(at);
-        if half.last_at == Timestamp::from_nanos(i64::MIN) {
-            half.last_at = conn.last_seen;
-        }
-        let gap = Gap { len, cause };
-        self.stats.gap(gap);
-        sink.input(Slot(id.slot), id.direction, half.last_at, Input::Gap(gap));
-    }
-
-    /// Ends a half.
-    fn end(&mut self, id: HalfId, at: Timestamp, input: Input<'_>, sink: &mut impl Sink) {
-        let half = &mut self.conns[id.slot as usize].halves[id.direction];
-        half.state = HalfState::Ended;
-        half.last_at = half.last_at.max(at);
-        let at = half.last_at;
-        if let Some(mut backlog) = half.backlog.take() {
-            self.memory -= backlog.memory();
-            self.stats.payload_bytes_dropped += backlog.bytes();
-            if let Some(ticket) = backlog.hole.take() {
-                self.holes.remove(ticket);
-            }
-            if let Some(ticket) = backlog.behind.take() {
-                self.behind.remove(ticket);
-            }
-        }
-        sink.input(Slot(id.slot), id.direction, at, input);
-    }
-
-    /// The stream went on although a hole further on is known: that hole is not what holds it up,
-    /// and begins to be waited for now.
-    fn progressed(&mut self, id: HalfId) {
-        let half = &mut self.conns[id.slot as usize].halves[id.direction];
-        if let Some(backlog) = half.backlog.as_mut()
-            && let Some(ticket) = backlog.hole.take()
-        {
-            self.holes.remove(ticket);
-        }
-    }
-
-    /// Brings the queues in line with the state of a half, and forgets a backlog that is not
-    /// needed any more.
-    fn rearm(&mut self, id: HalfId) {
-        let half = &mut self.conns[id.slot as usize].halves[id.direction];
-        let next = half.next();
-        let Some(backlog) = half.backlog.as_mut() else {
-            return;
-        };
-        let now = self.now.unwrap_or_default();
-        let has_hole = backlog.hole_end().is_some_and(|end| end > next);
-        match (&backlog.hole, has_hole) {
-            (None, true) => backlog.hole = Some(self.holes.push(id, now)),
-            (Some(_), false) => {
-                if let Some(ticket) = backlog.hole.take() {
-                    self.holes.remove(ticket);
-                }
-            }
-            (None, false) | (Some(_), true) => {}
-        }
-        // An acknowledgment whose grace is over has had its effect, unless it covers the hole now.
-        let covers = backlog.hole_end().is_some_and(|end| end <= backlog.acked);
-        let is_behind = backlog.acked > next
-            && (backlog.behind.is_some() || backlog.acked > backlog.mark || (has_hole && covers));
-        match (&backlog.behind, is_behind) {
-            (None, true) => {
-                backlog.mark = backlog.acked;
-                backlog.behind = Some(self.behind.push(id, now));
-            }
-            (Some(_), false) => {
-                if let Some(ticket) = backlog.behind.take() {
-                    self.behind.remove(ticket);
-                }
-            }
-            (None, false) | (Some(_), true) => {}
-        }
-        if backlog.is_idle() {
-            half.backlog = None;
-        }
-    }
-
-    /// Gives up holes, oldest first, until the limits hold.
-    fn enforce_memory(&mut self, id: HalfId, sink: &mut impl Sink) {
-        loop {
-            let conn = &self.conns[id.slot as usize];
-            let [here, there] = [id.direction, !id.direction].map(|way| conn.halves[way].memory());
-            if here + there <= self.limits.max_buffered_per_connection {
-                break;
-            }
-            let direction = if here >= there {
-                id.direction
-            } else {
-                !id.direction
-            };
-            self.release(HalfId { direction, ..id }, sink);
-        }
-        while self.memory > self.limits.max_buffered {
-            // Without a hole anywhere, what waits does so for the other direction.
-            let oldest = match (self.holes.oldest(), self.behind.oldest()) {
-                (Some((half, _)), _) => half,
-                (None, Some((half, _))) => HalfId {
-                    direction: !half.direction,
-                    ..half
-                },
-                (None, None) => {
-                    debug_assert!(false, "something waits, but not for anything");
-                    return;
-                }
-            };
-            self.release(oldest, sink);
-        }
-    }
-
-    /// Delivers the front of a half, whatever it waits for.
-    fn release(&mut self, id: HalfId, sink: &mut impl Sink) {
-        self.give_up_hole(id, GapCause::Limit, sink);
-        self.drain(id, Force::Yes, sink);
-        self.drain_both(id, sink);
-    }
-
-    /// Ends a connection whatever state it is in, and frees its place.
-    fn close(&mut self, slot: u32, sink: &mut impl Sink) {
-        let conn = &self.conns[slot as usize];
-        let aborted = matches!(conn.phase, Phase::Aborted(_));
-        let at = conn.last_seen;
-        if !conn.is_closed() {
-            for direction in Direction::BOTH {
-                self.flush(HalfId { slot, direction }, sink);
-            }
-            for direction in Direction::BOTH {
-                let id = HalfId { slot, direction };
-                if self.conns[slot as usize].halves[direction].state != HalfState::Ended {
-                    let input = if aborted { Input::Reset } else { Input::Cut };
-                    self.end(id, at, input, sink);
-                }
-            }
-            self.close_if_ended(slot, sink);
-        }
-        let conn = &mut self.conns[slot as usize];
-        conn.phase = Phase::Free;
-        self.table.remove(&conn.key);
-        self.wheel.cancel(slot);
-        self.free.push(slot);
-    }
-
-    /// Delivers everything that a half still holds: nothing more will come.
-    fn flush(&mut self, id: HalfId, sink: &mut impl Sink) {
-        while self.conns[id.slot as usize].halves[id.direction]
-            .backlog
-            .is_some()
-        {
-            self.give_up_hole(id, GapCause::Lost, sink);
-            if !self.drain(id, Force::Yes, sink) {
-                break;
-            }
-        }
-        let half = &mut self.conns[id.slot as usize].halves[id.direction];
-        let (next, at) = (half.next(), half.last_at);
-        // As when the grace is over: one byte may be a FIN.
-        if let Some(acked) = half.backlog.as_ref().map(|backlog| backlog.acked)
-            && acked > next + 1
-        {
-            self.gap(id, acked - next, GapCause::Lost, at, sink);
-        }
-    }
-
-    /// Tells the sink when both halves have ended, and lets the connection linger.
-    fn close_if_ended(&mut self, slot: u32, sink: &mut impl Sink) {
-        let conn = &mut self.conns[slot as usize];
-        let ended = |direction| conn.halves[direction].state == HalfState::Ended;
-        if conn.is_closed() || !Direction::BOTH.into_iter().all(ended) {
-            return;
-        }
-        self.stats.connections_empty += u64::from(!conn.said);
-        let at = Direction::BOTH.map(|direction| conn.halves[direction].last_at);
-        sink.closed(Slot(slot), at[0].max(at[1]));
-        conn.phase = Phase::Closed(self.now.unwrap_or(conn.last_seen));
-        let deadline = conn.deadline(&self.limits);
-        self.wheel.schedule(slot, deadline);
-    }
-
-    /// Makes room for a connection.
-    fn evict(&mut self, sink: &mut impl Sink) {
-        while let Some(slot) = self.wheel.nearest() {
-            let conn = &self.conns[slot as usize];
-            let deadline = conn.deadline(&self.limits);
-            // Seen since it was scheduled: there may be a better one.
-            if self.wheel.schedule(slot, deadline) {
-                continue;
-            }
-            self.stats.connections_evicted += u64::from(!conn.is_closed());
-            self.close(slot, sink);
-            return;
-        }
-        debug_assert!(self.conns.is_empty(), "every connection has a deadline");
-    }
-
-    fn anomaly(&mut self, id: HalfId, anomaly: Anomaly, sink: &mut impl Sink) {
-        self.stats.anomaly(anomaly);
-        if !self.conns[id.slot as usize].is_closed() {
-            sink.anomaly(Slot(id.slot), id.direction, anomaly);
-        }
-    }
-}
-
-/// Whether to deliver bytes before those that their sender had received.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Force {
-    No,
-    Yes,
 }

@@ -20,9 +20,9 @@ pub trait Sink {
     /// What happens next in one direction.
     fn input(&mut self, slot: Slot, direction: Direction, at: Timestamp, input: Input<'_>);
 
-    /// Something irregular. The reassembly counts it too (see
-    /// [`Reassembler::add_to`](crate::Reassembler::add_to)): the sink only needs to know which
-    /// connection it belongs to.
+    /// Something irregular, for the sink to count. Those of a connection that was closed already
+    /// are not told but counted by the reassembly itself (see
+    /// [`Reassembler::add_to`](crate::Reassembler::add_to)).
     fn anomaly(&mut self, slot: Slot, direction: Direction, anomaly: Anomaly);
 
     /// The connection is over: both directions have ended, and the slot is free.

@@ -33,6 +33,7 @@ impl Stats {
         }
     }
 
+    /// Counts an anomaly that no sink is told.
     pub(crate) fn anomaly(&mut self, anomaly: Anomaly) {
         match anomaly {
             Anomaly::ConflictingOverlap => self.conflicting_overlaps += 1,

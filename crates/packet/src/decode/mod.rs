@@ -3,7 +3,7 @@
 //! Each layer is a function from its bytes to the next layer. A layer that states its own length
 //! cuts off what lies behind it (Ethernet padding, check sequences) and learns how much of it the
 //! capture left out. Tags and tunnel ids are folded into the segment's
-//! [`Scope`](tapedeck_model::Scope) on the way, where both directions of a flow share them.
+//! [`Scope`] on the way, where both directions of a flow share them.
 
 mod bytes;
 mod defrag;

@@ -401,14 +401,21 @@ fn what_comes_behind_the_close_opens_nothing() {
     let repeated = talk.segments[3].clone();
     talk.close();
     let last = talk.segments.last().unwrap().clone();
-    talk.segments.extend([repeated, last]);
+    let mut behind = repeated.clone();
+    behind.seq = SeqNum(last.seq.0 + 100);
+    talk.segments.extend([repeated, last, behind]);
     let ledger = check(
         &talk.segments,
         "10.0.0.1:40000 10.0.0.2:80 Handshake
          >>> one Fin
          <<< Fin",
     );
-    assert_eq!(ledger.payload_bytes_duplicate, 3);
+    assert_eq!(
+        (ledger.payload_bytes_duplicate, ledger.payload_bytes_dropped),
+        (3, 3)
+    );
+    // Nobody was told of it, but it was counted.
+    assert_eq!(ledger.anomalies[&Anomaly::DataAfterFin], 1);
 }
 
 #[test]

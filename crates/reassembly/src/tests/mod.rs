@@ -167,7 +167,11 @@ pub(super) fn feed(limits: Limits, segments: &[SegmentBuf]) -> (Log, Ledger) {
     assert_eq!(reassembler.memory(), 0);
     assert_eq!(reassembler.connections(), 0);
     assert!(log.connections.iter().all(|logged| logged.closed));
-    (log, check_law(&reassembler))
+    let mut ledger = check_law(&reassembler);
+    for anomaly in log.connections.iter().flat_map(|logged| &logged.anomalies) {
+        ledger.count(*anomaly);
+    }
+    (log, ledger)
 }
 
 /// The second law of the ledger, with what is in flight.

@@ -54,7 +54,7 @@ fn assert_whole(log: &Log, said: &PerDirection<Vec<u8>>) -> Result<(), TestCaseE
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(600))]
 
     /// Any order and any repetition of the segments behind the handshake gives the same streams.
     #[test]
@@ -204,7 +204,7 @@ proptest! {
             // Mostly data, sometimes control.
             segment.flags.0 = if flags & 7 == 0 { flags >> 3 } else { 0x18 };
             segment.payload = vec![flags; len];
-            segment.cut = cut.saturating_sub(6);
+            segment.cut = if cut == 8 && seq == 7 { u32::MAX - ack } else { cut.saturating_sub(6) };
             reassembler.push(&segment.as_segment(), &mut log);
             check_law(&reassembler);
             prop_assert!(reassembler.memory() <= (memory * connections).min(memory / 2 + 300));

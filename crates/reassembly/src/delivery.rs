@@ -1,0 +1,219 @@
+//! Handing things to the sink: bytes, gaps and ends, in the right order.
+
+use tapedeck_model::{Anomaly, Direction, Gap, GapCause, Input, Timestamp};
+
+use crate::age_queue::HalfId;
+use crate::backlog::{Content, EndKind};
+use crate::connection::Phase;
+use crate::half::HalfState;
+use crate::reassembler::Reassembler;
+use crate::sink::{Sink, Slot};
+
+impl Reassembler {
+    /// Delivers what has become deliverable in either direction.
+    pub(crate) fn drain_both(&mut self, id: HalfId, sink: &mut impl Sink) {
+        let peer = HalfId {
+            direction: !id.direction,
+            ..id
+        };
+        // Each round that goes on has delivered something.
+        while self.drain(id, Force::No, sink) | self.drain(peer, Force::No, sink) {}
+        self.rearm(id);
+        self.rearm(peer);
+        self.close_if_ended(id.slot, sink);
+    }
+
+    /// Delivers what waits at the front of a half and may be delivered; true if there was any.
+    pub(crate) fn drain(&mut self, id: HalfId, force: Force, sink: &mut impl Sink) -> bool {
+        let mut any = false;
+        loop {
+            let conn = &mut self.conns[id.slot as usize];
+            let (half, peer) = conn.pair(id.direction);
+            let (next, level) = (half.next(), peer.level());
+            let Some(backlog) = half.backlog.as_mut() else {
+                return any;
+            };
+            let allowed = |needs| needs <= level || force == Force::Yes;
+            if let Some((start, chunk)) = backlog.first() {
+                if start != next || !allowed(chunk.needs) {
+                    return any;
+                }
+                let before = backlog.memory();
+                let Some(chunk) = backlog.pop() else {
+                    return any;
+                };
+                self.memory -= before - backlog.memory();
+                match chunk.content {
+                    Content::Data(bytes) => self.deliver(id, chunk.at, &bytes, sink),
+                    Content::Cut(len) => self.gap(id, len, GapCause::Snaplen, chunk.at, sink),
+                }
+            } else if let Some(ending) = backlog.ending
+                && ending.offset <= next
+                && allowed(ending.needs)
+            {
+                let input = match ending.kind {
+                    EndKind::Fin => Input::Fin,
+                    EndKind::Reset => Input::Reset,
+                };
+                self.end(id, ending.at, input, sink);
+                return true;
+            } else {
+                return any;
+            }
+            any = true;
+        }
+    }
+
+    /// Hands bytes at the front of a half to the sink.
+    pub(crate) fn deliver(&mut self, id: HalfId, at: Timestamp, data: &[u8], sink: &mut impl Sink) {
+        let conn = &mut self.conns[id.slot as usize];
+        conn.said = true;
+        let half = &mut conn.halves[id.direction];
+        half.advance(data.len() as u64);
+        half.last_at = half.last_at.max(at);
+        self.stats.payload_bytes_delivered += data.len() as u64;
+        sink.input(Slot(id.slot), id.direction, half.last_at, Input::Data(data));
+    }
+
+    /// Gives up bytes at the front of a half.
+    pub(crate) fn gap(
+        &mut self,
+        id: HalfId,
+        len: u64,
+        cause: GapCause,
+        at: Timestamp,
+        sink: &mut impl Sink,
+    ) {
+        let conn = &mut self.conns[id.slot as usize];
+        conn.said = true;
+        let half = &mut conn.halves[id.direction];
+        half.give_up(len);
+        // A half of which nothing was delivered has no time yet: the gap is where the connection
+        // stands.
+        half.last_at = half.last_at.max(at);
+        if half.last_at == Timestamp::from_nanos(i64::MIN) {
+            half.last_at = conn.last_seen;
+        }
+        let gap = Gap { len, cause };
+        self.stats.gap(gap);
+        sink.input(Slot(id.slot), id.direction, half.last_at, Input::Gap(gap));
+    }
+
+    /// Ends a half.
+    pub(crate) fn end(
+        &mut self,
+        id: HalfId,
+        at: Timestamp,
+        input: Input<'_>,
+        sink: &mut impl Sink,
+    ) {
+        let half = &mut self.conns[id.slot as usize].halves[id.direction];
+        half.state = HalfState::Ended;
+        half.last_at = half.last_at.max(at);
+        let at = half.last_at;
+        if let Some(mut backlog) = half.backlog.take() {
+            self.memory -= backlog.memory();
+            self.stats.payload_bytes_dropped += backlog.bytes();
+            if let Some(ticket) = backlog.hole.take() {
+                self.holes.remove(ticket);
+            }
+            if let Some(ticket) = backlog.behind.take() {
+                self.behind.remove(ticket);
+            }
+        }
+        sink.input(Slot(id.slot), id.direction, at, input);
+    }
+
+    /// Ends a connection whatever state it is in, and frees its place.
+    pub(crate) fn close(&mut self, slot: u32, sink: &mut impl Sink) {
+        let conn = &self.conns[slot as usize];
+        let aborted = matches!(conn.phase, Phase::Aborted(_));
+        let at = conn.last_seen;
+        if !conn.is_closed() {
+            for direction in Direction::BOTH {
+                self.flush(HalfId { slot, direction }, sink);
+            }
+            for direction in Direction::BOTH {
+                let id = HalfId { slot, direction };
+                if self.conns[slot as usize].halves[direction].state != HalfState::Ended {
+                    let input = if aborted { Input::Reset } else { Input::Cut };
+                    self.end(id, at, input, sink);
+                }
+            }
+            self.close_if_ended(slot, sink);
+        }
+        let conn = &mut self.conns[slot as usize];
+        conn.phase = Phase::Free;
+        self.table.remove(&conn.key);
+        self.wheel.cancel(slot);
+        self.free.push(slot);
+    }
+
+    /// Delivers everything that a half still holds: nothing more will come.
+    pub(crate) fn flush(&mut self, id: HalfId, sink: &mut impl Sink) {
+        while self.conns[id.slot as usize].halves[id.direction]
+            .backlog
+            .is_some()
+        {
+            self.give_up_hole(id, GapCause::Lost, sink);
+            if !self.drain(id, Force::Yes, sink) {
+                break;
+            }
+        }
+        let half = &mut self.conns[id.slot as usize].halves[id.direction];
+        let (next, at) = (half.next(), half.last_at);
+        // As when the grace is over: one byte may be a FIN.
+        if let Some(acked) = half.backlog.as_ref().map(|backlog| backlog.acked)
+            && acked > next + 1
+        {
+            self.gap(id, acked - next, GapCause::Lost, at, sink);
+        }
+    }
+
+    /// Tells the sink when both halves have ended, and lets the connection linger.
+    pub(crate) fn close_if_ended(&mut self, slot: u32, sink: &mut impl Sink) {
+        let conn = &mut self.conns[slot as usize];
+        let ended = |direction| conn.halves[direction].state == HalfState::Ended;
+        if conn.is_closed() || !Direction::BOTH.into_iter().all(ended) {
+            return;
+        }
+        self.stats.connections_empty += u64::from(!conn.said);
+        let at = Direction::BOTH.map(|direction| conn.halves[direction].last_at);
+        sink.closed(Slot(slot), at[0].max(at[1]));
+        conn.phase = Phase::Closed(self.now.unwrap_or(conn.last_seen));
+        let deadline = conn.deadline(&self.limits);
+        self.wheel.schedule(slot, deadline);
+    }
+
+    /// Makes room for a connection.
+    pub(crate) fn evict(&mut self, sink: &mut impl Sink) {
+        while let Some(slot) = self.wheel.nearest() {
+            let conn = &self.conns[slot as usize];
+            let deadline = conn.deadline(&self.limits);
+            // Seen since it was scheduled: there may be a better one.
+            if self.wheel.schedule(slot, deadline) {
+                continue;
+            }
+            self.stats.connections_evicted += u64::from(!conn.is_closed());
+            self.close(slot, sink);
+            return;
+        }
+        debug_assert!(self.conns.is_empty(), "every connection has a deadline");
+    }
+
+    pub(crate) fn anomaly(&mut self, id: HalfId, anomaly: Anomaly, sink: &mut impl Sink) {
+        if self.conns[id.slot as usize].is_closed() {
+            // The sink has forgotten the connection: what is left to do is to count.
+            self.stats.anomaly(anomaly);
+        } else {
+            sink.anomaly(Slot(id.slot), id.direction, anomaly);
+        }
+    }
+}
+
+/// Whether to deliver bytes before those that their sender had received.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Force {
+    No,
+    Yes,
+}
