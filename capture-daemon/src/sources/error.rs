@@ -84,9 +84,7 @@ pub(crate) fn require(needed: &[Capability]) -> Result<(), SourceError> {
     let missing: Vec<_> = needed
         .iter()
         .copied()
-        // A kernel without a capability of its own for this asks for CAP_SYS_ADMIN instead, which
-        // stands for all of them where it is there.
-        .filter(|capability| !is_effective(*capability) && !is_effective(Capability::CAP_SYS_ADMIN))
+        .filter(|capability| !is_allowed(*capability))
         .collect();
     if missing.is_empty() {
         Ok(())
@@ -95,8 +93,12 @@ pub(crate) fn require(needed: &[Capability]) -> Result<(), SourceError> {
     }
 }
 
-fn is_effective(capability: Capability) -> bool {
-    caps::has_cap(None, caps::CapSet::Effective, capability).unwrap_or(false)
+fn is_allowed(capability: Capability) -> bool {
+    let is_effective =
+        |capability| caps::has_cap(None, caps::CapSet::Effective, capability).unwrap_or(false);
+    // The newer capabilities were split off from CAP_SYS_ADMIN, which still stands for them.
+    let is_split_off = matches!(capability, Capability::CAP_BPF | Capability::CAP_PERFMON);
+    is_effective(capability) || is_split_off && is_effective(Capability::CAP_SYS_ADMIN)
 }
 
 /// Prints a list with something between its items.

@@ -4,10 +4,17 @@
 //! These tests need root. Without it they print why and pass, unless
 //! `TAPEDECK_REQUIRE_PRIVILEGES=1` is set, as in CI: then they fail.
 
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test speaks to people, and fails by panicking"
+)]
+
 mod bytes;
 mod death;
 mod loss;
 mod namespaces;
 mod privileges;
+mod programs;
 mod recording;
 mod support;

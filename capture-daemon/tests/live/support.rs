@@ -128,18 +128,21 @@ impl Stream {
     /// zero.
     pub(crate) fn bytes(&self) -> (Vec<u8>, usize) {
         let isn = self.isn.expect("the SYN was seen");
-        let (mut bytes, mut is_there) = (Vec::new(), Vec::new());
-        for (seq, payload) in &self.segments {
-            let at = seq.wrapping_sub(isn.wrapping_add(1)) as usize;
+        let mut pieces: Vec<(usize, &[u8])> = self
+            .segments
+            .iter()
+            .map(|(seq, payload)| (seq.wrapping_sub(isn.wrapping_add(1)) as usize, &payload[..]))
+            .collect();
+        pieces.sort_unstable_by_key(|(at, _)| *at);
+        let (mut bytes, mut count) = (Vec::new(), 0);
+        for (at, payload) in pieces {
             let end = at + payload.len();
+            count += end.saturating_sub(bytes.len().max(at));
             if bytes.len() < end {
                 bytes.resize(end, 0);
-                is_there.resize(end, false);
             }
             bytes[at..end].copy_from_slice(payload);
-            is_there[at..end].fill(true);
         }
-        let count = is_there.iter().filter(|is_there| **is_there).count();
         (bytes, count)
     }
 }

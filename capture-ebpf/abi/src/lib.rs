@@ -39,6 +39,11 @@ pub const MAX_PARTS: usize = 9;
 /// The longest IP and TCP headers of a packet that is sent in parts.
 pub const MAX_HEADERS: usize = 256;
 
+const _: () = {
+    assert!(PART + MAX_HEADERS <= MAX_WHOLE, "a part fits into a record");
+    assert!(PART * MAX_PARTS >= 8 * 65_535, "every packet can be sent");
+};
+
 /// What stands before each packet in the ring buffer. Native byte order.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[repr(C)]
@@ -255,8 +260,6 @@ mod tests {
     fn sizes_agree() {
         assert!(CLASSES.is_sorted());
         assert!(CLASSES.iter().all(|size| size % 8 == 0));
-        assert!(PART + MAX_HEADERS <= MAX_WHOLE);
-        assert!(PART * MAX_PARTS >= 8 * 65_535);
         for (index, counter) in Counter::ALL.iter().enumerate() {
             assert_eq!(*counter as usize, index, "{}", counter.name());
         }

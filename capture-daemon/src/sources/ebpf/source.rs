@@ -80,6 +80,7 @@ impl Ebpf {
         require(&[
             Capability::CAP_BPF,
             Capability::CAP_NET_ADMIN,
+            // The programs copy to a place that is known only when they run, inside a record.
             Capability::CAP_PERFMON,
         ])?;
         let cgroup = Cgroup::find(options.cgroup.as_deref())?;

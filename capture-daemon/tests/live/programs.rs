@@ -1,0 +1,30 @@
+//! What the kernel says about the programs.
+
+use tapedeckd::sources::ebpf::Ebpf;
+
+use crate::support::{ebpf_options, or_skip};
+
+/// The verifier walks every path. Its limit is a million instructions, and older kernels walk
+/// more of them; a program near the limit here would not load there.
+#[test]
+fn programs_are_far_from_the_verifiers_limit() {
+    let Some(_source) = or_skip(Ebpf::open(&ebpf_options(&[80]))) else {
+        return;
+    };
+    let mut programs = 0;
+    for program in aya::programs::loaded_programs().filter_map(Result::ok) {
+        let Some(name) = program
+            .name_as_str()
+            .filter(|name| name.starts_with("tapedeck_"))
+        else {
+            continue;
+        };
+        let verified = program.verified_instruction_count().unwrap();
+        let instructions = program.size_translated().unwrap() / 8;
+        println!("{name}: {instructions} instructions, {verified} walked by the verifier");
+        assert!(instructions < 2_000, "{name}: {instructions}");
+        assert!(verified < 100_000, "{name}: {verified}");
+        programs += 1;
+    }
+    assert!(programs >= 2);
+}
