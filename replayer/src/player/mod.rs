@@ -23,6 +23,7 @@
 
 mod archive;
 mod counted;
+mod gate;
 mod options;
 mod outcome;
 mod report;

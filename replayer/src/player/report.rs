@@ -261,14 +261,17 @@ impl fmt::Display for Report {
             "Replay of {} exchanges to {}",
             self.recorded, self.target
         )?;
-        writeln!(
+        write!(
             f,
-            "  {:<22}{} ({pace}), {} for {} planned",
+            "  {:<22}{} ({pace}), {}",
             "Speed",
             self.speed,
-            Short(self.elapsed),
-            Short(self.planned),
+            Short(self.elapsed)
         )?;
+        match self.speed {
+            Speed::Times(_) => writeln!(f, " for {} planned", Short(self.planned))?,
+            Speed::Max => writeln!(f)?,
+        }
         writeln!(
             f,
             "  {:<22}{:.1} requests/s, {sent} sent, {answered} answered",

@@ -6,12 +6,13 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 use tapedeck_archive::Archive;
 
+use crate::player::gate::{Gate, Pass};
 use crate::player::options::Options;
 use crate::player::outcome::NeverSent;
 use crate::player::report::Report;
@@ -55,20 +56,20 @@ pub enum RunError {
     #[error("{}", nothing_to_send(.0))]
     NothingToSend(LeftOutCounts),
     /// The target's name has no address.
-    #[error("cannot resolve {host:?}: {source}")]
+    #[error("cannot resolve {host:?}: {error}")]
     Resolve {
         /// The name.
         host: String,
         /// What the resolver said.
-        source: io::Error,
+        error: io::Error,
     },
     /// Nothing answers at the target.
-    #[error("cannot connect to {target}: {source}; is the target running?")]
+    #[error("cannot connect to {target}: {error}; is the target running?")]
     Connect {
         /// The target.
         target: String,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// A thread or its event loop could not be made.
     #[error("cannot start a worker: {0}")]
@@ -120,7 +121,6 @@ pub(crate) fn play<S: Source + 'static>(
     let connections = plan.connections_within(options.limits.connections);
 
     let cpu_before = cpu_time();
-    let start = Instant::now() + Plan::LEAD;
     let job = Arc::new(Job {
         source,
         rules: Rules {
@@ -129,15 +129,20 @@ pub(crate) fn play<S: Source + 'static>(
             preserve_host: options.preserve_host,
             keep_connection_options: plan.topology == Topology::Recorded,
         },
-        start,
+        gate: Gate::new(plan.workers),
         timeout: options.timeout,
         grace: options.grace,
         max_in_flight: (options.limits.in_flight / plan.workers).max(1),
         max_request_bytes: options.limits.request_bytes / u64::from(plan.workers),
         stop: stop.watch(),
     });
+    let elapsed = |job: &Job<S>| {
+        job.gate
+            .start()
+            .map_or(Duration::ZERO, |start| start.elapsed())
+    };
     let crew = Crew {
-        job,
+        job: Arc::clone(&job),
         protocol: options.target.protocol,
         destination,
         when_busy: match plan.topology {
@@ -155,7 +160,7 @@ pub(crate) fn play<S: Source + 'static>(
         progress(add_up(
             live,
             Progress {
-                elapsed: Instant::now().saturating_duration_since(start),
+                elapsed: elapsed(&job),
                 planned,
                 total,
                 ..Progress::default()
@@ -173,7 +178,7 @@ pub(crate) fn play<S: Source + 'static>(
         recorded: total + left_out.total(),
         left_out,
         planned,
-        elapsed: Instant::now().saturating_duration_since(start),
+        elapsed: elapsed(&job),
         cpu: cpu_time().saturating_sub(cpu_before),
         stopped: stop.state(),
         tally,
@@ -190,9 +195,6 @@ struct Plan {
 }
 
 impl Plan {
-    /// Time for the workers to start and to prepare their first requests.
-    const LEAD: Duration = Duration::from_millis(25);
-
     fn new(options: &Options, schedule: Schedule) -> Self {
         let topology = match (options.connections, options.speed) {
             (Some(connections), _) => Topology::Pooled(connections),
@@ -281,17 +283,31 @@ impl<S: Source + 'static> Crew<S> {
     ) -> Result<Tally, RunError> {
         let live: Vec<Arc<Live>> = plan.work.iter().map(|_| Arc::default()).collect();
         let mut spare = Some(spare);
+        // All passes exist before the first thread does: where one cannot be made, those that wait
+        // for it are let go.
+        let parts: Vec<Part<'_>> = plan
+            .work
+            .into_iter()
+            .zip(&live)
+            .map(|((work, lanes), live)| Part {
+                work,
+                lanes,
+                connections,
+                spare: spare.take(),
+                live: Arc::clone(live),
+                pass: self.job.gate.pass(),
+            })
+            .collect();
         let mut tally = Tally::new();
         std::thread::scope(|scope| {
             let (done, results) = channel();
-            for ((work, lanes), live) in plan.work.into_iter().zip(&live) {
-                let (done, live, spare) = (done.clone(), Arc::clone(live), spare.take());
+            for part in parts {
+                let done = done.clone();
                 std::thread::Builder::new()
                     .name("player".to_owned())
                     .spawn_scoped(scope, move || {
-                        let result = self.work(work, lanes, connections, spare, live);
                         // The other end waits for every worker.
-                        drop(done.send(result));
+                        drop(done.send(self.work(part)));
                     })
                     .map_err(RunError::Worker)?;
             }
@@ -308,27 +324,38 @@ impl<S: Source + 'static> Crew<S> {
         })
     }
 
-    fn work(
-        &self,
-        work: Work,
-        lanes: u32,
-        connections: u32,
-        spare: Option<StdStream>,
-        live: Arc<Live>,
-    ) -> io::Result<Tally> {
+    fn work(&self, part: Part<'_>) -> io::Result<Tally> {
+        let Part {
+            work,
+            lanes,
+            connections,
+            spare,
+            live,
+            pass,
+        } = part;
         let connector = || {
             let spare = spare.map(StdStream::into_tokio).transpose()?;
             Ok::<_, io::Error>(Connector::new(self.destination.clone(), connections, spare))
         };
         match self.protocol {
-            TargetProtocol::Http1 => worker::run(&self.job, live, work, || {
+            TargetProtocol::Http1 => worker::run(&self.job, pass, live, work, || {
                 Ok(Http1Transport::new(connector()?, lanes, self.when_busy))
             }),
-            TargetProtocol::Http2 => worker::run(&self.job, live, work, || {
+            TargetProtocol::Http2 => worker::run(&self.job, pass, live, work, || {
                 Ok(Http2Transport::new(connector()?, lanes))
             }),
         }
     }
+}
+
+/// What one thread gets.
+struct Part<'a> {
+    work: Work,
+    lanes: u32,
+    connections: u32,
+    spare: Option<StdStream>,
+    live: Arc<Live>,
+    pass: Pass<'a>,
 }
 
 fn add_up(live: &[Arc<Live>], mut progress: Progress) -> Progress {
@@ -349,9 +376,9 @@ fn reach(target: &Target, timeout: Duration) -> Result<(Destination, StdStream),
         .enable_all()
         .build()
         .map_err(RunError::Worker)?;
-    let connect_error = |source| RunError::Connect {
+    let connect_error = |error| RunError::Connect {
         target: target.to_string(),
-        source,
+        error,
     };
     runtime.block_on(async {
         let destination = match &target.address {
@@ -359,9 +386,9 @@ fn reach(target: &Target, timeout: Duration) -> Result<(Destination, StdStream),
             TargetAddress::Tcp { host, port } => {
                 let addresses = tokio::net::lookup_host((host.as_str(), *port)).await;
                 let addresses: Vec<SocketAddr> = addresses
-                    .map_err(|source| RunError::Resolve {
+                    .map_err(|error| RunError::Resolve {
                         host: host.clone(),
-                        source,
+                        error,
                     })?
                     .collect();
                 Destination::Tcp(addresses)

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use tokio::task::LocalSet;
 
+use crate::player::gate::{Gate, Pass};
 use crate::player::outcome::{Cause, Failure, Lost, NeverSent, SendError, Timeline};
 use crate::player::request::Rules;
 use crate::player::schedule::Entry;
@@ -29,7 +30,7 @@ use crate::player::transport::Transport;
 pub(crate) struct Job<S> {
     pub(crate) source: S,
     pub(crate) rules: Rules,
-    pub(crate) start: Instant,
+    pub(crate) gate: Gate,
     pub(crate) timeout: Duration,
     pub(crate) grace: Duration,
     /// Requests in flight, for each worker.
@@ -100,6 +101,7 @@ pub(crate) struct Live {
 /// Runs a worker to its end on this thread.
 pub(crate) fn run<S, T>(
     job: &Arc<Job<S>>,
+    pass: Pass<'_>,
     live: Arc<Live>,
     work: Work,
     transport: impl FnOnce() -> io::Result<T>,
@@ -125,7 +127,7 @@ where
             running: Cell::new(0),
             drained: Notify::new(),
         });
-        worker.drive(work).await?;
+        worker.drive(work, pass).await?;
         Ok::<_, io::Error>(worker)
     })?;
     // What is still in flight is given up: each attempt counts itself as it is dropped.
@@ -170,15 +172,18 @@ where
     /// How long the preparing and releasing may go on before answers are looked at.
     const TURN: Duration = Duration::from_micros(100);
 
-    async fn drive(self: &Rc<Self>, work: Work) -> io::Result<()> {
+    async fn drive(self: &Rc<Self>, work: Work, pass: Pass<'_>) -> io::Result<()> {
         let mut stop = self.job.stop.clone();
         match work {
-            Work::Timed(entries) => self.send_timed(entries, &mut stop).await?,
+            Work::Timed(entries) => self.send_timed(entries, pass, &mut stop).await?,
             Work::Closed {
                 queue,
                 lanes,
                 at_once,
-            } => self.start_closed(&queue, lanes, at_once),
+            } => {
+                pass.wait();
+                self.start_closed(&queue, lanes, at_once);
+            }
         }
         tokio::select! {
             () = self.wait_until_drained() => {}
@@ -190,11 +195,19 @@ where
     async fn send_timed(
         self: &Rc<Self>,
         entries: Vec<Entry>,
+        pass: Pass<'_>,
         stop: &mut watch::Receiver<Stop>,
     ) -> io::Result<()> {
         let timer = PreciseTimer::new()?;
         let mut entries = entries.into_iter();
         let mut ready: VecDeque<Ready<S, T>> = VecDeque::new();
+        while self.may_prepare(&ready)
+            && let Some(entry) = entries.next()
+        {
+            ready.extend(self.prepare(entry));
+        }
+        let start = pass.wait();
+        let due = |next: &Ready<S, T>| start + next.entry.due();
         let mut turn = Instant::now();
         while !self.stopped() {
             let now = Instant::now();
@@ -202,18 +215,15 @@ where
                 tokio::task::yield_now().await;
                 turn = Instant::now();
             }
-            if ready.front().is_some_and(|next| next.due <= now) {
-                if let Some(next) = ready.pop_front() {
-                    self.release(next);
-                }
-            } else if ready.len() < Self::AHEAD
-                && (ready.is_empty() || self.request_bytes.get() < Self::AHEAD_BYTES)
+            if let Some(next) = ready.pop_front_if(|next| due(next) <= now) {
+                self.release(next, start);
+            } else if self.may_prepare(&ready)
                 && let Some(entry) = entries.next()
             {
                 ready.extend(self.prepare(entry));
             } else if let Some(next) = ready.front() {
                 tokio::select! {
-                    result = timer.until(next.due) => result?,
+                    result = timer.until(due(next)) => result?,
                     _ = stop.changed() => {}
                 }
                 turn = Instant::now();
@@ -244,11 +254,10 @@ where
         while !self.stopped()
             && let Some(entry) = self.claim(queue)
         {
-            if let Some(mut ready) = self.prepare(entry.on_lane(lane)) {
-                ready.due = Instant::now();
-                if let Some(attempt) = self.begin(ready) {
-                    attempt.run().await;
-                }
+            if let Some(ready) = self.prepare(entry.on_lane(lane))
+                && let Some(attempt) = self.begin(ready, Instant::now())
+            {
+                attempt.run().await;
             }
         }
     }
@@ -262,6 +271,11 @@ where
             .next()
             .and_then(|index| queue.entries.get(index))
             .copied()
+    }
+
+    fn may_prepare(&self, ready: &VecDeque<Ready<S, T>>) -> bool {
+        ready.is_empty()
+            || (ready.len() < Self::AHEAD && self.request_bytes.get() < Self::AHEAD_BYTES)
     }
 
     /// Reads a request and makes it ready.
@@ -291,7 +305,6 @@ where
             return None;
         }
         Some(Ready {
-            due: self.job.start + entry.due(),
             entry,
             request,
             _bytes: RequestBytes::take(self, len),
@@ -299,8 +312,9 @@ where
     }
 
     /// Lets a request go.
-    fn release(self: &Rc<Self>, ready: Ready<S, T>) {
-        if let Some(attempt) = self.begin(ready) {
+    fn release(self: &Rc<Self>, ready: Ready<S, T>, start: Instant) {
+        let due = start + ready.entry.due();
+        if let Some(attempt) = self.begin(ready, due) {
             let running = Running::new(self);
             tokio::task::spawn_local(async move {
                 attempt.run().await;
@@ -309,7 +323,7 @@ where
         }
     }
 
-    fn begin(self: &Rc<Self>, ready: Ready<S, T>) -> Option<Attempt<S, T>> {
+    fn begin(self: &Rc<Self>, ready: Ready<S, T>, due: Instant) -> Option<Attempt<S, T>> {
         let in_flight = self.in_flight.get();
         if in_flight >= self.job.max_in_flight {
             self.skip(ready.entry, NeverSent::InFlightLimit, &Cause::None);
@@ -321,7 +335,7 @@ where
         tally.peak_in_flight = tally.peak_in_flight.max(u64::from(in_flight) + 1);
         Some(Attempt {
             worker: Rc::clone(self),
-            timeline: Timeline::start(ready.due),
+            timeline: Timeline::start(due),
             ready,
             settled: false,
         })
@@ -372,7 +386,6 @@ async fn give_up(stop: &mut watch::Receiver<Stop>, grace: Duration) {
 
 /// A request that waits for its due time.
 struct Ready<S: Source, T: Transport> {
-    due: Instant,
     entry: Entry,
     request: T::Request,
     _bytes: RequestBytes<S, T>,
