@@ -10,7 +10,7 @@ use tapedeck_model::{Direction, Gap, Timestamp};
 
 use crate::Limits;
 use crate::frame::{Flags, FrameHead, HEAD_LEN, Kind, PREFACE};
-use crate::scan::{self, Expect, Verdict};
+use crate::scan;
 
 /// The framer of one direction.
 #[derive(Debug)]
@@ -437,136 +437,6 @@ fn take<'a>(input: &mut &'a [u8], len: u32) -> &'a [u8] {
     let (taken, rest) = input.split_at_checked(len as usize).unwrap_or((input, &[]));
     *input = rest;
     taken
-}
-
-/// Frames that search has looked at but not yet recognised: the bytes, and when they came.
-#[derive(Debug, Default)]
-pub(crate) struct Search {
-    bytes: Vec<u8>,
-    /// How many of `bytes` are behind us.
-    done: usize,
-    /// Where in `bytes` those begin that came at a time.
-    times: Vec<(usize, Timestamp)>,
-    /// How many bytes were passed over.
-    skipped: u64,
-}
-
-/// How a search went on.
-#[derive(Debug, Eq, PartialEq)]
-pub(crate) enum Found {
-    /// Frames begin at the first byte that is held.
-    Frames,
-    /// More bytes are needed.
-    NeedMore,
-}
-
-impl Search {
-    /// Adds bytes, as many as there is room for.
-    pub(crate) fn fill(&mut self, at: Timestamp, input: &mut &[u8], window: usize) {
-        let room = window.saturating_sub(self.bytes.len() - self.done);
-        let taken = take(input, u32::try_from(room).unwrap_or(u32::MAX));
-        if taken.is_empty() {
-            return;
-        }
-        if self.done >= window {
-            self.compact();
-        }
-        if self.times.last().is_none_or(|(_, time)| *time != at) {
-            self.times.push((self.bytes.len(), at));
-        }
-        self.bytes.extend_from_slice(taken);
-    }
-
-    /// Looks for a frame. `last`: no byte will follow those that are held.
-    pub(crate) fn run(&mut self, expect: &Expect, window: usize, last: bool) -> Found {
-        loop {
-            let held = self.held();
-            match scan::examine(held, expect) {
-                Verdict::Frames => return Found::Frames,
-                Verdict::Undecided(_) if held.is_empty() => return Found::NeedMore,
-                Verdict::Undecided(_) if last => {
-                    if scan::examine_last(held, expect) {
-                        return Found::Frames;
-                    }
-                }
-                // Two heads, then a frame larger than the window.
-                Verdict::Undecided(heads) if held.len() >= window => {
-                    if heads > 1 {
-                        return Found::Frames;
-                    }
-                }
-                Verdict::Undecided(_) => return Found::NeedMore,
-                Verdict::Other => {}
-            }
-            self.done += 1;
-            self.skipped += 1;
-        }
-    }
-
-    /// Gives away what is held.
-    pub(crate) fn take(&mut self) -> Held {
-        self.compact();
-        Held {
-            bytes: std::mem::take(&mut self.bytes),
-            times: std::mem::take(&mut self.times),
-        }
-    }
-
-    /// Takes back what [`Search::take`] gave, from a place on.
-    pub(crate) fn take_back(&mut self, held: Held, place: usize) {
-        self.bytes = held.bytes;
-        self.times = held.times;
-        self.done = place;
-        self.compact();
-    }
-
-    /// How many bytes were passed over since the last call.
-    pub(crate) fn take_skipped(&mut self) -> u64 {
-        std::mem::take(&mut self.skipped)
-    }
-
-    /// Bytes held.
-    pub(crate) fn memory(&self) -> usize {
-        self.bytes.capacity() + self.times.capacity() * size_of::<(usize, Timestamp)>()
-    }
-
-    fn held(&self) -> &[u8] {
-        self.bytes.get(self.done..).unwrap_or_default()
-    }
-
-    /// Lets go of what is behind us.
-    fn compact(&mut self) {
-        self.bytes.drain(..self.done);
-        let gone = self.times.partition_point(|(start, _)| *start <= self.done);
-        // The last of those still holds for the first byte that is left.
-        self.times.drain(..gone.saturating_sub(1));
-        for (start, _) in &mut self.times {
-            *start = start.saturating_sub(self.done);
-        }
-        self.done = 0;
-        if self.bytes.is_empty() {
-            self.times.clear();
-        }
-    }
-}
-
-/// Bytes that a [`Search`] held.
-#[derive(Debug)]
-pub(crate) struct Held {
-    bytes: Vec<u8>,
-    times: Vec<(usize, Timestamp)>,
-}
-
-impl Held {
-    /// The bytes, in order, by the time at which they came; with each the place of its end.
-    pub(crate) fn parts(&self) -> impl Iterator<Item = (Timestamp, &[u8], usize)> {
-        let ends = self.times.iter().skip(1).map(|(start, _)| *start);
-        let ends = ends.chain([self.bytes.len()]);
-        self.times
-            .iter()
-            .zip(ends)
-            .map(|((start, at), end)| (*at, self.bytes.get(*start..end).unwrap_or_default(), end))
-    }
 }
 
 /// What a HEADERS or PUSH_PROMISE frame has beside its fragment, at most: the length of the padding,

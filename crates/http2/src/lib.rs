@@ -13,8 +13,8 @@
 #![forbid(unsafe_code)]
 
 pub use limits::Limits;
+pub use probe::{PROBE_WINDOW, Probe, probe};
 pub use reader::{Reader, Start};
-pub use scan::{PROBE_WINDOW, Probe, probe};
 
 mod limits;
 
@@ -23,6 +23,10 @@ mod reader;
 mod frame;
 
 mod scan;
+
+mod search;
+
+mod probe;
 
 mod framing;
 

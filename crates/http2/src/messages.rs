@@ -90,34 +90,43 @@ impl Messages {
         if role == Role::Request && id.opener() == Direction::ToClient {
             return scene.anomaly(Some(id), Anomaly::UnexpectedFrame);
         }
+        let facts = Facts::of(&fields.section);
         let slot = match self.streams.fate(id) {
             Fate::Open(slot) => slot,
             Fate::Closed(closed) => return scene.late(id, closed),
-            fate @ (Fate::New | Fate::Unseen) => self.open(scene, id, fate),
+            fate @ (Fate::New | Fate::Unseen) => self.open(scene, id, fate, facts.pseudo),
         };
         let Some(stream) = self.streams.get(slot) else {
             return;
         };
-        let facts = Facts::of(&fields.section);
         let message = stream.message(role);
-        let may_be_trailers = !facts.pseudo && !facts.name_unknown && fields.missing.is_empty();
+        let doubtful = message.phase == Phase::Awaited && !message.missing.is_empty();
+        // Pseudo-header fields come first, and a response has but one.
+        let says_nothing = facts.first_unknown || fields.section.fields.is_empty();
         match message.phase {
-            Phase::Awaited if may_be_trailers && !message.missing.is_empty() => {
+            Phase::Awaited if doubtful && !facts.pseudo && !says_nothing => {
                 message.damage(Missing::NONE);
                 self.trailers(scene, slot, facts, fields);
+            }
+            Phase::Awaited if doubtful && !facts.pseudo && fields.end_stream => {
+                // A head without a body, or trailers whose head was missed: it cannot be told.
+                message.damage(fields.missing);
+                message.missing.insert(Missing::UNKNOWN_FIELDS);
+                message.spoken = true;
+                message.phase = Phase::Body;
+                self.asked(role);
+                self.end(scene, slot, role);
             }
             Phase::Awaited => self.head(scene, slot, facts, fields),
             Phase::Body if message.heads_again(&facts) => {
                 // Either a peer in error, or what we took for the head, with its unknown status, was
                 // an interim one.
-                let unsure = message.unsure;
-                let cause = if unsure {
-                    Missing::UNKNOWN_FIELDS
+                if message.unsure {
+                    message.missing.insert(Missing::UNKNOWN_FIELDS);
                 } else {
-                    Missing::MALFORMED
-                };
-                message.missing.insert(cause);
-                scene.anomaly(Some(id), Anomaly::UnexpectedFrame);
+                    message.missing.insert(Missing::MALFORMED);
+                    scene.anomaly(Some(id), Anomaly::UnexpectedFrame);
+                }
                 if fields.end_stream {
                     self.end(scene, slot, role);
                 }
@@ -171,7 +180,7 @@ impl Messages {
                 if known || (of_server && role == Role::Request) {
                     return scene.anomaly(Some(id), Anomaly::UnexpectedFrame);
                 }
-                self.open(scene, id, fate)
+                self.open(scene, id, fate, false)
             }
         };
         let Some(stream) = self.streams.get(slot) else {
@@ -305,8 +314,14 @@ impl Messages {
         self.streams.memory()
     }
 
-    /// Opens a stream because of a frame on it.
-    fn open<S: EventSink>(&mut self, scene: &mut Scene<'_, S>, id: StreamId, fate: Fate) -> Slot {
+    /// Opens a stream because of a frame on it, which may be the head that opens it.
+    fn open<S: EventSink>(
+        &mut self,
+        scene: &mut Scene<'_, S>,
+        id: StreamId,
+        fate: Fate,
+        head: bool,
+    ) -> Slot {
         self.make_room(scene);
         let slot = self.streams.insert(id);
         self.unasked += 1;
@@ -322,7 +337,11 @@ impl Messages {
             }
         }
         if opens && role == Role::Request {
-            self.streams.open(id);
+            if head || doubt.is_empty() {
+                self.streams.open(id);
+            } else {
+                self.streams.open_unseen(id);
+            }
             self.end_unasked_below(scene, id);
         }
         if id.opener() == Direction::ToClient {
@@ -337,6 +356,13 @@ impl Messages {
         slot
     }
 
+    /// A stream is no longer without a request, if that is what came.
+    fn asked(&mut self, role: Role) {
+        if role == Role::Request {
+            self.unasked = self.unasked.saturating_sub(1);
+        }
+    }
+
     /// Ids are used in order: requests of lower ones that were not seen will not come.
     fn end_unasked_below<S: EventSink>(&mut self, scene: &mut Scene<'_, S>, below: StreamId) {
         // One of them is the stream that is being opened.
@@ -346,12 +372,13 @@ impl Messages {
         let mut after = None;
         while let Some((id, slot)) = self.streams.next(after).filter(|(id, _)| *id < below) {
             after = Some(id);
-            let awaited = |phase| phase == Phase::Awaited;
-            if self
-                .streams
-                .get(slot)
-                .is_some_and(|stream| awaited(stream.request.phase))
-            {
+            // Where only the head was missed, the rest may come until the response is over.
+            let over = self.streams.get(slot).is_some_and(|stream| {
+                let doubtful = !stream.request.missing.is_empty();
+                stream.request.phase == Phase::Awaited
+                    && (!doubtful || stream.response.phase == Phase::Ended)
+            });
+            if over {
                 self.give_up(scene, slot, Role::Request, Missing::NONE, None);
             }
         }
@@ -421,15 +448,15 @@ impl Messages {
                 stream.message(role).missing.insert(Missing::UNKNOWN_FIELDS);
             }
             stream.message(role).phase = Phase::Body;
-            if role == Role::Request {
-                self.unasked = self.unasked.saturating_sub(1);
-            }
             if !stream.announce(role, &summary) {
                 scene.anomaly(Some(id), Anomaly::ContentLengthMismatch);
             }
         }
         stream.message(role).spoken = true;
         let tunnel = stream.opens_tunnel(role, &summary);
+        if !interim {
+            self.asked(role);
+        }
         if nothing {
             return interim;
         }
@@ -464,10 +491,7 @@ impl Messages {
         };
         let id = stream.id;
         let message = stream.message(role);
-        if message.phase == Phase::Awaited && role == Role::Request {
-            self.unasked = self.unasked.saturating_sub(1);
-        }
-        message.phase = Phase::Trailed;
+        let awaited = std::mem::replace(&mut message.phase, Phase::Trailed) == Phase::Awaited;
         message.spoken = true;
         message.missing.insert(fields.missing);
         if facts.unknown {
@@ -475,6 +499,9 @@ impl Messages {
         }
         if !fields.end_stream {
             scene.anomaly(Some(id), Anomaly::UnexpectedFrame);
+        }
+        if awaited {
+            self.asked(role);
         }
         let nothing = fields.section.fields.is_empty() && !fields.missing.is_empty();
         let (trailers, good) = facts.trailers(fields.section);

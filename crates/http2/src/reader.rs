@@ -7,10 +7,11 @@ use tapedeck_model::{
 use crate::Limits;
 use crate::block::{Block, Purpose};
 use crate::frame::{self, Flags, FrameHead, Kind, StreamId};
-use crate::framing::{Data, Found, Frame, Framer, Piece, Search, TornData};
+use crate::framing::{Data, Frame, Framer, Piece, TornData};
 use crate::hpack::{Decoder, Section};
 use crate::messages::{BodyPiece, Fields, Loss, Messages, Scene};
 use crate::scan::Expect;
+use crate::search::{Found, Search};
 use crate::settings::{Announced, Settings};
 
 /// How HTTP/2 began on a connection.
@@ -127,19 +128,19 @@ impl Reader {
     fn bytes<S: EventSink>(&mut self, scene: &mut Scene<'_, S>, bytes: &[u8]) {
         let mut rest = bytes;
         loop {
-            if !self.halves[scene.direction].framer.searching()
-                && let Some(lost) = self.pieces(scene, &mut rest)
-            {
-                self.fill(scene, &mut lost.as_slice());
-            }
             if !self.halves[scene.direction].framer.searching() {
-                return;
+                let lost = self.pieces(scene, &mut rest).unwrap_or_default();
+                self.halves[scene.direction].search.fill(scene.at, &lost);
             }
-            self.fill(scene, &mut rest);
-            self.search(scene, false);
             if rest.is_empty() {
                 return;
             }
+            // Frames are being searched for: in windows, so that what is held stays within bounds.
+            let window = self.limits.search_window.max(1);
+            let (part, behind) = rest.split_at_checked(window).unwrap_or((rest, &[]));
+            self.halves[scene.direction].search.fill(scene.at, part);
+            self.search(scene, false);
+            rest = behind;
         }
     }
 
@@ -176,13 +177,6 @@ impl Reader {
         }
     }
 
-    fn fill<S>(&mut self, scene: &Scene<'_, S>, input: &mut &[u8]) {
-        let window = self.limits.search_window;
-        self.halves[scene.direction]
-            .search
-            .fill(scene.at, input, window);
-    }
-
     /// Searches for frames in what is held, and reads what is found. `last`: no byte will follow.
     fn search<S: EventSink>(&mut self, scene: &mut Scene<'_, S>, last: bool) {
         loop {
@@ -197,7 +191,12 @@ impl Reader {
                 highest: self.messages.streams.highest(),
                 direction: Some(scene.direction),
             };
-            if half.search.run(&expect, window, last) == Found::NeedMore {
+            let found = if last {
+                half.search.run_last(&expect, window)
+            } else {
+                half.search.run(&expect, window)
+            };
+            if found == Found::NeedMore {
                 return;
             }
             half.framer.found();

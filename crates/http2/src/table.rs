@@ -160,6 +160,13 @@ impl StreamTable {
         opened.into_iter().fold(open, u32::max)
     }
 
+    /// A stream was opened unseen, and any below it may have been.
+    pub(crate) fn open_unseen(&mut self, id: StreamId) {
+        let opened = &mut self.opened[id.opener()];
+        opened.highest = opened.highest.max(id.0);
+        opened.seen_above = opened.seen_above.map(|above| above.max(id.0));
+    }
+
     /// The connection is seen from its beginning in this direction.
     pub(crate) fn seen_from_beginning(&mut self, direction: Direction) {
         self.opened[direction].seen_above = Some(0);
@@ -237,6 +244,8 @@ mod tests {
         table.open(StreamId(15));
         assert_eq!(table.fate(StreamId(13)), Fate::Closed(Closed::Ended));
         assert_eq!(table.fate(StreamId(2)), Fate::New);
+        table.open_unseen(StreamId(19));
+        assert_eq!(table.fate(StreamId(17)), Fate::Unseen);
     }
 
     #[test]

@@ -255,7 +255,7 @@ impl Peer {
         (self.direction, bytes)
     }
 
-    fn data(&mut self, stream: u32, end: u8, dice: &mut Dice) -> (Direction, Vec<u8>) {
+    fn data(&self, stream: u32, end: u8, dice: &mut Dice) -> (Direction, Vec<u8>) {
         let len = dice.below(40);
         let mut bytes: Vec<u8> = (0..len).map(|_| b'a' + dice.below(26) as u8).collect();
         let mut flags = end;

@@ -4,7 +4,7 @@
 
 use proptest::prelude::*;
 use tapedeck_http2::{Limits, Reader, Start};
-use tapedeck_model::{Direction, Event, Input, Missing, Role};
+use tapedeck_model::{Anomaly, Direction, Event, Input, Missing, Role};
 
 use crate::generator::{Dice, conversation};
 use crate::log::{AT, Log, Pair, Part, Said, Step, read};
@@ -177,36 +177,36 @@ fn the_generator_is_lawful() {
 
 #[test]
 fn every_split_says_the_same() {
-    let steps = conversation(3, 8);
+    let steps = conversation(3, 5);
     let truth = read(&steps);
     for len in 1..40 {
         assert_eq!(read(&cut(&steps, || len)), truth, "{len}");
     }
     // In one piece each, and at every single place.
     let [up, down] = Direction::BOTH.map(|direction| stream(&steps, direction));
-    let whole = |up: &[Vec<u8>], down: &[Vec<u8>]| {
+    let whole = |up: &[&[u8]], down: &[&[u8]]| {
         let up = up
             .iter()
-            .map(|bytes| Step::Bytes(Direction::ToServer, bytes.clone()));
+            .map(|bytes| Step::Bytes(Direction::ToServer, bytes.to_vec()));
         let down = down
             .iter()
-            .map(|bytes| Step::Bytes(Direction::ToClient, bytes.clone()));
+            .map(|bytes| Step::Bytes(Direction::ToClient, bytes.to_vec()));
         read(&up.chain(down).collect::<Vec<_>>())
     };
-    let truth = whole(&[up.clone()], &[down.clone()]);
+    let truth = whole(&[&up], &[&down]);
     for place in 0..up.len() {
         let (a, b) = up.split_at(place);
-        assert_eq!(whole(&[a.to_vec(), b.to_vec()], &[down.clone()]), truth);
+        assert_eq!(whole(&[a, b], &[&down]), truth);
     }
     for place in 0..down.len() {
         let (a, b) = down.split_at(place);
-        assert_eq!(whole(&[up.clone()], &[a.to_vec(), b.to_vec()]), truth);
+        assert_eq!(whole(&[&up], &[a, b]), truth);
     }
 }
 
 #[test]
 fn every_prefix_is_true_as_far_as_it_goes() {
-    let steps = cut(&conversation(5, 8), || 1);
+    let steps = cut(&conversation(5, 5), || 1);
     let truth = read(&steps);
     for len in 0..steps.len() {
         check_law(&read(&steps[..len]), &truth);
@@ -216,27 +216,31 @@ fn every_prefix_is_true_as_far_as_it_goes() {
 #[test]
 fn a_capture_that_begins_anywhere_tells_no_lies_and_learns() {
     for seed in [5, 6, 7] {
-        let steps = conversation(seed, 10);
+        let steps = conversation(seed, 5);
         let truth = read(&steps);
         let bytes = cut(&steps, || 1);
         for start in 0..bytes.len() {
             check_law(&read(&bytes[start..]), &truth);
         }
-        // Late streams are whole again, whatever their heads refer to.
-        let half = read(&steps[steps.len() / 2..]);
+        // Late streams have heads again, whatever these refer to.
+        let steps = conversation(seed, 40);
+        let half = read(&steps[steps.len() / 8..]);
+        assert_eq!(half.named()[..2], [Anomaly::NoPreface; 2]);
+        assert!(!half.named().contains(&Anomaly::UnexpectedFrame), "{seed}");
         let whole = half.messages.values().filter(|said| said.head.is_some());
-        assert!(whole.count() > 5, "{seed}");
+        assert!(whole.count() > 20, "{seed}");
     }
 }
 
 #[test]
 fn a_gap_anywhere_tells_no_lies() {
     for (seed, len) in [(11, 1), (12, 5), (13, 20), (14, 150)] {
-        let steps = conversation(seed, 8);
+        let steps = conversation(seed, 4);
         let truth = read(&steps);
         for direction in Direction::BOTH {
             for start in 0..stream(&steps, direction).len() - len {
-                for known in [true, false] {
+                // Of unknown length at every third place: the search is the same.
+                for known in [true, start % 3 > 0] {
                     let lossy = lose(&steps, direction, start, start + len, known);
                     check_law(&read(&lossy), &truth);
                 }
@@ -365,7 +369,7 @@ fn push_all(inputs: &[(Direction, Vec<u8>, u8)]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn any_split_says_the_same(seed: u64, cuts: u64) {

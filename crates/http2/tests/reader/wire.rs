@@ -44,9 +44,12 @@ pub(crate) enum How {
     Never,
 }
 
+/// Name and value.
+type Entry = (Vec<u8>, Vec<u8>);
+
 /// An encoder with the dynamic table of RFC 7541, kept as the document says it.
 pub(crate) struct Encoder {
-    table: VecDeque<(Vec<u8>, Vec<u8>)>,
+    table: VecDeque<Entry>,
     maximum: usize,
 }
 
@@ -66,7 +69,7 @@ impl Encoder {
 
     pub(crate) fn field(&mut self, name: &str, value: &str, how: How, out: &mut Vec<u8>) {
         let (name, value) = (name.as_bytes(), value.as_bytes());
-        let dynamic = |found: &dyn Fn(&(Vec<u8>, Vec<u8>)) -> bool| {
+        let dynamic = |found: &dyn Fn(&Entry) -> bool| {
             self.table.iter().position(found).map(|place| place + 62)
         };
         let whole = dynamic(&|entry| entry.0 == name && entry.1 == value);
@@ -108,7 +111,7 @@ impl Encoder {
     }
 
     fn evict(&mut self, more: usize) {
-        let size = |entry: &(Vec<u8>, Vec<u8>)| entry.0.len() + entry.1.len() + 32;
+        let size = |entry: &Entry| entry.0.len() + entry.1.len() + 32;
         while self.table.iter().map(size).sum::<usize>() + more > self.maximum {
             if self.table.pop_back().is_none() {
                 break;
