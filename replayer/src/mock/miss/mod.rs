@@ -138,10 +138,10 @@ pub(crate) fn nearest(
             .collect();
     }
     candidates.sort_unstable();
-    candidates
+    let mut explained: Vec<_> = candidates
         .into_iter()
-        .take(MAX_NEAREST)
-        .filter_map(|(_, id)| {
+        .take(MAX_EXPLAINED)
+        .filter_map(|(score, id)| {
             let mut near = None;
             recordings.with_call(id, &mut |recorded| {
                 near = Some(Nearest {
@@ -151,9 +151,23 @@ pub(crate) fn nearest(
                     differs: differences(recorded, asked, named.as_deref(), index.rules()),
                 });
             });
-            near
+            near.map(|near| (score, near))
         })
-        .collect()
+        .collect();
+    // Stable: equally near ones stay in recorded order.
+    explained.sort_by_key(|(score, near)| (*score, near.differs.len()));
+    let mut nearest: Vec<Nearest> = Vec::with_capacity(MAX_NEAREST);
+    for (_, near) in explained {
+        // The same request again explains nothing more.
+        let told = nearest.iter().any(|other| {
+            (&other.method, &other.target, &other.differs)
+                == (&near.method, &near.target, &near.differs)
+        });
+        if !told && nearest.len() < MAX_NEAREST {
+            nearest.push(near);
+        }
+    }
+    nearest
 }
 
 /// How near a recorded request is; the greatest is the nearest.
@@ -415,6 +429,8 @@ impl MissLog {
 const MAX_CANDIDATES: usize = 256;
 /// Recorded paths that are looked at.
 const MAX_PATHS: usize = 4096;
+/// Recorded requests that are compared in detail: their bodies are read.
+const MAX_EXPLAINED: usize = 16;
 /// Recorded requests that are named.
 const MAX_NEAREST: usize = 3;
 /// Differences that are named for each.

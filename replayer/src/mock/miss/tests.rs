@@ -121,6 +121,30 @@ fn the_nearest_comes_first() {
 }
 
 #[test]
+fn fewer_differences_are_nearer_and_repeats_are_told_once() {
+    let recorded = [
+        call("POST", "/a", r#"{"x":1,"y":2,"z":3}"#),
+        call("POST", "/a", r#"{"x":1,"y":2,"z":3}"#),
+        call("POST", "/a", r#"{"x":1,"y":5,"z":6}"#),
+        call("POST", "/a", r#"{"x":1,"y":5,"z":6}"#),
+    ];
+    let got = explain(&recorded, &call("POST", "/a", r#"{"x":1,"y":5,"z":9}"#));
+    assert_eq!(
+        got,
+        [
+            (2, vec!["body.z: recorded 6, got 9".to_owned()]),
+            (
+                0,
+                vec![
+                    "body.y: recorded 2, got 5".to_owned(),
+                    "body.z: recorded 3, got 9".to_owned()
+                ]
+            ),
+        ]
+    );
+}
+
+#[test]
 fn an_authority_that_was_recorded_counts() {
     let mail = Call {
         authority: Some(b"mail"),
