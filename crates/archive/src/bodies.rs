@@ -24,6 +24,8 @@ pub(crate) struct BodyStore {
     open: [OpenBlock; 2],
     recent: Recent,
     block_len: usize,
+    /// [`Limits::min_shared_body`](crate::Limits::min_shared_body).
+    min_shared: usize,
     /// Bytes that were not stored again.
     pub(crate) deduplicated: u64,
 }
@@ -34,23 +36,23 @@ struct OpenBlock {
     handle: BlockHandle,
 }
 
-/// Bodies shorter than this are not looked up: zstd finds the ones nearby, and a reference costs a
-/// reader another block.
-pub(crate) const MIN_DEDUPLICATED: usize = 4096;
+/// Fewer bytes than this say nothing about how dense they are.
+const MIN_DENSE: usize = 1024;
 
 impl BodyStore {
-    pub(crate) fn new(block_len: usize, remembered: usize) -> Self {
+    pub(crate) fn new(block_len: usize, min_shared: usize, remembered: usize) -> Self {
         Self {
             open: Default::default(),
             recent: Recent::new(remembered),
             block_len,
+            min_shared,
             deduplicated: 0,
         }
     }
 
     /// The name of these bytes, if they are worth one.
-    pub(crate) fn name(bytes: &[u8]) -> Option<Hash> {
-        (bytes.len() >= MIN_DEDUPLICATED).then(|| *blake3::hash(bytes).as_bytes())
+    pub(crate) fn name(&self, bytes: &[u8]) -> Option<Hash> {
+        (bytes.len() >= self.min_shared).then(|| *blake3::hash(bytes).as_bytes())
     }
 
     /// Where bytes of that name lie already.
@@ -73,7 +75,7 @@ impl BodyStore {
         pieces: &mut Vec<Location>,
     ) -> Result<(), WriteError> {
         for bytes in bytes.chunks(self.block_len) {
-            let name = Self::name(bytes);
+            let name = self.name(bytes);
             if let Some(found) = name.as_ref().and_then(|name| self.find(name)) {
                 pieces.push(found);
                 continue;
@@ -181,7 +183,7 @@ impl Recent {
 /// The sum of squared counts of 1024 random bytes is about 5,100; of base64, 17,000; of any text or
 /// machine code, more.
 pub(crate) fn is_dense(bytes: &[u8]) -> bool {
-    if bytes.len() < MIN_DEDUPLICATED {
+    if bytes.len() < MIN_DENSE {
         return false;
     }
     let mut counts = [0_u32; 256];

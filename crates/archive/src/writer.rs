@@ -11,7 +11,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use crate::block::builder::{BlockBuilder, Location, Placement};
 use crate::block::records;
-use crate::bodies::{BodyStore, Hash};
+use crate::bodies::{BodyStore, Hash, is_dense};
 use crate::error::WriteError;
 use crate::format::{ChunkKind, Codec, Footer, MAX_RAW, PageEntry};
 use crate::output::{Chunk, Output};
@@ -58,6 +58,9 @@ pub struct Limits {
     pub group: usize,
     /// A body up to this length lies in the block of its record.
     pub inline_body: usize,
+    /// A body from this length on is stored once, wherever it comes again. Shorter ones are not
+    /// looked up: zstd finds those nearby, and a reference costs a reader another block.
+    pub min_shared_body: usize,
     /// Bodies whose places are remembered, so that equal ones are stored once. About 100 bytes
     /// each.
     pub remembered_bodies: usize,
@@ -72,6 +75,7 @@ impl Default for Limits {
             block: 256 << 10,
             group: 4 << 20,
             inline_body: 64 << 10,
+            min_shared_body: 4 << 10,
             remembered_bodies: 64 << 10,
             open_bodies: 64 << 10,
         }
@@ -151,7 +155,11 @@ impl Writer {
             },
             block: BlockBuilder::default(),
             page: PageBuilder::default(),
-            bodies: BodyStore::new(block_limit, limits.remembered_bodies),
+            bodies: BodyStore::new(
+                block_limit,
+                limits.min_shared_body,
+                limits.remembered_bodies,
+            ),
             open_bodies: HashMap::new(),
             directory: Vec::new(),
             provenance,
@@ -299,13 +307,11 @@ impl Writer {
         let body = &message.body;
         let pieces = &mut placed.placement.pieces;
         let tail = body.tail.as_slice();
-        if tail.len() > self.limits.inline_body {
+        if tail.len() > self.limits.inline_body || is_dense(tail) {
             self.bodies.store(tail, &mut self.output, pieces)?;
-        } else if let Some(name) = BodyStore::name(tail) {
+        } else if let Some(name) = self.bodies.name(tail) {
             if let Some(found) = self.bodies.find(&name) {
                 pieces.push(found);
-            } else if crate::bodies::is_dense(tail) {
-                self.bodies.store(tail, &mut self.output, pieces)?;
             } else {
                 placed.placement.tail_inline = true;
                 placed.remember = Some(name);

@@ -304,7 +304,7 @@ impl BlockBuilder {
             let wide = head.fields.iter().map(|field| WideField {
                 name: field.name.into(),
                 value: field.value.into(),
-                flags: flags_of(field).into(),
+                flags: flags_of(field),
             });
             self.block.wide_fields.extend(wide);
         }
@@ -379,28 +379,26 @@ impl From<model::Span> for Span {
 }
 
 fn narrow(field: &model::Field, cursor: &mut u32) -> Option<Field> {
-    let mut distance = |span: model::Span, unknown: bool| -> Option<(u16, u16)> {
-        if unknown {
-            // An unknown span is empty, wherever it points.
-            return (span.len == 0).then_some((0, 0));
-        }
+    if field.name_unknown || field.value_unknown {
+        return None;
+    }
+    let mut distance = |span: model::Span| -> Option<(u16, u16)> {
         let skip = u16::try_from(span.start.checked_sub(*cursor)?).ok()?;
         let len = u16::try_from(span.len).ok()?;
         *cursor = span.start.checked_add(span.len)?;
         Some((skip, len))
     };
-    let (skip, name_len) = distance(field.name, field.name_unknown)?;
-    let (gap, value_len) = distance(field.value, field.value_unknown)?;
+    let (skip, name_len) = distance(field.name)?;
+    let (gap, value_len) = distance(field.value)?;
     Some(Field {
         skip,
         name_len,
         gap,
         value_len,
-        flags: flags_of(field),
     })
 }
 
-fn flags_of(field: &model::Field) -> u16 {
+fn flags_of(field: &model::Field) -> u32 {
     let mut flags = 0;
     if field.name_unknown {
         flags |= field_flags::NAME_UNKNOWN;

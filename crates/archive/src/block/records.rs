@@ -122,11 +122,9 @@ pub(crate) struct Field {
     pub(crate) name_len: u16,
     pub(crate) gap: u16,
     pub(crate) value_len: u16,
-    /// Of [`field_flags`].
-    pub(crate) flags: u16,
 }
 
-/// A field that [`Field`] cannot express.
+/// A field that [`Field`] cannot express: longer, out of order, or with an unknown name or value.
 #[derive(Archive, Clone, Copy, Debug, Serialize)]
 #[rkyv(derive(Debug))]
 pub(crate) struct WideField {
@@ -137,8 +135,8 @@ pub(crate) struct WideField {
 }
 
 pub(crate) mod field_flags {
-    pub(crate) const NAME_UNKNOWN: u16 = 1;
-    pub(crate) const VALUE_UNKNOWN: u16 = 2;
+    pub(crate) const NAME_UNKNOWN: u32 = 1;
+    pub(crate) const VALUE_UNKNOWN: u32 = 2;
 }
 
 /// Bytes of a body that lie elsewhere.

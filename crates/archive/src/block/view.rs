@@ -444,11 +444,7 @@ impl<'s> HeadView<'s> {
         let mut cursor = 0_u32;
         // One of the two is empty.
         let narrow = self.fields.iter().map(move |field| {
-            let unknown = |flag: u16| field.flags.to_native() & flag != 0;
-            let mut advance = |skip: u16, len: u16, unknown: bool| {
-                if unknown {
-                    return Span::default();
-                }
+            let mut advance = |skip: u16, len: u16| {
                 let start = cursor.saturating_add(skip.into());
                 cursor = start.saturating_add(len.into());
                 Span {
@@ -456,25 +452,14 @@ impl<'s> HeadView<'s> {
                     len: len.into(),
                 }
             };
-            let name_unknown = unknown(field_flags::NAME_UNKNOWN);
-            let value_unknown = unknown(field_flags::VALUE_UNKNOWN);
             Field {
-                name: advance(
-                    field.skip.to_native(),
-                    field.name_len.to_native(),
-                    name_unknown,
-                ),
-                value: advance(
-                    field.gap.to_native(),
-                    field.value_len.to_native(),
-                    value_unknown,
-                ),
-                name_unknown,
-                value_unknown,
+                name: advance(field.skip.to_native(), field.name_len.to_native()),
+                value: advance(field.gap.to_native(), field.value_len.to_native()),
+                ..Field::default()
             }
         });
         let wide = self.wide_fields.iter().map(|field| {
-            let unknown = |flag: u16| field.flags.to_native() & u32::from(flag) != 0;
+            let unknown = |flag: u32| field.flags.to_native() & flag != 0;
             Field {
                 name: (&field.name).into(),
                 value: (&field.value).into(),

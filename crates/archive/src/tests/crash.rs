@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::{env, fs};
 
 use tapedeck_model::Ledger;
@@ -22,6 +23,10 @@ fn options() -> WriterOptions {
     };
     options
 }
+
+/// Held while a child is started, and while a lock on a file must be gone once the file is closed:
+/// between fork and exec, a child holds every file of this process, and their locks.
+static NO_CHILD_STARTS: Mutex<()> = Mutex::new(());
 
 /// What the variable holds is where the child writes.
 const CHILD: &str = "TAPEDECK_TEST_ARCHIVE";
@@ -48,6 +53,7 @@ fn a_killed_writer_loses_only_what_was_not_flushed() {
     for round in 0..12_usize {
         let folder = tempdir().unwrap();
         let path = folder.path().join("a.tape");
+        let starting = NO_CHILD_STARTS.lock().unwrap();
         let mut child = Command::new(env::current_exe().unwrap())
             .args([
                 "tests::crash::child_writes_until_it_is_killed",
@@ -59,6 +65,7 @@ fn a_killed_writer_loses_only_what_was_not_flushed() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        drop(starting);
         let mut lines = BufReader::new(child.stdout.take().unwrap())
             .lines()
             .map_while(Result::ok)
@@ -108,6 +115,7 @@ fn a_full_disk_loses_only_what_was_not_flushed() {
     let samples: Vec<_> = (0..300).map(shop).collect();
     let len = write(&full, &samples, options()).file_len;
     for round in 0..200 {
+        let _closing = NO_CHILD_STARTS.lock().unwrap();
         let path = folder.path().join(format!("{round}.tape"));
         let mut writer = Writer::create(&path, options()).unwrap();
         writer.fill_disk_at(100 + round * len / 200);
@@ -184,9 +192,12 @@ fn a_checkpoint_saves_the_ledger() {
     let path = folder.path().join("a.tape");
     let mut writer = Writer::create(&path, options()).unwrap();
     add(&mut writer, &shop(0));
-    let mut ledger = Ledger::default();
-    ledger.packets_dropped_by_kernel = 5;
+    let ledger = Ledger {
+        packets_dropped_by_kernel: 5,
+        ..Ledger::default()
+    };
     writer.checkpoint(&ledger).unwrap();
+    let _closing = NO_CHILD_STARTS.lock().unwrap();
     drop(writer);
     let out = folder.path().join("b.tape");
     recover(&partial_path(&path).unwrap(), &out).unwrap();

@@ -13,10 +13,10 @@ use crate::{
 
 /// A small archive with everything in it: several blocks and pages, shared bodies, a raw block.
 fn small(path: &Path) -> (Vec<u8>, Vec<Exchange>) {
-    let mut samples: Vec<_> = (0..24).map(shop).collect();
+    let mut samples: Vec<_> = (0..15).map(shop).collect();
     for (n, body) in [
-        (3, noise(4_500, 1)),
-        (9, noise(4_500, 1)),
+        (3, noise(1_100, 1)),
+        (9, noise(1_100, 1)),
         (11, vec![b'z'; 6_000]),
     ] {
         let message = samples[n].exchange.response.as_mut().unwrap();
@@ -25,13 +25,14 @@ fn small(path: &Path) -> (Vec<u8>, Vec<Exchange>) {
     }
     let mut options = WriterOptions::new(provenance());
     options.limits = Limits {
-        block: 5 << 10,
-        group: 5 << 10,
+        block: 4 << 10,
+        group: 4 << 10,
         inline_body: 2 << 10,
+        min_shared_body: 1 << 10,
         ..Limits::default()
     };
     let summary = write(path, &samples, options);
-    assert_eq!(summary.deduplicated_bytes, 4_500);
+    assert_eq!(summary.deduplicated_bytes, 1_100);
     let archive = Archive::open(path).unwrap();
     assert!(archive.pages().count() >= 2);
     let bytes = fs::read(path).unwrap();
@@ -183,7 +184,7 @@ fn a_damaged_body_is_told_in_the_recovered_exchange() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("a.tape");
     let (mut bytes, originals) = small(&path);
-    let needle = &noise(4_500, 1)[..32];
+    let needle = &noise(1_100, 1)[..32];
     let found = bytes.windows(needle.len()).position(|w| w == needle);
     bytes[found.unwrap()] ^= 1;
     fs::write(&path, &bytes).unwrap();
@@ -205,5 +206,5 @@ fn a_damaged_body_is_told_in_the_recovered_exchange() {
     let mut scratch = Scratch::new();
     let record = archive.load(3, &mut scratch).unwrap();
     let gap = record.response().unwrap().body().gaps().next().unwrap();
-    assert_eq!((gap.offset, gap.gap.len), (0, 4_500));
+    assert_eq!((gap.offset, gap.gap.len), (0, 1_100));
 }

@@ -19,6 +19,7 @@ fn tiny() -> Limits {
         block: 8 << 10,
         group: 16 << 10,
         inline_body: 2 << 10,
+        min_shared_body: 500,
         remembered_bodies: 4,
         open_bodies: 64,
     }

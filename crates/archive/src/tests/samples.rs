@@ -52,8 +52,10 @@ pub(crate) fn write(path: &Path, samples: &[Sample], options: WriterOptions) -> 
     for sample in samples {
         add(&mut writer, sample);
     }
-    let mut ledger = Ledger::default();
-    ledger.exchanges = samples.len() as u64;
+    let ledger = Ledger {
+        exchanges: samples.len() as u64,
+        ..Ledger::default()
+    };
     writer.seal(&ledger).unwrap()
 }
 
