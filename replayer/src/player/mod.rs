@@ -20,6 +20,23 @@
 //!   way round.
 //! - **Nothing disappears**: every exchange of the archive is sent, never sent, or left out, each
 //!   with its reason; see [`Report`].
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use std::sync::Arc;
+//!
+//! use tapedeck_archive::Archive;
+//! use tapedeck_replayer::player::{Options, StopFlag, run};
+//!
+//! let archive = Arc::new(Archive::open(Path::new("shop.tape"))?);
+//! let options = Options {
+//!     speed: "4x".parse()?,
+//!     ..Options::new("http://staging:8080".parse()?)
+//! };
+//! let report = run(archive, &options, &StopFlag::new(), |_progress| {})?;
+//! println!("{report}");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod archive;
 mod counted;
