@@ -1,2 +1,54 @@
-//! Skeleton.
-fn main() {}
+//! The project's chores. `cargo xtask help` lists them.
+
+#![forbid(unsafe_code)]
+
+mod demo;
+mod ebpf;
+mod lint;
+mod packages;
+mod shell;
+mod test;
+mod tidy;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(about = "The project's chores", max_term_width = 100)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Record a small service's traffic, replay it at 4x, and serve it as a mock
+    Demo(demo::Demo),
+    /// Install what is missing, run every check and test, print the sum
+    Test(test::Test),
+    /// Formatting and clippy
+    Lint,
+    /// The rules that ARCHITECTURE.md states
+    Tidy,
+    /// Compare every case of testdata/pcaps with what is expected of it
+    Golden {
+        /// Write what comes out as what is expected, then look at the difference with git
+        #[arg(long)]
+        bless: bool,
+    },
+    /// Build the kernel programs
+    Ebpf(ebpf::Ebpf),
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    std::env::set_current_dir(shell::root())?;
+    match args.command {
+        Command::Demo(args) => demo::run_demo(&args),
+        Command::Test(args) => test::run_tests(&args),
+        Command::Lint => lint::run_all(),
+        Command::Tidy => tidy::run(),
+        Command::Golden { bless } => test::golden(bless),
+        Command::Ebpf(args) => ebpf::run(&args),
+    }
+}

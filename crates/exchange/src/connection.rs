@@ -167,7 +167,7 @@ impl Analysis {
         let verdict = detecting.judge_with(direction, data);
         match verdict {
             Verdict::Http1(role) => {
-                let reader = Box::new(http1::Reader::new(shared.limits.http1.clone()));
+                let reader = Box::new(http1::Reader::new(shared.limits.http1));
                 self.begin(
                     shared,
                     recorder,

@@ -41,7 +41,7 @@ impl Engine {
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         Self {
-            reassembler: Reassembler::new(limits.reassembly.clone()),
+            reassembler: Reassembler::new(limits.reassembly),
             analyses: Analyses {
                 slots: Vec::new(),
                 shared: Shared {

@@ -42,25 +42,20 @@ pub enum ExportError {
     Json(#[from] serde_json::Error),
 }
 
-/// Writes the exchanges that `keep` chooses as one HAR 1.2 document, in the order of their
-/// beginning.
+/// Writes the exchanges of `rows` as one HAR 1.2 document, in the order of their beginning.
 ///
-/// Memory does not grow with the archive but for one number an exchange, for the order.
+/// Memory does not grow with the archive but for 16 bytes an exchange, for the order.
 ///
 /// # Errors
 ///
 /// When the output cannot be written. Damaged parts of the archive are no error: they are counted.
-pub fn export(
-    archive: &Archive,
-    mut keep: impl FnMut(&Row<'_>) -> bool,
+pub fn export<'a>(
+    archive: &'a Archive,
+    rows: impl Iterator<Item = Row<'a>>,
     creator_version: &'static str,
     mut out: impl Write,
 ) -> Result<Exported, ExportError> {
-    let mut order: Vec<(Timestamp, u64)> = archive
-        .rows()
-        .filter(|row| keep(row))
-        .map(|row| (row.time(), row.id()))
-        .collect();
+    let mut order: Vec<(Timestamp, u64)> = rows.map(|row| (row.time(), row.id())).collect();
     order.sort_unstable();
 
     let creator = Creator {

@@ -1,0 +1,322 @@
+//! The command line, as typed. Nothing here opens or checks anything outside of the text.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use tapedeck_filter::Filter;
+use tapedeck_replayer::mock::Latency;
+use tapedeck_replayer::player::{Speed, Target};
+
+/// Records HTTP traffic passively, keeps it in a compressed archive, and plays it back.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, after_help = EXAMPLES)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  tapedeck import shop.pcap -o shop.tape
+  tapedeck ls shop.tape --filter 'response.status >= 500'
+  tapedeck replay shop.tape --target http://staging:8080 --speed 4x
+  tapedeck mock shop.tape --listen 127.0.0.1:9000
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 99 a threshold failed.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Record live traffic on this machine
+    Record(Record),
+    /// Read captures (pcap, pcapng; plain, gzip or zstd) into an archive
+    Import(Import),
+    /// List the exchanges of an archive
+    Ls(Ls),
+    /// Show one exchange: heads, bodies, timing, completeness
+    Show(Show),
+    /// Sum an archive up: endpoints, latency, what was lost
+    Stats(Stats),
+    /// Check every byte of an archive: exit code 0 whole, 1 damaged
+    Verify(Verify),
+    /// Write the exchanges of an archive in another format
+    Export(Export),
+    /// Send the recorded requests to a target, at their recorded times
+    Replay(Replay),
+    /// Answer requests with the recorded responses
+    Mock(Mock),
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    #[default]
+    Table,
+    /// For programs
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Backend {
+    /// The best that the kernel and the privileges allow
+    #[default]
+    Auto,
+    /// Socket hooks (cgroup_skb): needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN
+    Ebpf,
+    /// Packet sockets: needs CAP_NET_RAW
+    AfPacket,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct Record {
+    /// The archive to write
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// How to capture
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) backend: Backend,
+    /// The interface to listen on (af-packet) [default: all]
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) interface: Option<String>,
+    /// The cgroup2 folder whose sockets to record (ebpf) [default: the root, that is all]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) cgroup: Option<PathBuf>,
+    /// Record this TCP port only; may be given several times
+    #[arg(long = "port", value_name = "PORT")]
+    pub(crate) ports: Vec<u16>,
+    /// Stop after this time, e.g. 30s, 5m [default: until interrupted]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) duration: Option<Duration>,
+    /// Replace the archive if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct Import {
+    /// The captures to read, in this order; `-` is standard input
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) inputs: Vec<PathBuf>,
+    /// The archive to write
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Keep only the exchanges that this CEL expression chooses
+    #[arg(long, value_name = "CEL", value_parser = filter)]
+    pub(crate) filter: Option<Filter>,
+    /// Replace the archive if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct Ls {
+    /// The archive
+    pub(crate) archive: PathBuf,
+    /// List only the exchanges that this CEL expression chooses
+    #[arg(long, value_name = "CEL", value_parser = filter)]
+    pub(crate) filter: Option<Filter>,
+    /// How to print: json is one object a line
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct Show {
+    /// The archive
+    pub(crate) archive: PathBuf,
+    /// The id of the exchange, as `ls` prints it
+    pub(crate) id: u64,
+    /// Write only this body to standard output, exactly as it was transferred
+    #[arg(long, value_enum, value_name = "SIDE")]
+    pub(crate) body: Option<BodySide>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum BodySide {
+    Request,
+    Response,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct Stats {
+    /// The archive
+    pub(crate) archive: PathBuf,
+    /// Count only the exchanges that this CEL expression chooses
+    #[arg(long, value_name = "CEL", value_parser = filter)]
+    pub(crate) filter: Option<Filter>,
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct Verify {
+    /// The archive
+    pub(crate) archive: PathBuf,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct Export {
+    #[command(subcommand)]
+    pub(crate) format: ExportFormat,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ExportFormat {
+    /// HAR 1.2, as browsers and their tools read it
+    Har(ExportHar),
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct ExportHar {
+    /// The archive
+    pub(crate) archive: PathBuf,
+    /// The file to write [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Export only the exchanges that this CEL expression chooses
+    #[arg(long, value_name = "CEL", value_parser = filter)]
+    pub(crate) filter: Option<Filter>,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct Replay {
+    /// The archive
+    pub(crate) archive: PathBuf,
+    /// Where to send the requests: http://HOST:PORT, h2c://HOST:PORT, unix:PATH
+    #[arg(long, value_name = "URL")]
+    pub(crate) target: Target,
+    /// How fast: 1x as recorded, 4x four times as fast, max as fast as the target answers
+    #[arg(long, default_value = "1x")]
+    pub(crate) speed: Speed,
+    /// Send only the exchanges that this CEL expression chooses
+    #[arg(long, value_name = "CEL", value_parser = filter)]
+    pub(crate) filter: Option<Filter>,
+    /// Spread the requests over this many connections [default: as recorded]
+    #[arg(long, value_name = "N")]
+    pub(crate) connections: Option<NonZeroU32>,
+    /// Open at most this many connections at once
+    #[arg(long, value_name = "N", default_value = "10000")]
+    pub(crate) max_connections: NonZeroU32,
+    /// Give a request up after this time
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "60s")]
+    pub(crate) timeout: Duration,
+    /// Keep the recorded authority (Host) instead of the target's
+    #[arg(long)]
+    pub(crate) preserve_host: bool,
+    /// Write the results as JSON, in the shape of k6's handleSummary
+    #[arg(long, value_name = "FILE")]
+    pub(crate) summary: Option<PathBuf>,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct Mock {
+    /// The archive
+    pub(crate) archive: PathBuf,
+    /// Where to listen; port 0 takes a free one, which is printed
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9000")]
+    pub(crate) listen: SocketAddr,
+    /// Answer with the exchanges that this CEL expression chooses
+    #[arg(long, value_name = "CEL", value_parser = filter)]
+    pub(crate) filter: Option<Filter>,
+    /// When to answer: none at once, recorded as recorded, or a factor such as 2x
+    #[arg(long, default_value = "none", value_parser = latency)]
+    pub(crate) latency: Latency,
+    /// Exit code 1 if any request found no recorded answer
+    #[arg(long)]
+    pub(crate) strict: bool,
+}
+
+fn filter(text: &str) -> Result<Filter, String> {
+    Filter::parse(text).map_err(|error| format!("\n{error}"))
+}
+
+fn latency(text: &str) -> Result<Latency, String> {
+    let factor = match text {
+        "none" => return Ok(Latency::None),
+        "recorded" => Some(1.0),
+        _ => text
+            .strip_suffix('x')
+            .and_then(|number| number.parse::<f64>().ok()),
+    };
+    match factor {
+        Some(factor) if factor > 0.0 && factor.is_finite() => Ok(Latency::Recorded { factor }),
+        Some(_) | None => Err("none, recorded, or a factor such as 2x or 0.5x".to_owned()),
+    }
+}
+
+/// A duration as people type it: `500ms`, `30s`, `5m`, `1h`, or several of them in a row (`1m30s`).
+fn duration(text: &str) -> Result<Duration, String> {
+    const UNITS: [(&str, f64); 6] = [
+        ("ms", 1e-3),
+        ("us", 1e-6),
+        ("ns", 1e-9),
+        ("s", 1.0),
+        ("m", 60.0),
+        ("h", 3600.0),
+    ];
+    let wrong = || format!("`{text}` is no duration; examples: 500ms, 30s, 1m30s");
+    let mut rest = text.trim();
+    if rest.is_empty() {
+        return Err(wrong());
+    }
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .ok_or_else(wrong)?;
+        let (number, behind) = rest.split_at(digits);
+        let number: f64 = number.parse().map_err(|_| wrong())?;
+        let (unit, seconds) = UNITS
+            .iter()
+            .find(|(unit, _)| behind.starts_with(unit))
+            .ok_or_else(wrong)?;
+        let part = Duration::try_from_secs_f64(number * seconds).map_err(|_| wrong())?;
+        total = total.checked_add(part).ok_or_else(wrong)?;
+        rest = behind.strip_prefix(unit).unwrap_or_default();
+    }
+    Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn latencies_are_read() {
+        assert_eq!(latency("none"), Ok(Latency::None));
+        assert_eq!(latency("0.5x"), Ok(Latency::Recorded { factor: 0.5 }));
+        for wrong in ["", "x", "-1x", "0x", "infx", "NaNx", "2"] {
+            assert!(latency(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1.5h"), Ok(Duration::from_secs(5400)));
+        for wrong in [
+            "",
+            "5",
+            "s",
+            "5 s",
+            "-1s",
+            "1x",
+            "1e400s",
+            "99999999999999999999h",
+            "1s2",
+        ] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+}

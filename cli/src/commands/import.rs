@@ -1,0 +1,215 @@
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use tapedeck_archive::{Provenance, Summary, WriteError, Writer};
+use tapedeck_exchange::{Engine, Limits, Recorder};
+use tapedeck_model::{BodyPart, Exchange, Ledger};
+use tapedeck_packet::CaptureReader;
+
+use crate::args;
+use crate::output;
+
+/// Captures are read in pieces of this size.
+const READ_BUFFER: usize = 1 << 20;
+
+pub(crate) fn run(args: &args::Import) -> Result<ExitCode> {
+    let mut import = Import {
+        engine: Engine::new(Limits::default()),
+        recording: None,
+        options: args,
+        failures: 0,
+    };
+    for input in &args.inputs {
+        import.read(input)?;
+    }
+    import.finish()
+}
+
+struct Import<'a> {
+    engine: Engine,
+    /// Begun when the first capture has shown that it is one, so that a mistake leaves nothing
+    /// behind.
+    recording: Option<Recording>,
+    options: &'a args::Import,
+    failures: u32,
+}
+
+impl Import<'_> {
+    /// Reads one capture. What is wrong with it is said, and does not stop the others; only an
+    /// archive that cannot be written does.
+    fn read(&mut self, path: &Path) -> Result<()> {
+        let name = name(path);
+        if let Err(error) = self.try_read(path) {
+            if let Some(Recording { error: Some(_), .. }) = self.recording {
+                return Err(error);
+            }
+            if self.recording.is_none() && error.downcast_ref::<WriteError>().is_some() {
+                return Err(error);
+            }
+            self.failures += 1;
+            output::error(&error.context(name));
+        }
+        Ok(())
+    }
+
+    fn try_read(&mut self, path: &Path) -> Result<()> {
+        let (input, len) = open(path)?;
+        let progress = output::byte_progress(len);
+        let input = io::BufReader::with_capacity(READ_BUFFER, progress.wrap_read(input));
+        let mut capture = CaptureReader::open(input)?;
+        let recording = match &mut self.recording {
+            Some(recording) => recording,
+            none => none.insert(Recording::begin(self.options)?),
+        };
+        let mut packets = 0_u64;
+        loop {
+            match capture.next_packet() {
+                Ok(Some(packet)) => self.engine.packet(&packet, recording),
+                Ok(None) => break,
+                Err(error) => {
+                    return Err(error)
+                        .context(format!("stopped after {packets} packets, which are kept"));
+                }
+            }
+            packets += 1;
+            recording.check()?;
+        }
+        progress.finish_and_clear();
+        if packets == 0 {
+            bail!("the capture holds no packets");
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<ExitCode> {
+        let Some(mut recording) = self.recording else {
+            return Ok(ExitCode::from(crate::FAILED));
+        };
+        self.engine.finish(&mut recording);
+        recording.check()?;
+        let ledger = self.engine.ledger();
+        let summary = recording.seal(&ledger)?;
+        report(&self.options.output, &ledger, &summary);
+        if ledger.exchanges == 0 {
+            output::warn(nothing_found(&ledger));
+            self.failures += 1;
+        }
+        Ok(if self.failures == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::from(crate::FAILED)
+        })
+    }
+}
+
+/// Puts what the engine finds into an archive. Keeps the first error, because the engine cannot
+/// stop for it.
+struct Recording {
+    writer: Writer,
+    error: Option<WriteError>,
+}
+
+impl Recording {
+    fn begin(options: &args::Import) -> Result<Self> {
+        let source = options
+            .inputs
+            .iter()
+            .map(|path| name(path))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let provenance = Provenance {
+            source,
+            ..super::provenance()
+        };
+        let writer = super::create(&options.output, provenance, options.force)?;
+        Ok(Self {
+            writer,
+            error: None,
+        })
+    }
+
+    fn check(&mut self) -> Result<()> {
+        match self.error.take() {
+            None => Ok(()),
+            Some(error) => Err(error.into()),
+        }
+    }
+
+    fn seal(self, ledger: &Ledger) -> Result<Summary> {
+        Ok(self.writer.seal(ledger)?)
+    }
+}
+
+impl Recorder for Recording {
+    fn body_part(&mut self, part: &BodyPart) {
+        if self.error.is_none() {
+            self.error = self.writer.body_part(part).err();
+        }
+    }
+
+    fn exchange(&mut self, exchange: &Exchange) {
+        if self.error.is_none() {
+            self.error = self.writer.exchange(exchange).err();
+        }
+    }
+}
+
+/// Opens an input, and says how long it is (0: unknown).
+fn open(path: &Path) -> Result<(Box<dyn Read>, u64)> {
+    if path == Path::new("-") {
+        return Ok((Box::new(io::stdin().lock()), 0));
+    }
+    let file = File::open(path).context("failed to open")?;
+    let meta = file.metadata().context("failed to read its metadata")?;
+    if meta.is_dir() {
+        bail!("is a folder; name the captures in it");
+    }
+    Ok((Box::new(file), meta.len()))
+}
+
+fn name(path: &Path) -> String {
+    if path == Path::new("-") {
+        "standard input".to_owned()
+    } else {
+        path.display().to_string()
+    }
+}
+
+fn report(path: &Path, ledger: &Ledger, summary: &Summary) {
+    output::say(format_args!(
+        "{}: {} exchanges on {} connections from {} packets, {}",
+        path.display(),
+        ledger.exchanges,
+        ledger.connections,
+        ledger.packets_seen,
+        output::bytes(summary.file_len),
+    ));
+    for loss in output::losses(ledger) {
+        output::warn(loss);
+    }
+}
+
+/// Why an archive is empty, as far as the ledger can tell.
+fn nothing_found(ledger: &Ledger) -> String {
+    let mut text = "no HTTP exchange was found".to_owned();
+    let mut because = |count: u64, what: &str| {
+        if count > 0 {
+            text.push_str(&format!("; {count} {what}"));
+        }
+    };
+    because(
+        ledger.connections_tls,
+        "connections were TLS, unreadable without keys",
+    );
+    because(
+        ledger.connections_not_http,
+        "connections were neither HTTP nor TLS",
+    );
+    because(ledger.connections_empty, "connections carried no data");
+    because(ledger.packets_not_tcp, "packets were not TCP");
+    because(ledger.packets_undecodable, "packets could not be decoded");
+    text
+}

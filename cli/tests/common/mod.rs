@@ -1,0 +1,125 @@
+//! What the tests of the program share.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+pub(crate) mod har;
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+/// The folder of the golden captures.
+pub(crate) fn pcaps() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../testdata/pcaps"))
+}
+
+pub(crate) fn temp_folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder for temporary files")
+}
+
+/// A run of the real program.
+pub(crate) struct Tapedeck {
+    command: Command,
+    line: String,
+}
+
+/// What a run left.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Tapedeck {
+    pub(crate) fn new<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tapedeck"));
+        command.args(args).stdin(Stdio::null());
+        let line = format!("{command:?}");
+        Self { command, line }
+    }
+
+    pub(crate) fn input(mut self, file: std::fs::File) -> Self {
+        self.command.stdin(file);
+        self
+    }
+
+    /// Runs it to its end. Whatever happens, it must not panic, and must use the exit codes that
+    /// its help names.
+    pub(crate) fn run(mut self) -> Ran {
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = self.command.output().expect("tapedeck starts");
+        let ran = Ran {
+            code: status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&stderr).into_owned(),
+        };
+        assert!(
+            !ran.stderr.contains("panicked"),
+            "{}: {}",
+            self.line,
+            ran.stderr
+        );
+        assert!([0, 1, 2, 99].contains(&ran.code), "{}: {status}", self.line);
+        ran
+    }
+
+    #[track_caller]
+    pub(crate) fn succeeds(self) -> Ran {
+        let line = self.line.clone();
+        let ran = self.run();
+        assert_eq!(ran.code, 0, "{line}: {}", ran.stderr);
+        ran
+    }
+
+    /// Runs it, expects that exit code, and that standard error holds each of the texts.
+    #[track_caller]
+    pub(crate) fn fails(self, code: i32, says: &[&str]) -> Ran {
+        let line = self.line.clone();
+        let ran = self.run();
+        assert_eq!(ran.code, code, "{line}: {}", ran.stderr);
+        for text in says {
+            assert!(
+                ran.stderr.contains(text),
+                "{line} does not say {text:?}: {}",
+                ran.stderr
+            );
+        }
+        ran
+    }
+
+    pub(crate) fn spawn(mut self) -> std::process::Child {
+        self.command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("tapedeck starts")
+    }
+}
+
+impl Ran {
+    /// Standard output as JSON, one object a line.
+    #[track_caller]
+    pub(crate) fn lines(&self) -> Vec<Value> {
+        self.stdout
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+            .collect()
+    }
+}
+
+/// Why live capture cannot be tested here; nothing where it can. CI has the privileges, and says
+/// so with `TAPEDECK_REQUIRE_PRIVILEGES`: then it must.
+pub(crate) fn cannot_capture() -> Option<&'static str> {
+    let required = std::env::var_os("TAPEDECK_REQUIRE_PRIVILEGES").is_some();
+    let root = Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|id| id.stdout.trim_ascii() == b"0");
+    (!required && !root).then_some("live capture needs root (docs/privileges.md)")
+}

@@ -1,0 +1,80 @@
+//! System packages that the tests use: real peers of the network.
+
+use anyhow::Result;
+
+use crate::shell::{command, has, run, say};
+
+/// A Debian package and a program that proves that it is there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Package {
+    pub(crate) name: &'static str,
+    pub(crate) program: &'static str,
+    pub(crate) what_for: &'static str,
+}
+
+const fn package(name: &'static str, program: &'static str, what_for: &'static str) -> Package {
+    Package {
+        name,
+        program,
+        what_for,
+    }
+}
+
+/// What the tests run beside Tapedeck. Without one of them, the tests that need it say so and are
+/// skipped.
+pub(crate) const FOR_TESTS: [Package; 6] = [
+    package("curl", "curl", "a client of the mock"),
+    package("nghttp2-client", "nghttp", "an HTTP/2 client of the mock"),
+    package(
+        "nginx-light",
+        "nginx",
+        "a server to record and to replay against",
+    ),
+    package("iproute2", "ip", "network namespaces for live capture"),
+    package("tcpdump", "tcpdump", "a second recorder to compare with"),
+    package("wrk", "wrk", "load for live capture"),
+];
+
+/// Installs the packages that are missing, where this user can; else says how to.
+pub(crate) fn ensure(packages: &[Package]) -> Result<()> {
+    let missing: Vec<&Package> = packages
+        .iter()
+        .filter(|package| !has(package.program))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
+    say("These system packages are missing:");
+    for package in &missing {
+        say(&format!("  {:<16} {}", package.name, package.what_for));
+    }
+    if !has("apt-get") {
+        say("This is no Debian: install their like by hand. The tests that need them are skipped.");
+        return Ok(());
+    }
+    if !is_root() {
+        say(&format!(
+            "Only root can install them: sudo apt-get install {}. The tests that need them are \
+             skipped.",
+            names.join(" ")
+        ));
+        return Ok(());
+    }
+    say("Installing them with apt-get:");
+    run(&mut command("apt-get", &["update", "-qq"]))?;
+    let mut install = command(
+        "apt-get",
+        &["install", "-y", "-qq", "--no-install-recommends"],
+    );
+    // Without this a package's questions would wait for an answer that never comes.
+    run(install
+        .args(&names)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(std::process::Stdio::null()))
+}
+
+pub(crate) fn is_root() -> bool {
+    let id = std::process::Command::new("id").arg("-u").output();
+    id.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
