@@ -48,6 +48,6 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         // JSON writers hide the cause from the chain.
         let json = cause.downcast_ref::<serde_json::Error>();
         let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
-        kind.or(json.and_then(serde_json::Error::io_error_kind)) == Some(io::ErrorKind::BrokenPipe)
+        kind.or_else(|| json?.io_error_kind()) == Some(io::ErrorKind::BrokenPipe)
     })
 }

@@ -48,6 +48,7 @@ fn options(args: &args::Replay) -> Options {
         connections: args.connections,
         timeout: args.timeout,
         preserve_host: args.preserve_host,
+        filter: args.filter.clone(),
 
         limits: Limits {
             connections: args.max_connections.get(),

@@ -3,26 +3,45 @@
 use std::sync::Arc;
 
 use tapedeck_archive::{Archive, BodyBuffer, HeadView, ReadError, Row, Scratch};
+use tapedeck_filter::Filter;
 use tapedeck_model::Protocol;
 
 use crate::player::outcome::{Cause, NeverSent};
 use crate::player::request::{Fields, RecordedRequest, behind_start_line};
-use crate::player::schedule::Candidate;
+use crate::player::schedule::{Candidate, LeftOut};
 use crate::player::source::{Facts, ReadFailure, Source};
 
-impl Source for Arc<Archive> {
+/// An archive, and which of its exchanges are meant.
+pub(crate) struct Recorded {
+    pub(crate) archive: Arc<Archive>,
+    /// `None`: all.
+    pub(crate) filter: Option<Filter>,
+}
+
+impl Source for Recorded {
     type Scratch = ArchiveScratch;
 
     fn candidates(&self) -> impl Iterator<Item = Candidate> {
-        self.rows().map(|row| candidate(&row))
+        let mut scratch = Scratch::new();
+        self.archive.rows().map(move |row| {
+            let mut candidate = candidate(&row);
+            if let Some(filter) = &self.filter {
+                match filter.matches_with(&self.archive, &row, &mut scratch) {
+                    Ok(true) => {}
+                    Ok(false) => candidate.left_out = Some(LeftOut::NotChosen),
+                    Err(_) => candidate.left_out = Some(LeftOut::Unreadable),
+                }
+            }
+            candidate
+        })
     }
 
     fn unreadable(&self) -> u64 {
-        self.damaged_rows()
+        self.archive.damaged_rows()
     }
 
     fn recorded_status(&self, id: u64) -> Option<u16> {
-        self.row(id).and_then(|row| row.status())
+        self.archive.row(id).and_then(|row| row.status())
     }
 
     fn with_request<T>(
@@ -31,10 +50,14 @@ impl Source for Arc<Archive> {
         scratch: &mut ArchiveScratch,
         f: impl FnOnce(&RecordedRequest<'_>) -> T,
     ) -> Result<T, ReadFailure> {
-        let record = self.load(id, &mut scratch.block).map_err(unreadable)?;
+        let record = self
+            .archive
+            .load(id, &mut scratch.block)
+            .map_err(unreadable)?;
         let request = record.request().ok_or_else(incomplete)?;
         let head = request.head().ok_or_else(incomplete)?;
         let body = self
+            .archive
             .body(&request.body(), &mut scratch.body)
             .map_err(unreadable)?;
         let trailers = request
@@ -47,7 +70,7 @@ impl Source for Arc<Archive> {
             protocol: head.protocol(),
             method: head.method().ok_or_else(incomplete)?,
             target: head.target().ok_or_else(incomplete)?,
-            authority: self.row(id).and_then(|row| row.authority()),
+            authority: self.archive.row(id).and_then(|row| row.authority()),
             fields: match head.protocol() {
                 Protocol::Http10 | Protocol::Http11 => Fields::Lines(behind_start_line(head.raw())),
                 Protocol::Http2 => pairs(&head)?,

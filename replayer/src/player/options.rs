@@ -3,6 +3,8 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use tapedeck_filter::Filter;
+
 use crate::player::schedule::Speed;
 use crate::player::target::Target;
 
@@ -27,6 +29,8 @@ pub struct Options {
     pub preserve_host: bool,
     /// How many threads send. `None`: one for each processor, [`Options::MAX_WORKERS`] at most.
     pub workers: Option<NonZeroU32>,
+    /// Which exchanges are meant; `None`: all.
+    pub filter: Option<Filter>,
     /// What the run may use.
     pub limits: Limits,
 }
@@ -57,6 +61,7 @@ impl Options {
             grace: Self::GRACE,
             preserve_host: false,
             workers: None,
+            filter: None,
             limits: Limits::default(),
         }
     }

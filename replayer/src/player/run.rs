@@ -12,6 +12,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 use tapedeck_archive::Archive;
 
+use crate::player::archive::Recorded;
 use crate::player::gate::{Gate, Pass};
 use crate::player::options::Options;
 use crate::player::outcome::NeverSent;
@@ -99,7 +100,8 @@ pub fn run(
     stop: &StopFlag,
     progress: impl Fn(Progress),
 ) -> Result<Report, RunError> {
-    play(archive, options, stop, progress)
+    let filter = options.filter.clone();
+    play(Recorded { archive, filter }, options, stop, progress)
 }
 
 pub(crate) fn play<S: Source + 'static>(

@@ -118,6 +118,8 @@ counted! {
         Tunnel = "tunnel",
         /// The part of the archive's index that lists it is damaged.
         Unreadable = "unreadable",
+        /// The filter does not choose it.
+        NotChosen = "not_chosen",
         /// The server pushed it (HTTP/2): no client sent that request.
         Pushed = "pushed",
     }
