@@ -224,9 +224,23 @@ pub(crate) struct Mock {
     /// When to answer: none at once, recorded as recorded, or a factor such as 2x
     #[arg(long, default_value = "none", value_parser = latency)]
     pub(crate) latency: Latency,
+    /// What a request gets when its recorded answers are used up
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) repeat: Repeat,
     /// Exit code 1 if any request found no recorded answer
     #[arg(long)]
     pub(crate) strict: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum Repeat {
+    /// The last one, again and again
+    #[default]
+    Last,
+    /// The first one again, and so on
+    Cycle,
+    /// No answer: a miss
+    Fail,
 }
 
 fn filter(text: &str) -> Result<Filter, String> {

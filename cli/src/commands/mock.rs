@@ -2,7 +2,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 
 use anyhow::{Context, Result};
-use tapedeck_replayer::mock::{Mock, Options, Stats};
+use tapedeck_replayer::mock::{Mock, Options, Repeat, Stats};
 
 use crate::args;
 use crate::interrupt::on_interrupt;
@@ -16,6 +16,8 @@ pub(crate) fn run(args: &args::Mock) -> Result<ExitCode> {
     let options = Options {
         listen: args.listen,
         latency: args.latency,
+        repeat: args.repeat.into(),
+        filter: args.filter.clone(),
 
         ..Options::default()
     };
@@ -47,9 +49,16 @@ fn tell(stats: &Stats) {
         stats.hits, stats.misses, stats.refused
     ));
     for miss in stats.missed.iter().take(MISSES_SHOWN) {
-        output::say(format_args!(
-            "miss: {}",
-            output::visible(&format!("{} {}: {}", miss.method, miss.target, miss.reason))
-        ));
+        output::say(format_args!("miss: {}", output::visible(&miss.to_string())));
+    }
+}
+
+impl From<args::Repeat> for Repeat {
+    fn from(repeat: args::Repeat) -> Self {
+        match repeat {
+            args::Repeat::Last => Self::Last,
+            args::Repeat::Cycle => Self::Cycle,
+            args::Repeat::Fail => Self::Fail,
+        }
     }
 }

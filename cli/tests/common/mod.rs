@@ -113,13 +113,18 @@ impl Ran {
     }
 }
 
-/// Why live capture cannot be tested here; nothing where it can. CI has the privileges, and says
-/// so with `TAPEDECK_REQUIRE_PRIVILEGES`: then it must.
-pub(crate) fn cannot_capture() -> Option<&'static str> {
+/// Whether live capture cannot be tested here; then the reason is printed. CI has the privileges,
+/// and says so with `TAPEDECK_REQUIRE_PRIVILEGES`: there the test must run.
+pub(crate) fn cannot_capture() -> bool {
     let required = std::env::var_os("TAPEDECK_REQUIRE_PRIVILEGES").is_some();
-    let root = Command::new("id")
-        .arg("-u")
-        .output()
-        .is_ok_and(|id| id.stdout.trim_ascii() == b"0");
-    (!required && !root).then_some("live capture needs root (docs/privileges.md)")
+    let id = Command::new("id").arg("-u").output();
+    let root = id.is_ok_and(|id| id.stdout.trim_ascii() == b"0");
+    let cannot = !required && !root;
+    if cannot {
+        #[expect(clippy::print_stdout, reason = "xtask counts these lines")]
+        {
+            println!("skipped: live capture needs root (docs/privileges.md)");
+        }
+    }
+    cannot
 }

@@ -11,6 +11,8 @@ pub(crate) struct Call<'a> {
     /// The target as on the wire.
     pub(crate) target: &'a [u8],
     pub(crate) content_type: Option<&'a [u8]>,
+    /// What tells one user from another: the Authorization field, or else the cookies.
+    pub(crate) session: Option<&'a [u8]>,
     pub(crate) body: &'a [u8],
 }
 

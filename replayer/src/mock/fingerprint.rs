@@ -32,6 +32,11 @@ pub(crate) fn query(query: &[u8], ignore: &BTreeSet<String>) -> u128 {
     pair_set(query, kind::QUERY, ignore)
 }
 
+/// The hash of what tells one user from another.
+pub(crate) fn session(session: &[u8]) -> u128 {
+    xxh3_128_with_seed(session, kind::SESSION)
+}
+
 /// The hash of a body, without the members and fields of these names.
 pub(crate) fn body(body: &[u8], content_type: Option<&[u8]>, ignore: &BTreeSet<String>) -> u128 {
     if body.is_empty() {
@@ -88,6 +93,7 @@ mod kind {
     pub(super) const NAME: u64 = 6;
     pub(super) const VALUE: u64 = 7;
     pub(super) const MULTIPART: u64 = 8;
+    pub(super) const SESSION: u64 = 9;
     pub(super) const JSON_LITERAL: u64 = 16;
     pub(super) const JSON_INTEGER: u64 = 17;
     pub(super) const JSON_FRACTION: u64 = 18;

@@ -272,6 +272,7 @@ fn call<'a>(head: &'a request::Parts, body: &'a [u8]) -> Call<'a> {
         authority: authority.map(str::as_bytes).or_else(|| field(header::HOST)),
         target: target.as_bytes(),
         content_type: field(header::CONTENT_TYPE),
+        session: field(header::AUTHORIZATION).or_else(|| field(header::COOKIE)),
         body,
     }
 }

@@ -6,6 +6,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use tapedeck_filter::Filter;
+
 /// How a mock listens, matches and answers.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -19,6 +21,8 @@ pub struct Options {
     pub repeat: Repeat,
     /// What a request and a recorded request may differ in.
     pub rules: Rules,
+    /// Which exchanges answer; `None`: all that can.
+    pub filter: Option<Filter>,
     /// The bounds of memory and time.
     pub limits: Limits,
 }
@@ -32,6 +36,7 @@ impl Default for Options {
             latency: Latency::None,
             repeat: Repeat::Last,
             rules: Rules::default(),
+            filter: None,
             limits: Limits::default(),
         }
     }

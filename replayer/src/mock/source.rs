@@ -10,6 +10,7 @@ use tapedeck_model::{Protocol, Timestamp};
 
 use super::answer::{Answer, InterimRecording, Pair, Recording, Timing};
 use super::call::Call;
+use super::fingerprint;
 use super::index::Builder;
 use super::miss::Recordings;
 use super::options::{Limits, Options, Skipped, StartError};
@@ -38,7 +39,18 @@ pub(crate) fn responder(archive: Arc<Archive>, options: &Options) -> Result<Resp
     let rows = || (0..count).filter_map(|id| Some((id, source.archive.row(id.into())?)));
     let authorities = rows().filter_map(|(_, row)| row.authority());
     let mut builder = Builder::new(options.rules.clone(), options.repeat, authorities);
+    let mut scratch = Scratch::new();
     for (id, row) in rows() {
+        if let Some(filter) = &options.filter {
+            match filter.matches_with(&source.archive, &row, &mut scratch) {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(_) => {
+                    skipped.unreadable += 1;
+                    continue;
+                }
+            }
+        }
         responses += u64::from(row.status().is_some());
         let reason = unservable(&row, &options.limits, &mut skipped);
         if let Some(reason) = reason {
@@ -69,8 +81,15 @@ pub(crate) fn responder(archive: Arc<Archive>, options: &Options) -> Result<Resp
     if served == 0 {
         return Err(StartError::NothingToServe { exchanges, skipped });
     }
+    let index = builder.finish(|id| {
+        let mut session = None;
+        source.with_call(id, &mut |call| {
+            session = call.session.map(fingerprint::session)
+        });
+        session
+    });
     Ok(Responder::new(
-        builder.finish(),
+        index,
         Box::new(source),
         count as usize,
         skipped,
@@ -111,6 +130,7 @@ fn line<'a>(row: &Row<'a>) -> Option<Call<'a>> {
         authority: row.authority(),
         target: row.target()?,
         content_type: None,
+        session: None,
         body: b"",
     })
 }
@@ -148,10 +168,11 @@ impl Recordings for ArchiveSource {
         self.with_reader(|reader| {
             let record = self.archive.load(id.into(), &mut reader.scratch).ok()?;
             let request = record.request()?;
-            let content_type = request.head().and_then(|head| head.field("content-type"));
+            let field = |name| request.head().and_then(|head| head.field(name));
             let body = self.archive.body(&request.body(), &mut reader.body).ok()?;
             read(&Call {
-                content_type,
+                content_type: field("content-type"),
+                session: field("authorization").or_else(|| field("cookie")),
                 body,
                 ..line
             });

@@ -4,6 +4,10 @@
 //! exchanges in recorded order and a cursor, since a repeated request walks through its recorded
 //! answers.
 //!
+//! Where a request was recorded several times, by several users, each user's own answers are a
+//! sequence of their own: who asks with a recorded Authorization (or else Cookie) field, or with
+//! none where that was recorded, walks through those. Everybody else walks through all of them.
+//!
 //! An archive may hold several services. Then each exchange is found under its own authority and
 //! under "any": a request that names a recorded authority is answered by that one only, every other
 //! request (to `127.0.0.1:9000`, where the mock listens) by whichever was recorded first.
@@ -55,13 +59,15 @@ impl Index {
     /// The exchange that answers this call; moves the cursor of its sequence.
     pub(crate) fn find(&self, call: &Call<'_>) -> Found {
         let (parts, authority) = self.parts(call);
-        let Some(sequence) = self
-            .keys
-            .get(&self.key(authority, &parts))
-            .and_then(|at| self.sequences.get(*at as usize))
-        else {
+        let key = self.key(authority, &parts);
+        let Some(mut sequence) = self.sequence(key) else {
             return Found::Nothing;
         };
+        if sequence.len > 1 {
+            let session = call.session.map_or(NO_SESSION, fingerprint::session);
+            let own = self.sequence(key.of_session(session, self.seed));
+            sequence = own.unwrap_or(sequence);
+        }
         let members = self.members(sequence);
         let at = sequence.advance(self.repeat);
         match members.get(at as usize) {
@@ -114,6 +120,10 @@ impl Index {
         let (parts, authority) = self.parts(call);
         let Key(high, low) = self.key(authority, &parts);
         u128::from(high) << 64 | u128::from(low)
+    }
+
+    fn sequence(&self, key: Key) -> Option<&Sequence> {
+        self.sequences.get(*self.keys.get(&key)? as usize)
     }
 
     fn members(&self, sequence: &Sequence) -> &[u32] {
@@ -194,9 +204,11 @@ impl Builder {
         self.by_path.push((short(parts.path), id));
     }
 
-    /// The index of all that was added.
-    pub(crate) fn finish(mut self) -> Index {
+    /// The index of all that was added. `session` says who made a recorded request; it is asked
+    /// about those only that were recorded several times, in recorded order.
+    pub(crate) fn finish(mut self, session: impl FnMut(u32) -> Option<u128>) -> Index {
         self.entries.sort_unstable();
+        self.add_sessions(session);
         self.by_path.sort_unstable();
         self.by_path.shrink_to_fit();
         let distinct = self.entries.chunk_by(|(a, _), (b, _)| a == b).count();
@@ -227,6 +239,40 @@ impl Builder {
             members,
             by_path: self.by_path,
         }
+    }
+}
+
+impl Builder {
+    /// Gives every user of a request that several users made a key of their own.
+    fn add_sessions(&mut self, mut session: impl FnMut(u32) -> Option<u128>) {
+        let mut repeated: Vec<(u32, Key)> = self
+            .entries
+            .chunk_by(|(a, _), (b, _)| a == b)
+            .filter(|same| same.len() > 1)
+            .flatten()
+            .map(|(key, id)| (*id, *key))
+            .collect();
+        // In recorded order each block of the archive is decompressed once.
+        repeated.sort_unstable();
+        let mut made: Vec<(Key, u128, u32)> = Vec::with_capacity(repeated.len());
+        for same in repeated.chunk_by(|(a, _), (b, _)| a == b) {
+            let Some((id, _)) = same.first() else {
+                continue;
+            };
+            let session = session(*id).unwrap_or(NO_SESSION);
+            made.extend(same.iter().map(|(id, key)| (*key, session, *id)));
+        }
+        made.sort_unstable();
+        for same in made.chunk_by(|(a, ..), (b, ..)| a == b) {
+            let several = same.first().map(|made| made.1) != same.last().map(|made| made.1);
+            if several {
+                let own = same
+                    .iter()
+                    .map(|(key, session, id)| (key.of_session(*session, self.seed), *id));
+                self.entries.extend(own);
+            }
+        }
+        self.entries.sort_unstable();
     }
 }
 
@@ -305,6 +351,19 @@ impl Parts {
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 struct Key(u64, u64);
 
+impl Key {
+    /// The key of the same call, made by one user.
+    fn of_session(self, session: u128, seed: u64) -> Self {
+        let mut bytes = [0; 32];
+        let words = [self.0, self.1, (session >> 64) as u64, session as u64];
+        for (slot, word) in bytes.chunks_exact_mut(8).zip(words) {
+            slot.copy_from_slice(&word.to_le_bytes());
+        }
+        let hash = xxh3_128_with_seed(&bytes, seed);
+        Self((hash >> 64) as u64, hash as u64)
+    }
+}
+
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.1);
@@ -338,6 +397,9 @@ const fn short(hash: u128) -> u32 {
 }
 
 const ANY_AUTHORITY: u32 = u32::MAX;
+
+/// Whoever does not say who they are is one user.
+const NO_SESSION: u128 = 0;
 
 #[cfg(test)]
 mod tests;

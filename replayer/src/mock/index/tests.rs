@@ -10,6 +10,7 @@ fn call<'a>(method: &'a str, target: &'a str, body: &'a str) -> Call<'a> {
         authority: None,
         target: target.as_bytes(),
         content_type: None,
+        session: None,
         body: body.as_bytes(),
     }
 }
@@ -27,7 +28,7 @@ fn index_with(rules: Rules, repeat: Repeat, calls: &[Call<'_>]) -> Index {
     for (id, call) in (0..).zip(calls) {
         builder.add(id, call);
     }
-    builder.finish()
+    builder.finish(|id| calls[id as usize].session.map(fingerprint::session))
 }
 
 fn index(calls: &[Call<'_>]) -> Index {
@@ -213,6 +214,7 @@ proptest! {
                 authority: call.authority.map(str::as_bytes),
                 target: target.as_bytes(),
                 content_type: None,
+                session: None,
                 body: body.as_bytes(),
             })
             .collect();
@@ -235,5 +237,29 @@ proptest! {
                 prop_assert!(matches!(index.find(&asked), Found::Exchange(_)));
             }
         }
+    }
+}
+
+#[test]
+fn each_user_walks_through_their_own_answers() {
+    let by = |session: Option<&'static str>| Call {
+        session: session.map(str::as_bytes),
+        ..call("GET", "/balance", "")
+    };
+    let (ann, bob) = (by(Some("Bearer ann")), by(Some("Bearer bob")));
+    let index = index(&[ann, bob, ann, bob]);
+    // In any order of the users, and the last answer again and again.
+    for (asked, expect) in [(bob, 1), (bob, 3), (ann, 0), (bob, 3), (ann, 2), (ann, 2)] {
+        assert_eq!(index.find(&asked), Found::Exchange(expect));
+    }
+    // Who is not known, or does not say, walks through all of them.
+    let (eve, nobody) = (by(Some("Bearer eve")), by(None));
+    for (asked, expect) in [(eve, 0), (nobody, 1), (eve, 2), (nobody, 3)] {
+        assert_eq!(index.find(&asked), Found::Exchange(expect));
+    }
+    // Not to say who one is was recorded, too.
+    let index = self::index(&[ann, nobody, ann]);
+    for (asked, expect) in [(nobody, 1), (nobody, 1), (ann, 0), (eve, 0)] {
+        assert_eq!(index.find(&asked), Found::Exchange(expect));
     }
 }

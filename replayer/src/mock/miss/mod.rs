@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -43,6 +44,25 @@ pub struct Nearest {
     pub target: String,
     /// In what it differs from what was asked.
     pub differs: Vec<String>,
+}
+
+impl fmt::Display for Miss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} {} ({}x): {}",
+            self.method, self.target, self.count, self.reason
+        )?;
+        if let Some(near) = self.nearest.first() {
+            let differs = near.differs.join(", ");
+            write!(
+                f,
+                "; nearest: {} {} (exchange {}): {differs}",
+                near.method, near.target, near.id
+            )?;
+        }
+        Ok(())
+    }
 }
 
 impl Miss {

@@ -22,6 +22,7 @@ fn call(method: &'static str, target: &'static str, body: &'static str) -> Call<
         authority: Some(b"shop"),
         target: target.as_bytes(),
         content_type: None,
+        session: None,
         body: body.as_bytes(),
     }
 }
@@ -32,7 +33,7 @@ fn explain(recorded: &[Call<'static>], asked: &Call<'_>) -> Vec<(u64, Vec<String
     for (id, call) in (0..).zip(recorded) {
         builder.add(id, call);
     }
-    nearest(asked, &builder.finish(), &Fixed(recorded.to_vec()))
+    nearest(asked, &builder.finish(|_| None), &Fixed(recorded.to_vec()))
         .into_iter()
         .map(|near| (near.id, near.differs))
         .collect()

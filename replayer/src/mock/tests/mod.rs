@@ -57,6 +57,7 @@ impl Tape {
             authority: None,
             target: self.target.as_bytes(),
             content_type: self.content_type.map(str::as_bytes),
+            session: None,
             body: self.asked.as_bytes(),
         }
     }
@@ -123,7 +124,7 @@ fn start_with(tapes: Vec<Tape>, options: &Options) -> Result<RunningMock, StartE
     for (id, tape) in (0..).zip(&tapes) {
         builder.add(id, &tape.call());
     }
-    let (index, count) = (builder.finish(), tapes.len());
+    let (index, count) = (builder.finish(|_| None), tapes.len());
     let (source, skipped) = (Box::new(Tapes(tapes)), Skipped::default());
     let responder = Responder::new(
         index,

@@ -71,6 +71,8 @@ struct Head {
     target: Range<usize>,
     host: Option<Range<usize>>,
     content_type: Option<Range<usize>>,
+    authorization: Option<Range<usize>>,
+    cookie: Option<Range<usize>>,
     http10: bool,
     close: bool,
     /// The client waits for 100 before it sends the body.
@@ -165,6 +167,12 @@ impl RequestReader {
             authority: self.head.host.as_ref().map(part),
             target: part(&self.head.target),
             content_type: self.head.content_type.as_ref().map(part),
+            session: self
+                .head
+                .authorization
+                .as_ref()
+                .or(self.head.cookie.as_ref())
+                .map(part),
             body,
         }
     }
@@ -390,8 +398,10 @@ impl Head {
                     // An HTTP/1.0 client knows no interim responses (RFC 9110 section 10.1.1).
                     head.expects = !http10;
                 }
+                6 if is("cookie") => head.cookie = Some(place(field.value)),
                 10 if is("connection") => head.connection(field.value),
                 12 if is("content-type") => head.content_type = Some(place(field.value)),
+                13 if is("authorization") => head.authorization = Some(place(field.value)),
                 14 if is("content-length") => {
                     let value = length(field.value).ok_or(INVALID_LENGTH)?;
                     if stated.replace(value).is_some() {
