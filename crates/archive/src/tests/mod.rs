@@ -6,3 +6,4 @@ mod crash;
 mod damage;
 mod round_trip;
 mod samples;
+mod versions;

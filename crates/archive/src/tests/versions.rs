@@ -1,0 +1,115 @@
+//! Archives of every version, kept in `testdata/archives`, are read for ever.
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use tempfile::tempdir;
+
+use super::samples::{Sample, expected, noise, provenance, read, shop, write};
+use crate::{Archive, Limits, Scratch, WriterOptions, verify};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/archives/v1")
+}
+
+fn samples() -> Vec<Sample> {
+    let mut samples: Vec<_> = (0..30).map(shop).collect();
+    for (n, seed) in [(3, 1), (9, 1), (11, 2)] {
+        let body = &mut samples[n].exchange.response.as_mut().unwrap().body;
+        body.tail = noise(1_100, seed);
+        body.len = 1_100;
+    }
+    samples
+}
+
+/// Where the first exchange block's header begins.
+fn first_exchange_block(bytes: &[u8]) -> usize {
+    let starts = (64..bytes.len()).step_by(16);
+    let mut found = starts.filter(|at| bytes[*at..].starts_with(b"\x89TCK\x02"));
+    found.next().unwrap()
+}
+
+/// Writes the fixtures. Done once a version; see their README.
+#[test]
+fn bless() {
+    if env::var_os("TAPEDECK_BLESS").is_none() {
+        return;
+    }
+    let scratch = tempdir().unwrap();
+    let path = scratch.path().join("shop.tape");
+    let mut options = WriterOptions::new(provenance());
+    options.limits = Limits {
+        block: 4 << 10,
+        group: 8 << 10,
+        min_shared_body: 1 << 10,
+        ..Limits::default()
+    };
+    write(&path, &samples(), options);
+    let mut bytes = fs::read(&path).unwrap();
+    fs::write(folder().join("shop.tape"), &bytes).unwrap();
+    let block = first_exchange_block(&bytes);
+    bytes[block + 100] ^= 1;
+    fs::write(folder().join("damaged.tape"), &bytes).unwrap();
+}
+
+#[test]
+fn version_1_is_read() {
+    let path = folder().join("shop.tape");
+    assert!(verify(&path).unwrap().is_whole());
+    let archive = Archive::open(&path).unwrap();
+    let expected: Vec<_> = samples().iter().map(expected).collect();
+    assert_eq!(read(&archive), expected);
+    assert_eq!(archive.rows().count(), 30);
+    assert_eq!(archive.ledger().exchanges, 30);
+    assert_eq!(archive.provenance(), &provenance());
+}
+
+#[test]
+fn a_damaged_one_is_read_around_the_damage() {
+    let path = folder().join("damaged.tape");
+    let report = verify(&path).unwrap();
+    assert_eq!(report.damages.len(), 1);
+    assert!(report.exchanges_lost > 0 && report.exchanges_readable > 0);
+    assert_eq!(report.exchanges_lost + report.exchanges_readable, 30);
+    let archive = Archive::open(&path).unwrap();
+    assert_eq!(archive.rows().count(), 30);
+    let mut scratch = Scratch::new();
+    let readable = (0..30).filter(|id| archive.load(*id, &mut scratch).is_ok());
+    assert_eq!(readable.count() as u64, report.exchanges_readable);
+}
+
+/// The root as `docs/format.md` describes it, read by hand: rkyv must not change it under us.
+#[test]
+fn the_root_lies_as_documented() {
+    let bytes = fs::read(folder().join("shop.tape")).unwrap();
+    let block = first_exchange_block(&bytes);
+    let u32_at =
+        |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    let n_references = u32_at(&bytes, block + 8) as usize;
+    let (stored_len, raw_len) = (u32_at(&bytes, block + 12), u32_at(&bytes, block + 16));
+    let start = block + 64 + n_references * 8;
+    let stored = &bytes[start..start + stored_len as usize];
+    let raw = zstd::bulk::decompress(stored, raw_len as usize).unwrap();
+
+    let root = raw.len() - (8 + 11 * 8);
+    let table = |number: usize| {
+        let at = root + 8 + number * 8;
+        let offset = u32_at(&raw, at).cast_signed();
+        let begin = at.checked_add_signed(offset as isize).unwrap();
+        (begin, u32_at(&raw, at + 4) as usize)
+    };
+    let archive = Archive::open(&folder().join("shop.tape")).unwrap();
+    let base = i64::from_le_bytes(raw[root..root + 8].try_into().unwrap());
+    assert_eq!(base, archive.row(0).unwrap().time().as_nanos());
+    let (records, n_records) = table(0);
+    let (messages, n_messages) = table(1);
+    assert_eq!(n_messages, 2 * n_records);
+    // Elements are as long as documented: each table ends before the next begins.
+    assert!(records + n_records * 48 <= messages);
+    let second = i64::from_le_bytes(raw[records + 48..records + 56].try_into().unwrap());
+    assert_eq!(base + second, archive.row(1).unwrap().time().as_nanos());
+    let (bytes_begin, bytes_len) = table(10);
+    let text = &raw[bytes_begin..bytes_begin + bytes_len];
+    assert!(text.starts_with(b"GET /reservations/0?seat=0 HTTP/1.1\r\n"));
+    assert_eq!(messages % 8, 0);
+}
