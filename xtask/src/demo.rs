@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use serde_json::Value;
 
-use crate::packages::is_root;
+use crate::packages::{self, is_root};
 use crate::shell::{cargo, line, root, run, say};
 
 /// What the service draws its tokens and ids from. The instance that is replayed against gets the
@@ -29,6 +29,7 @@ pub(crate) struct Demo {
 }
 
 pub(crate) fn run_demo(args: &Demo) -> Result<()> {
+    packages::ensure(packages::FOR_DEMO)?;
     title("Building (only the first time takes long)");
     run(&mut cargo(&[
         "build",

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod demo;
 mod ebpf;
 mod lint;
@@ -36,6 +37,9 @@ enum Command {
         #[arg(long)]
         bless: bool,
     },
+    /// Measure, beside the peers
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Build the kernel programs
     Ebpf(ebpf::Ebpf),
 }
@@ -49,6 +53,7 @@ fn main() -> Result<()> {
         Command::Lint => lint::run_all(),
         Command::Tidy => tidy::run(),
         Command::Golden { bless } => test::golden(bless),
+        Command::Bench(args) => bench::run(&args),
         Command::Ebpf(args) => ebpf::run(&args),
     }
 }

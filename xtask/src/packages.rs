@@ -20,19 +20,25 @@ const fn package(name: &'static str, program: &'static str, what_for: &'static s
     }
 }
 
+/// What the demo runs beside Tapedeck.
+pub(crate) const FOR_DEMO: &[Package] = &[package("procps", "kill", "ends the programs it starts")];
+
 /// What the tests run beside Tapedeck. Without one of them, the tests that need it say so and are
 /// skipped.
-pub(crate) const FOR_TESTS: [Package; 6] = [
+pub(crate) const FOR_TESTS: &[Package] = &[
+    package("procps", "kill", "ends the programs that tests start"),
     package("curl", "curl", "a client of the mock"),
     package("nghttp2-client", "nghttp", "an HTTP/2 client of the mock"),
-    package(
-        "nginx-light",
-        "nginx",
-        "a server to record and to replay against",
-    ),
     package("iproute2", "ip", "network namespaces for live capture"),
-    package("tcpdump", "tcpdump", "a second recorder to compare with"),
-    package("wrk", "wrk", "load for live capture"),
+    package("python3", "python3", "a sender of odd packets"),
+];
+
+/// What the benchmarks run beside Tapedeck.
+pub(crate) const FOR_BENCHMARKS: [Package; 4] = [
+    package("tcpdump", "tcpdump", "how fast packets can be read at all"),
+    package("tcpflow", "tcpflow", "a reassembler"),
+    package("tshark", "tshark", "a dissector"),
+    package("zstd", "zstd", "how fast and how small bytes can be stored"),
 ];
 
 /// Installs the packages that are missing, where this user can; else says how to.

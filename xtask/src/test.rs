@@ -17,7 +17,7 @@ pub(crate) struct Test {
 }
 
 pub(crate) fn run_tests(args: &Test) -> Result<()> {
-    packages::ensure(&packages::FOR_TESTS)?;
+    packages::ensure(packages::FOR_TESTS)?;
     if !args.no_lint {
         lint::run_available()?;
     }
