@@ -201,8 +201,8 @@ impl PacketRing {
         }
         if poll.revents & libc::POLLERR != 0
             && let Some(error) = self.socket.take_error()?
-            // An interface that goes down may come up again; the socket stays bound to it.
-            && error.raw_os_error() != Some(libc::ENETDOWN)
+            // An interface that went down may come up again, and the socket is still bound to it.
+            && (error.raw_os_error() != Some(libc::ENETDOWN) || self.socket.has_lost_interface()?)
         {
             return Err(error);
         }

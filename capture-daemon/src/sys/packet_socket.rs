@@ -56,14 +56,12 @@ impl PacketSocket {
     /// been bound yet.
     pub(crate) fn hardware_type(&self, interface: u32) -> io::Result<u16> {
         self.bind_protocol(interface, 0)?;
-        let mut address = MaybeUninit::<libc::sockaddr_ll>::zeroed();
-        let mut len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-        // SAFETY: both pointers outlive the call, and `len` is the size of the struct.
-        let result =
-            unsafe { libc::getsockname(self.raw(), address.as_mut_ptr().cast(), &raw mut len) };
-        check(result)?;
-        // SAFETY: the struct is plain numbers, zeroed before the kernel filled it.
-        Ok(unsafe { address.assume_init() }.sll_hatype)
+        self.address().map(|address| address.sll_hatype)
+    }
+
+    /// Whether the socket's interface was removed. One of that name that comes later is another.
+    pub(crate) fn has_lost_interface(&self) -> io::Result<bool> {
+        self.address().map(|address| address.sll_ifindex < 0)
     }
 
     /// Lets only packets through that the program accepts.
@@ -145,6 +143,17 @@ impl PacketSocket {
             )
         };
         check(result)
+    }
+
+    fn address(&self) -> io::Result<libc::sockaddr_ll> {
+        let mut address = MaybeUninit::<libc::sockaddr_ll>::zeroed();
+        let mut len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        // SAFETY: both pointers outlive the call, and `len` is the size of the struct.
+        let result =
+            unsafe { libc::getsockname(self.raw(), address.as_mut_ptr().cast(), &raw mut len) };
+        check(result)?;
+        // SAFETY: the struct is plain numbers, zeroed before the kernel filled it.
+        Ok(unsafe { address.assume_init() })
     }
 
     fn bind_protocol(&self, interface: u32, protocol: u16) -> io::Result<()> {

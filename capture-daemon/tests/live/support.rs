@@ -119,7 +119,8 @@ pub(crate) struct Seen {
 #[derive(Default)]
 pub(crate) struct Stream {
     isn: Option<u32>,
-    segments: BTreeMap<u32, Vec<u8>>,
+    /// By sequence number.
+    pub(crate) segments: BTreeMap<u32, Vec<u8>>,
     pub(crate) fins: u32,
 }
 
@@ -152,7 +153,7 @@ impl Seen {
         source
             .next_batch(timeout, &mut |packet| {
                 let Decoded::Segment(segment) = decode(packet) else {
-                    panic!("not TCP: {:?}", decode(packet));
+                    panic!("not TCP: {:?}: {:02x?}", decode(packet), packet.data);
                 };
                 self.scope = segment.scope.0;
                 self.cut += u64::from(segment.cut > 0);

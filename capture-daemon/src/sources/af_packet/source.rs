@@ -174,6 +174,10 @@ impl PacketSource for AfPacket {
 
 /// The packet of a frame, in the shape that `link` says. Without a link header, that is an IP
 /// packet: VLAN tags that the kernel left in (all but the outermost) are stepped over.
+///
+/// Since Linux 6.10 the protocol of such a frame is the one behind its tags, before it is that of
+/// the first tag. The IP version tells whether a tag is still there: a tag's first four bits are its
+/// priority, which would have to be 2 or 3 to look like one.
 fn packet<'a>(link: LinkType, frame: &Frame<'a>) -> Option<&'a [u8]> {
     const IPV4: u16 = 0x0800;
     const IPV6: u16 = 0x86dd;
@@ -184,12 +188,17 @@ fn packet<'a>(link: LinkType, frame: &Frame<'a>) -> Option<&'a [u8]> {
         return Some(frame.data);
     }
     let (mut protocol, mut data) = (frame.protocol, frame.data);
-    while protocol == VLAN || protocol == QINQ {
-        let (tag, rest) = data.split_first_chunk::<4>()?;
-        protocol = u16::from_be_bytes([tag[2], tag[3]]);
-        data = rest;
+    loop {
+        match (protocol, data.first()? >> 4) {
+            (IPV4, 4) | (IPV6, 6) => return Some(data),
+            (IPV4 | IPV6 | VLAN | QINQ, _) => {
+                let (tag, rest) = data.split_first_chunk::<4>()?;
+                protocol = u16::from_be_bytes([tag[2], tag[3]]);
+                data = rest;
+            }
+            _ => return None,
+        }
     }
-    (protocol == IPV4 || protocol == IPV6).then_some(data)
 }
 
 #[cfg(test)]
@@ -208,12 +217,16 @@ mod tests {
     #[test]
     fn without_a_link_header_only_ip_passes_and_tags_are_stepped_over() {
         let raw = LinkType::RAW;
-        assert_eq!(packet(raw, &frame(0x0800, b"ip")), Some(&b"ip"[..]));
+        let (ipv4, ipv6) = (b"\x45v4", b"\x60v6");
+        assert_eq!(packet(raw, &frame(0x0800, ipv4)), Some(&ipv4[..]));
+        assert_eq!(packet(raw, &frame(0x86dd, ipv6)), Some(&ipv6[..]));
         assert_eq!(packet(raw, &frame(0x0806, b"arp")), None);
-        let tagged = b"\x00\x05\x81\x00\x00\x06\x86\xddip";
-        assert_eq!(packet(raw, &frame(0x88a8, tagged)), Some(&b"ip"[..]));
-        for len in 0..8 {
-            assert_eq!(packet(raw, &frame(0x88a8, &tagged[..len])), None);
+        let tagged = b"\x00\x05\x81\x00\x00\x06\x86\xdd\x60v6";
+        for protocol in [0x88a8, 0x86dd] {
+            assert_eq!(packet(raw, &frame(protocol, tagged)), Some(&ipv6[..]));
+            for len in 0..9 {
+                assert_eq!(packet(raw, &frame(protocol, &tagged[..len])), None);
+            }
         }
     }
 }
