@@ -41,6 +41,10 @@ pub(crate) enum Command {
     Stats(Stats),
     /// Check every byte of an archive: exit code 0 whole, 1 damaged
     Verify(Verify),
+    /// Save what can be read of an interrupted or damaged archive into a new one
+    Recover(Recover),
+    /// Copy some of the exchanges of an archive into a new one
+    Cut(Cut),
     /// Write the exchanges of an archive in another format
     Export(Export),
     /// Send the recorded requests to a target, at their recorded times
@@ -155,6 +159,30 @@ pub(crate) struct Stats {
 pub(crate) struct Verify {
     /// The archive
     pub(crate) archive: PathBuf,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct Recover {
+    /// The archive, or the hidden `.NAME.partial` that an interrupted recording left
+    pub(crate) archive: PathBuf,
+    /// The archive to write
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct Cut {
+    /// The archive
+    pub(crate) archive: PathBuf,
+    /// The exchanges to copy, as a CEL expression
+    #[arg(long, value_name = "CEL", value_parser = filter)]
+    pub(crate) filter: Filter,
+    /// The archive to write
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Replace the archive if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Parser)]

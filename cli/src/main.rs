@@ -28,6 +28,8 @@ fn main() -> ExitCode {
         Command::Show(args) => commands::show::run(&args),
         Command::Stats(args) => commands::stats::run(&args),
         Command::Verify(args) => commands::verify::run(&args),
+        Command::Recover(args) => commands::recover::run(&args),
+        Command::Cut(args) => commands::cut::run(&args),
         Command::Export(args) => commands::export::run(&args),
         Command::Replay(args) => commands::replay::run(&args),
         Command::Mock(args) => commands::mock::run(&args),

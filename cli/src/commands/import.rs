@@ -1,14 +1,16 @@
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use tapedeck_archive::{Provenance, Summary, WriteError, Writer};
+use tapedeck_archive::{Provenance, WriteError, Writer};
 use tapedeck_exchange::{Engine, Limits, Recorder};
+use tapedeck_filter::Filter;
 use tapedeck_model::{BodyPart, Exchange, Ledger};
 use tapedeck_packet::CaptureReader;
 
+use super::cut::cut;
 use crate::args;
 use crate::output;
 
@@ -91,8 +93,8 @@ impl Import<'_> {
         self.engine.finish(&mut recording);
         recording.check()?;
         let ledger = self.engine.ledger();
-        let summary = recording.seal(&ledger)?;
-        report(&self.options.output, &ledger, &summary);
+        let sealed = recording.seal(&ledger)?;
+        report(&self.options.output, &ledger, &sealed);
         if ledger.exchanges == 0 {
             output::warn(nothing_found(&ledger));
             self.failures += 1;
@@ -110,24 +112,50 @@ impl Import<'_> {
 struct Recording {
     writer: Writer,
     error: Option<WriteError>,
+    /// Exchanges that no block can hold.
+    too_large: u64,
+    chosen: Option<Chosen>,
+}
+
+/// Where an import has a filter: `Recording::writer` writes a temporary archive of everything,
+/// because a filter looks at an archive, and this one gets what the filter chooses.
+struct Chosen {
+    filter: Filter,
+    writer: Writer,
+    everything: Temporary,
+}
+
+/// What an import came to.
+struct Sealed {
+    exchanges: u64,
+    file_len: u64,
+    too_large: u64,
 }
 
 impl Recording {
     fn begin(options: &args::Import) -> Result<Self> {
-        let source = options
-            .inputs
-            .iter()
-            .map(|path| name(path))
-            .collect::<Vec<_>>()
-            .join(", ");
+        let sources: Vec<String> = options.inputs.iter().map(|path| name(path)).collect();
         let provenance = Provenance {
-            source,
+            source: sources.join(", "),
             ..super::provenance()
         };
-        let writer = super::create(&options.output, provenance, options.force)?;
+        let mut writer = super::create(&options.output, provenance.clone(), options.force)?;
+        let mut chosen = None;
+        if let Some(filter) = options.filter.clone() {
+            let everything = Temporary::beside(&options.output);
+            let whole = super::create(&everything.path, provenance, true)?;
+            let writer = std::mem::replace(&mut writer, whole);
+            chosen = Some(Chosen {
+                filter,
+                writer,
+                everything,
+            });
+        }
         Ok(Self {
             writer,
             error: None,
+            too_large: 0,
+            chosen,
         })
     }
 
@@ -138,8 +166,55 @@ impl Recording {
         }
     }
 
-    fn seal(self, ledger: &Ledger) -> Result<Summary> {
-        Ok(self.writer.seal(ledger)?)
+    fn seal(self, ledger: &Ledger) -> Result<Sealed> {
+        let Self {
+            writer,
+            error: _,
+            too_large,
+            chosen,
+        } = self;
+        let whole = writer.seal(ledger)?;
+        let (mut exchanges, mut file_len) = (whole.exchanges, whole.file_len);
+        if let Some(Chosen {
+            filter,
+            writer,
+            everything,
+        }) = chosen
+        {
+            let archive = super::open(&everything.path)?;
+            let cut = cut(&archive, &filter, writer)?;
+            (exchanges, file_len) = (cut.kept, cut.file_len);
+        }
+        Ok(Sealed {
+            exchanges,
+            file_len,
+            too_large,
+        })
+    }
+}
+
+/// A file that is gone when this is.
+struct Temporary {
+    path: PathBuf,
+}
+
+impl Temporary {
+    /// A hidden file in the same folder, where there is room for the output, too.
+    fn beside(output: &Path) -> Self {
+        let name = output.file_name().unwrap_or_default().to_string_lossy();
+        Self {
+            path: output.with_file_name(format!(".{name}.unfiltered")),
+        }
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // It may never have been sealed, and so have another name.
+        drop(fs::remove_file(&self.path));
+        if let Ok(partial) = tapedeck_archive::partial_path(&self.path) {
+            drop(fs::remove_file(partial));
+        }
     }
 }
 
@@ -151,8 +226,14 @@ impl Recorder for Recording {
     }
 
     fn exchange(&mut self, exchange: &Exchange) {
-        if self.error.is_none() {
-            self.error = self.writer.exchange(exchange).err();
+        if self.error.is_some() {
+            return;
+        }
+        match self.writer.exchange(exchange) {
+            Ok(()) => {}
+            // One monster among the exchanges is no reason to lose the others.
+            Err(WriteError::ExchangeTooLarge { .. }) => self.too_large += 1,
+            Err(error) => self.error = Some(error),
         }
     }
 }
@@ -178,17 +259,23 @@ fn name(path: &Path) -> String {
     }
 }
 
-fn report(path: &Path, ledger: &Ledger, summary: &Summary) {
+fn report(path: &Path, ledger: &Ledger, sealed: &Sealed) {
     output::say(format_args!(
         "{}: {} exchanges on {} connections from {} packets, {}",
         path.display(),
-        ledger.exchanges,
+        sealed.exchanges,
         ledger.connections,
         ledger.packets_seen,
-        output::bytes(summary.file_len),
+        output::bytes(sealed.file_len),
     ));
     for loss in output::losses(ledger) {
         output::warn(loss);
+    }
+    if sealed.too_large > 0 {
+        output::warn(format_args!(
+            "{} exchanges were too large for the archive",
+            sealed.too_large
+        ));
     }
 }
 

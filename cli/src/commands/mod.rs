@@ -1,10 +1,12 @@
 //! One module a command: from arguments to libraries to output.
 
+pub(crate) mod cut;
 pub(crate) mod export;
 pub(crate) mod import;
 pub(crate) mod ls;
 pub(crate) mod mock;
 pub(crate) mod record;
+pub(crate) mod recover;
 pub(crate) mod replay;
 pub(crate) mod show;
 pub(crate) mod stats;

@@ -88,7 +88,9 @@ ledger! {
     bytes_skipped,
     /// Exchanges archived.
     exchanges,
-    /// Of these: not whole on one side or both.
+    /// Exchanges that a filter left out.
+    exchanges_not_chosen,
+    /// Of the exchanges archived: not whole on one side or both.
     exchanges_incomplete,
     /// Of these: whose request was never answered within the capture.
     exchanges_without_response,

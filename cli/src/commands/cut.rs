@@ -1,0 +1,175 @@
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use tapedeck_archive::{Archive, BodyBuffer, MessageView, Record, Scratch, WriteError, Writer};
+use tapedeck_filter::Filter;
+use tapedeck_model::{BodyPart, Exchange, Ledger, Message, Role};
+
+use super::Chosen;
+use crate::args;
+use crate::output;
+
+/// A body leaves for the new archive in pieces of this size.
+const PIECE: usize = 1 << 20;
+
+pub(crate) fn run(args: &args::Cut) -> Result<ExitCode> {
+    let archive = super::open(&args.archive)?;
+    let writer = super::create(&args.output, archive.provenance().clone(), args.force)?;
+    let cut = cut(&archive, &args.filter, writer)?;
+    output::say(format_args!(
+        "{}: {} of {} exchanges, {}",
+        args.output.display(),
+        cut.kept,
+        cut.kept + cut.left_out,
+        output::bytes(cut.file_len),
+    ));
+    Ok(cut.code)
+}
+
+/// What came of a cut.
+pub(super) struct Cut {
+    pub(super) kept: u64,
+    pub(super) left_out: u64,
+    pub(super) file_len: u64,
+    /// A failure where parts of the old archive are damaged; that was said.
+    pub(super) code: ExitCode,
+}
+
+/// Copies the exchanges that a filter chooses into a new archive. The ledger of the old one goes
+/// along: what was lost then is lost still.
+pub(super) fn cut(archive: &Archive, filter: &Filter, writer: Writer) -> Result<Cut> {
+    let mut copy = Copy {
+        archive,
+        writer,
+        scratch: Scratch::new(),
+        buffer: BodyBuffer::new(),
+        ledger: archive.ledger().clone(),
+        kept: 0,
+    };
+    copy.ledger.exchanges = 0;
+    copy.ledger.exchanges_incomplete = 0;
+    copy.ledger.exchanges_without_request = 0;
+    copy.ledger.exchanges_without_response = 0;
+    let chosen = Chosen::new(archive, Some(filter));
+    for row in chosen.rows() {
+        copy.exchange(row.id())
+            .with_context(|| format!("failed to copy exchange {}", row.id()))?;
+    }
+    let code = chosen.finish()?;
+    let Copy {
+        writer,
+        mut ledger,
+        kept,
+        ..
+    } = copy;
+    let left_out = archive.len().saturating_sub(kept);
+    ledger.exchanges_not_chosen += left_out;
+    let file_len = writer.seal(&ledger)?.file_len;
+    Ok(Cut {
+        kept,
+        left_out,
+        file_len,
+        code,
+    })
+}
+
+struct Copy<'a> {
+    archive: &'a Archive,
+    writer: Writer,
+    scratch: Scratch,
+    buffer: BodyBuffer,
+    ledger: Ledger,
+    kept: u64,
+}
+
+impl Copy<'_> {
+    fn exchange(&mut self, id: u64) -> Result<()> {
+        let Self {
+            archive,
+            writer,
+            scratch,
+            buffer,
+            ledger,
+            kept,
+        } = self;
+        let record: Record<'_> = archive.load(id, scratch)?;
+        let mut exchange: Exchange = record.to_exchange();
+        exchange.key = id;
+        let messages = [
+            (Role::Request, record.request(), &mut exchange.request),
+            (Role::Response, record.response(), &mut exchange.response),
+        ];
+        for (role, view, message) in messages {
+            if let (Some(view), Some(message)) = (view, message) {
+                body(archive, &view, writer, buffer, (id, role), message)?;
+            }
+        }
+        writer.exchange(&exchange)?;
+        *kept += 1;
+        ledger.exchanges += 1;
+        ledger.exchanges_incomplete += u64::from(!exchange.complete());
+        ledger.exchanges_without_request += u64::from(exchange.request.is_none());
+        ledger.exchanges_without_response += u64::from(exchange.response.is_none());
+        Ok(())
+    }
+}
+
+fn body(
+    archive: &Archive,
+    view: &MessageView<'_>,
+    writer: &mut Writer,
+    buffer: &mut BodyBuffer,
+    (key, role): (u64, Role),
+    message: &mut Message,
+) -> Result<()> {
+    let part = BodyPart {
+        key,
+        role,
+        data: Vec::new(),
+    };
+    let mut pieces = Pieces {
+        writer,
+        part,
+        parts: 0,
+        error: None,
+    };
+    let copied = archive.copy_body(&view.body(), buffer, &mut pieces);
+    if let Some(error) = pieces.error {
+        return Err(error.into());
+    }
+    copied?;
+    message.body.parts = pieces.parts;
+    message.body.tail = pieces.part.data;
+    Ok(())
+}
+
+/// Hands the bytes of a body on in pieces, and keeps the rest.
+struct Pieces<'a> {
+    writer: &'a mut Writer,
+    part: BodyPart,
+    parts: u32,
+    /// What the writer said; an `io::Error` cannot carry it.
+    error: Option<WriteError>,
+}
+
+impl Write for Pieces<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = PIECE.saturating_sub(self.part.data.len());
+        let now = bytes.get(..room).unwrap_or(bytes);
+        self.part.data.extend_from_slice(now);
+        if self.part.data.len() >= PIECE {
+            if let Err(error) = self.writer.body_part(&self.part) {
+                self.error = Some(error);
+                return Err(io::ErrorKind::Other.into());
+            }
+            self.part.data.clear();
+            self.parts += 1;
+        }
+        Ok(now.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
