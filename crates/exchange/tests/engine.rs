@@ -1,5 +1,10 @@
 //! The wire side as a whole: packets in, exchanges out.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests fail by panicking, as the tests do"
+)]
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
