@@ -30,7 +30,9 @@ pub(crate) fn compile(text: &str) -> Result<Expression, FilterError> {
 /// With the Pratt parser by name: `cel::parser::Parser` is the ANTLR one even where the feature
 /// `parser_pratt` is on, and can be made to take a GiB (cel-rust#306).
 fn parse(text: &str) -> Result<IdedExpr, Vec<ParseError>> {
-    PrattParser::new().parse(text).map_err(|errors| errors.errors)
+    PrattParser::new()
+        .parse(text)
+        .map_err(|errors| errors.errors)
 }
 
 fn syntax_error(text: &str, errors: &[ParseError]) -> FilterError {

@@ -214,7 +214,7 @@ impl<'a, 's> Context<'a, 's> {
 
     fn text(&self, field: &TextField, test: &TextTest) -> Mask {
         let page = &self.page;
-        let (column, part): (_, fn(&[u8]) -> Option<&[u8]>) = match field {
+        let (column, part): (_, Part) = match field {
             TextField::Method => (page.methods(), whole),
             TextField::Scheme => (page.schemes(), whole),
             TextField::Authority => (page.authorities(), whole),
@@ -398,6 +398,9 @@ impl Flag {
         }
     }
 }
+
+/// Takes the part of a string that a field stands for.
+type Part = fn(&[u8]) -> Option<&[u8]>;
 
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Answer {
