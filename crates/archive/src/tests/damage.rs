@@ -160,8 +160,9 @@ fn a_damaged_page_hides_its_rows_only() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("a.tape");
     let (bytes, _) = small(&path);
+    // The last place: zstd may leave it as it is in the block of the record, which lies before.
     let needle = b"/reservations/0?seat=0";
-    let found = bytes.windows(needle.len()).position(|w| w == needle);
+    let found = bytes.windows(needle.len()).rposition(|w| w == needle);
     let mut damaged = bytes;
     damaged[found.unwrap()] ^= 1;
     fs::write(&path, &damaged).unwrap();
