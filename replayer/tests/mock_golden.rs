@@ -20,6 +20,9 @@ use tapedeck_packet::CaptureReader;
 use tapedeck_replayer::mock::{Mock, Options, StartError};
 use tokio::runtime;
 
+/// The fields that the mock looks at: how to read the body, and who asks.
+const COMPARED: [&str; 3] = ["content-type", "authorization", "cookie"];
+
 struct ToArchive(Writer);
 
 impl Recorder for ToArchive {
@@ -66,8 +69,10 @@ fn ask(
     let method = head.method().unwrap();
     let mut bytes = [method, b" ", head.target().unwrap(), b" HTTP/1.1\r\n"].concat();
     bytes.extend_from_slice(&[b"Host: ", host, b"\r\nConnection: close\r\n"].concat());
-    if let Some(kind) = head.field("content-type") {
-        bytes.extend_from_slice(&[b"Content-Type: ", kind, b"\r\n"].concat());
+    for name in COMPARED {
+        if let Some(value) = head.field(name) {
+            bytes.extend_from_slice(&[name.as_bytes(), b": ", value, b"\r\n"].concat());
+        }
     }
     if !request.body().is_empty() {
         bytes.extend_from_slice(format!("Content-Length: {}\r\n", body.len()).as_bytes());
@@ -195,8 +200,10 @@ fn ask_http2(addr: SocketAddr, head: &HeadView<'_>, host: &[u8], body: &[u8]) ->
             .build()
             .ok()?,
     );
-    if let Some(kind) = head.field("content-type") {
-        request = request.header("content-type", kind);
+    for name in COMPARED {
+        if let Some(value) = head.field(name) {
+            request = request.header(name, value);
+        }
     }
     let request = request.body(()).ok()?;
     let runtime = runtime::Builder::new_current_thread()
