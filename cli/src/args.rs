@@ -194,11 +194,13 @@ pub(crate) struct Export {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ExportFormat {
     /// HAR 1.2, as browsers and their tools read it
-    Har(ExportHar),
+    Har(ExportOne),
+    /// One JSON object an exchange, a line each, with everything (docs/jsonl.md)
+    Jsonl(ExportOne),
 }
 
 #[derive(Debug, Parser)]
-pub(crate) struct ExportHar {
+pub(crate) struct ExportOne {
     /// The archive
     pub(crate) archive: PathBuf,
     /// The file to write [default: standard output]

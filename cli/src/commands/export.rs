@@ -3,30 +3,46 @@ use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use tapedeck_interchange::har;
+use tapedeck_archive::Archive;
+use tapedeck_interchange::{har, jsonl};
 
 use super::Chosen;
 use crate::args::{self, ExportFormat};
 use crate::output;
 
-pub(crate) fn run(args: &args::Export) -> Result<ExitCode> {
-    match &args.format {
-        ExportFormat::Har(args) => export_har(args),
-    }
-}
+/// Writes what was chosen, and gives the number of exchanges that could not be read.
+type Export = fn(&Chosen<'_>, &mut dyn Write) -> Result<u64>;
 
-fn export_har(args: &args::ExportHar) -> Result<ExitCode> {
-    let archive = super::open(&args.archive)?;
+pub(crate) fn run(args: &args::Export) -> Result<ExitCode> {
+    let (args, write): (_, Export) = match &args.format {
+        ExportFormat::Har(args) => (args, write_har),
+        ExportFormat::Jsonl(args) => (args, write_jsonl),
+    };
+    let archive: Archive = super::open(&args.archive)?;
     let chosen = Chosen::new(&archive, args.filter.as_ref());
-    let exported = match &args.output {
+    let unreadable = match &args.output {
         Some(path) => {
             let file = File::create(path)
                 .with_context(|| format!("failed to create {}", path.display()))?;
-            write_har(&chosen, BufWriter::new(file))
+            write(&chosen, &mut BufWriter::new(file))
                 .with_context(|| format!("failed to write {}", path.display()))?
         }
-        None => write_har(&chosen, BufWriter::new(io::stdout().lock()))?,
+        None => write(&chosen, &mut BufWriter::new(io::stdout().lock()))?,
     };
+    let code = chosen.finish()?;
+    if unreadable == 0 {
+        return Ok(code);
+    }
+    output::warn(format_args!(
+        "{unreadable} exchanges were left out: they lie in damaged parts of the archive; \
+         `tapedeck verify` says where",
+    ));
+    Ok(ExitCode::from(crate::FAILED))
+}
+
+fn write_har(chosen: &Chosen<'_>, out: &mut dyn Write) -> Result<u64> {
+    let version = env!("CARGO_PKG_VERSION");
+    let exported = har::export(chosen.archive, chosen.rows(), version, out)?;
     if exported.without_request > 0 {
         output::warn(format_args!(
             "{} answers were left out: their requests were never seen, and HAR has no entry \
@@ -34,23 +50,17 @@ fn export_har(args: &args::ExportHar) -> Result<ExitCode> {
             exported.without_request
         ));
     }
-    let code = chosen.finish()?;
-    if exported.unreadable == 0 {
-        return Ok(code);
-    }
-    output::warn(format_args!(
-        "{} exchanges were left out: they lie in damaged parts of the archive; `tapedeck verify` \
-         says where",
-        exported.unreadable
-    ));
-    Ok(ExitCode::from(crate::FAILED))
+    Ok(exported.unreadable)
 }
 
-fn write_har(chosen: &Chosen<'_>, out: impl Write) -> Result<har::Exported> {
-    Ok(har::export(
-        chosen.archive,
-        chosen.rows(),
-        env!("CARGO_PKG_VERSION"),
-        out,
-    )?)
+fn write_jsonl(chosen: &Chosen<'_>, out: &mut dyn Write) -> Result<u64> {
+    let exported = jsonl::export(chosen.archive, chosen.rows(), out)?;
+    if exported.without_body > 0 {
+        output::warn(format_args!(
+            "{} exchanges have a body that is too long for a line; `tapedeck show ID --body` \
+             writes it",
+            exported.without_body
+        ));
+    }
+    Ok(exported.unreadable)
 }

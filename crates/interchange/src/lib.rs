@@ -10,6 +10,7 @@
 
 pub mod content;
 pub mod har;
+pub mod jsonl;
 mod text;
 
 pub use text::{header_text, rfc3339};
