@@ -151,8 +151,8 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     unsafe { core::hint::unreachable_unchecked() }
 }
 
-/// Some helpers are for programs under a licence compatible with the GPL only; none of those is
-/// used here.
+/// As `Cargo.toml` has it, in the kernel's words: some helpers are for programs under a licence
+/// compatible with the GPL only.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
-static LICENSE: [u8; 11] = *b"Apache-2.0\0";
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
