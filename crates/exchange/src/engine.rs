@@ -1,12 +1,14 @@
 use tapedeck_model::{
-    Anomaly, BodyPart, Connection, Direction, Exchange, Input, Ledger, Timestamp,
+    Anomaly, BodyPart, Connection, Direction, Exchange, Input, Ledger, Segment, Timestamp,
 };
-use tapedeck_packet::{Decoded, RawPacket, decode};
+use tapedeck_packet::RawPacket;
 use tapedeck_reassembly::{Reassembler, Sink, Slot};
 
 use crate::Limits;
 use crate::builder::Shared;
 use crate::connection::Analysis;
+use crate::intake::Intake;
+use crate::output::{KEY_BITS, Output};
 
 /// Where exchanges go.
 ///
@@ -23,23 +25,75 @@ pub trait Recorder {
 /// Reads packets, and finds the exchanges in them. See the [crate] for the contract.
 #[derive(Debug)]
 pub struct Engine {
-    reassembler: Reassembler,
-    analyses: Analyses,
-    /// The time of the latest packet.
-    now: Timestamp,
-}
-
-/// The connections that are open, by slot, and what they share.
-#[derive(Debug)]
-struct Analyses {
-    slots: Vec<Option<Box<Analysis>>>,
-    shared: Shared,
+    intake: Intake,
+    connections: Connections,
 }
 
 impl Engine {
     /// An engine that has seen nothing.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
+        Self {
+            intake: Intake::new(limits.fragments),
+            connections: Connections::new(limits),
+        }
+    }
+
+    /// Reads the next packet.
+    pub fn packet(&mut self, packet: &RawPacket<'_>, recorder: &mut impl Recorder) {
+        match self.intake.packet(packet) {
+            Some(segment) => self.connections.segment(&segment, recorder),
+            None => self.connections.time(packet.at, recorder),
+        }
+    }
+
+    /// Tells the time where no packet does: a live source calls this when it is quiet. `now` is on
+    /// the packets' clock.
+    pub fn handle_timeout(&mut self, now: Timestamp, recorder: &mut impl Recorder) {
+        self.connections.time(now, recorder);
+    }
+
+    /// The capture is over: ends everything that is open.
+    pub fn finish(&mut self, recorder: &mut impl Recorder) {
+        self.connections.finish(recorder);
+    }
+
+    /// What was seen, kept and lost until now.
+    #[must_use]
+    pub fn ledger(&self) -> Ledger {
+        let mut ledger = self.connections.ledger();
+        self.intake.add_to(&mut ledger);
+        ledger
+    }
+}
+
+/// Everything behind the decoder: from segments to exchanges.
+///
+/// What happens to a connection depends on its own segments and on the time of all packets, and on
+/// other connections only where they share a limit that is reached. Several connections that end
+/// at one point in time do so in the order of their ids.
+#[derive(Debug)]
+pub(crate) struct Connections {
+    reassembler: Reassembler,
+    analyses: Analyses,
+}
+
+/// The connections that are open, by slot, and what they share.
+#[derive(Debug)]
+struct Analyses {
+    slots: Vec<Option<Open>>,
+    shared: Shared,
+}
+
+#[derive(Debug)]
+struct Open {
+    /// The key of its next exchange.
+    next_key: u64,
+    analysis: Box<Analysis>,
+}
+
+impl Connections {
+    pub(crate) fn new(limits: Limits) -> Self {
         Self {
             reassembler: Reassembler::new(limits.reassembly),
             analyses: Analyses {
@@ -51,65 +105,54 @@ impl Engine {
                     next_key: 0,
                 },
             },
-            now: Timestamp::EPOCH,
         }
     }
 
-    /// Reads the next packet.
-    pub fn packet(&mut self, packet: &RawPacket<'_>, recorder: &mut impl Recorder) {
-        let ledger = &mut self.analyses.shared.ledger;
-        ledger.packets_seen += 1;
-        if (packet.data.len() as u64) < u64::from(packet.wire_len) {
-            ledger.packets_truncated += 1;
-        }
-        self.now = self.now.max(packet.at);
-        match decode(packet) {
-            Decoded::Segment(segment) => {
-                let mut sink = Recording {
-                    analyses: &mut self.analyses,
-                    recorder,
-                };
-                self.reassembler.push(&segment, &mut sink);
-            }
-            Decoded::NotTcp => ledger.packets_not_tcp += 1,
-            Decoded::Fragment => ledger.packets_fragment += 1,
-            Decoded::Undecodable(_) => ledger.packets_undecodable += 1,
-        }
-        if self
-            .reassembler
-            .poll_timeout()
-            .is_some_and(|due| due <= self.now)
-        {
-            self.handle_timeout(self.now, recorder);
-        }
-    }
-
-    /// Tells the time where no packet does: a live source calls this when it is quiet. `now` is on
-    /// the packets' clock.
-    pub fn handle_timeout(&mut self, now: Timestamp, recorder: &mut impl Recorder) {
-        self.now = self.now.max(now);
+    /// Reads the next segment.
+    pub(crate) fn segment(&mut self, segment: &Segment<'_>, recorder: &mut impl Recorder) {
+        self.time(segment.at, recorder);
         let mut sink = Recording {
             analyses: &mut self.analyses,
             recorder,
+        };
+        self.reassembler.push(segment, &mut sink);
+    }
+
+    /// Lets time pass.
+    pub(crate) fn time(&mut self, now: Timestamp, recorder: &mut impl Recorder) {
+        let mut late: Vec<Output> = Vec::new();
+        let mut sink = Recording {
+            analyses: &mut self.analyses,
+            recorder: &mut late,
         };
         self.reassembler.handle_timeout(now, &mut sink);
+        replay_in_order(late, recorder);
     }
 
-    /// The capture is over: ends everything that is open.
-    pub fn finish(&mut self, recorder: &mut impl Recorder) {
+    /// Ends everything that is open.
+    pub(crate) fn finish(&mut self, recorder: &mut impl Recorder) {
+        let mut last: Vec<Output> = Vec::new();
         let mut sink = Recording {
             analyses: &mut self.analyses,
-            recorder,
+            recorder: &mut last,
         };
         self.reassembler.finish(&mut sink);
+        replay_in_order(last, recorder);
     }
 
-    /// What was seen, kept and lost until now.
-    #[must_use]
-    pub fn ledger(&self) -> Ledger {
+    pub(crate) fn ledger(&self) -> Ledger {
         let mut ledger = self.analyses.shared.ledger.clone();
         self.reassembler.add_to(&mut ledger);
         ledger
+    }
+}
+
+/// The reassembler's queues and slots are in an order that depends on all connections.
+fn replay_in_order(mut outputs: Vec<Output>, recorder: &mut impl Recorder) {
+    // Stable: what belongs to one connection keeps its order.
+    outputs.sort_by_key(Output::connection);
+    for output in outputs {
+        output.replay(recorder);
     }
 }
 
@@ -126,13 +169,19 @@ impl<R: Recorder> Sink for Recording<'_, R> {
         if idx >= slots.len() {
             slots.resize_with(idx + 1, || None);
         }
-        slots[idx] = Some(Box::new(Analysis::new(connection)));
+        slots[idx] = Some(Open {
+            next_key: connection.id.0 << KEY_BITS,
+            analysis: Box::new(Analysis::new(connection)),
+        });
     }
 
     fn input(&mut self, slot: Slot, direction: Direction, at: Timestamp, input: Input<'_>) {
         let Analyses { slots, shared } = &mut *self.analyses;
-        if let Some(Some(analysis)) = slots.get_mut(slot.0 as usize) {
-            analysis.input(shared, self.recorder, direction, at, input);
+        if let Some(Some(open)) = slots.get_mut(slot.0 as usize) {
+            shared.next_key = open.next_key;
+            open.analysis
+                .input(shared, self.recorder, direction, at, input);
+            open.next_key = shared.next_key;
         }
     }
 
@@ -142,8 +191,8 @@ impl<R: Recorder> Sink for Recording<'_, R> {
 
     fn closed(&mut self, slot: Slot, _at: Timestamp) {
         let Analyses { slots, shared } = &mut *self.analyses;
-        if let Some(analysis) = slots.get_mut(slot.0 as usize).and_then(Option::take) {
-            analysis.close(shared, self.recorder);
+        if let Some(open) = slots.get_mut(slot.0 as usize).and_then(Option::take) {
+            open.analysis.close(shared, self.recorder);
         }
     }
 }

@@ -19,7 +19,9 @@
 mod builder;
 mod connection;
 mod engine;
+mod intake;
 mod limits;
+mod output;
 
 pub use engine::{Engine, Recorder};
 pub use limits::Limits;

@@ -4,6 +4,8 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Limits {
+    /// Of fragmented IP packets.
+    pub fragments: tapedeck_packet::DefragLimits,
     /// Of the connection table and of reassembly.
     pub reassembly: tapedeck_reassembly::Limits,
     /// Of each HTTP/1 connection.
@@ -34,6 +36,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            fragments: tapedeck_packet::DefragLimits::default(),
             reassembly: tapedeck_reassembly::Limits::default(),
             http1: tapedeck_http1::Limits::default(),
             http2: tapedeck_http2::Limits::default(),

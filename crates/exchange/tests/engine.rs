@@ -139,6 +139,7 @@ fn assert_conserved(ledger: &Ledger) {
         ledger.segments
             + ledger.packets_not_tcp
             + ledger.packets_fragment
+            + ledger.packets_joined
             + ledger.packets_undecodable,
         "{ledger:?}"
     );

@@ -12,10 +12,13 @@ macro_rules! ledger {
         ///
         /// ```text
         /// packets_seen       = segments + packets_not_tcp + packets_fragment
-        ///                    + packets_undecodable
+        ///                    + packets_joined + packets_undecodable
         /// payload_bytes_seen = payload_bytes_delivered + payload_bytes_duplicate
         ///                    + payload_bytes_dropped
         /// ```
+        ///
+        /// A fragmented IP packet counts as what it turned out to be (a segment, say) once, for the
+        /// fragment that completed it; its other fragments are `packets_joined`.
         #[derive(Clone, Debug, Default, Eq, PartialEq)]
         pub struct Ledger {
             $($(#[$doc])* pub $field: u64,)*
@@ -48,6 +51,8 @@ ledger! {
     packets_not_tcp,
     /// IP fragments that were not put together.
     packets_fragment,
+    /// IP fragments that were put together, but for the last to come of each packet.
+    packets_joined,
     /// Packets whose headers could not be read.
     packets_undecodable,
     /// TCP segments.

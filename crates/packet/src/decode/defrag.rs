@@ -48,6 +48,7 @@ pub struct Defragmenter {
     serial: u64,
     bytes: usize,
     evicted: u64,
+    joined: u64,
     complete: Vec<u8>,
 }
 
@@ -104,6 +105,12 @@ impl Defragmenter {
         self.evicted
     }
 
+    /// Fragments that were reported as such and belonged to packets that were completed later.
+    #[must_use]
+    pub const fn joined(&self) -> u64 {
+        self.joined
+    }
+
     /// Adds a fragment; true when it completed its packet, which is then in `complete`.
     fn insert(&mut self, fragment: &Fragment<'_>) -> bool {
         let Fragment {
@@ -148,6 +155,7 @@ impl Defragmenter {
             for piece in datagram.pieces.values() {
                 self.complete.extend_from_slice(piece);
             }
+            self.joined += datagram.pieces.len() as u64 - 1;
             self.forget(key);
             return true;
         }
