@@ -21,6 +21,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("tapedeck-reassembly", &["tapedeck-model"]),
     ("tapedeck-http1", &["tapedeck-model"]),
     ("tapedeck-http2", &["tapedeck-model"]),
+    ("tapedeck-tls", &["tapedeck-model"]),
     (
         "tapedeck-exchange",
         &[

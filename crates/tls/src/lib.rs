@@ -1,0 +1,66 @@
+//! A passive, loss-aware TLS reader for connections whose secrets a key log holds.
+//!
+//! [`Reader`] is given both directions of one connection, as the reassembler delivers them, and
+//! hands the plaintext on in the same form: data, gaps and ends. It reads TLS 1.2 (AES-GCM,
+//! ChaCha20-Poly1305, AES-CBC) and TLS 1.3 with the secrets of a [`KeyLog`] in the
+//! `SSLKEYLOGFILE` format. Without them it still tells the server name and why the connection
+//! stays closed.
+//!
+//! It attacks nothing, checks no certificate, and speaks to nobody. It knows neither DTLS nor
+//! versions before 1.2, and does not follow a renegotiation.
+//!
+//! # Losses
+//!
+//! A record that lost bytes is lost. Behind it the reader looks for the next record header and
+//! proves it by opening that record under one of the sequence numbers and keys that may have come
+//! up in between: the authentication tag leaves no room for a wrong guess. The effort is bounded by
+//! [`Limits`].
+
+#![forbid(unsafe_code)]
+
+mod cipher;
+mod hello;
+mod key_log;
+mod limits;
+mod messages;
+mod reader;
+mod records;
+mod session;
+#[cfg(test)]
+mod tests;
+
+pub use key_log::KeyLog;
+pub use limits::Limits;
+pub use reader::{Reader, Sink};
+pub use session::{Closed, Facts, Version};
+
+use tapedeck_model::Role;
+
+/// Whether bytes begin a TLS connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Probe {
+    /// They do: a ClientHello (`Request`) or a ServerHello (`Response`).
+    Yes(Role),
+    /// They do not.
+    No,
+    /// Too few to tell.
+    NeedMore,
+}
+
+/// Whether the first bytes of a direction begin a TLS connection (RFC 8446 sections 4 and 5.1).
+#[must_use]
+pub fn probe(bytes: &[u8]) -> Probe {
+    const BYTES: usize = 6;
+    let fits = bytes.iter().take(BYTES).enumerate().all(|(at, byte)| {
+        matches!(
+            (at, byte),
+            (0, 22) | (1, 3) | (2, 0..=4) | (3 | 4, _) | (5, 1 | 2)
+        )
+    });
+    match bytes.get(5) {
+        _ if !fits => Probe::No,
+        None => Probe::NeedMore,
+        Some(1) => Probe::Yes(Role::Request),
+        Some(_) => Probe::Yes(Role::Response),
+    }
+}
