@@ -1,5 +1,6 @@
 use tapedeck_model::{
-    Anomaly, BodyPart, Connection, Direction, Exchange, Input, Ledger, Segment, Timestamp,
+    Anomaly, BodyPart, Connection, ConnectionId, Direction, Exchange, Input, Ledger, Segment,
+    Timestamp,
 };
 use tapedeck_packet::RawPacket;
 use tapedeck_reassembly::{Reassembler, Sink, Slot};
@@ -83,10 +84,14 @@ pub(crate) struct Connections {
 struct Analyses {
     slots: Vec<Option<Open>>,
     shared: Shared,
+    opened: u64,
+    /// Those that closed; `None` where nobody asks for them.
+    closed: Option<Vec<ConnectionId>>,
 }
 
 #[derive(Debug)]
 struct Open {
+    id: ConnectionId,
     /// The key of its next exchange.
     next_key: u64,
     analysis: Box<Analysis>,
@@ -104,8 +109,29 @@ impl Connections {
                     body_memory: 0,
                     next_key: 0,
                 },
+                opened: 0,
+                closed: None,
             },
         }
+    }
+
+    /// From now on, [`take_closed`](Self::take_closed) must be called now and then.
+    pub(crate) fn note_closed(&mut self) {
+        self.analyses.closed = Some(Vec::new());
+    }
+
+    /// The connections that closed since the last call.
+    pub(crate) fn take_closed(&mut self) -> Vec<ConnectionId> {
+        self.analyses
+            .closed
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default()
+    }
+
+    /// Connections so far.
+    pub(crate) const fn opened(&self) -> u64 {
+        self.analyses.opened
     }
 
     /// Reads the next segment.
@@ -164,19 +190,21 @@ struct Recording<'a, R> {
 
 impl<R: Recorder> Sink for Recording<'_, R> {
     fn opened(&mut self, slot: Slot, connection: Connection) {
+        self.analyses.opened += 1;
         let slots = &mut self.analyses.slots;
         let idx = slot.0 as usize;
         if idx >= slots.len() {
             slots.resize_with(idx + 1, || None);
         }
         slots[idx] = Some(Open {
+            id: connection.id,
             next_key: connection.id.0 << KEY_BITS,
             analysis: Box::new(Analysis::new(connection)),
         });
     }
 
     fn input(&mut self, slot: Slot, direction: Direction, at: Timestamp, input: Input<'_>) {
-        let Analyses { slots, shared } = &mut *self.analyses;
+        let Analyses { slots, shared, .. } = &mut *self.analyses;
         if let Some(Some(open)) = slots.get_mut(slot.0 as usize) {
             shared.next_key = open.next_key;
             open.analysis
@@ -190,9 +218,17 @@ impl<R: Recorder> Sink for Recording<'_, R> {
     }
 
     fn closed(&mut self, slot: Slot, _at: Timestamp) {
-        let Analyses { slots, shared } = &mut *self.analyses;
+        let Analyses {
+            slots,
+            shared,
+            closed,
+            opened: _,
+        } = &mut *self.analyses;
         if let Some(open) = slots.get_mut(slot.0 as usize).and_then(Option::take) {
             open.analysis.close(shared, self.recorder);
+            if let Some(closed) = closed {
+                closed.push(open.id);
+            }
         }
     }
 }

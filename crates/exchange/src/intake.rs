@@ -35,6 +35,11 @@ impl Intake {
         None
     }
 
+    /// Packets so far.
+    pub(crate) const fn packets(&self) -> u64 {
+        self.ledger.packets_seen
+    }
+
     /// Adds its counters to a ledger.
     pub(crate) fn add_to(&self, ledger: &mut Ledger) {
         ledger.merge(&self.ledger);

@@ -12,7 +12,7 @@
 //!
 //! Call [`Engine::packet`] for each packet, [`Engine::handle_timeout`] when a live source is quiet,
 //! and [`Engine::finish`] once at the end. Body parts of an exchange reach the recorder before the
-//! exchange does. Memory is bounded by [`Limits`], whatever the input.
+//! exchange does. [`Pipeline`] does the same on several threads. Memory is bounded by [`Limits`], whatever the input.
 
 #![forbid(unsafe_code)]
 
@@ -22,6 +22,8 @@ mod engine;
 mod intake;
 mod limits;
 mod output;
+mod pipeline;
 
 pub use engine::{Engine, Recorder};
 pub use limits::Limits;
+pub use pipeline::Pipeline;
