@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde::Serialize;
 use tapedeck_archive::{Archive, Row};
 use tapedeck_interchange::{header_text, rfc3339};
-use tapedeck_model::{Ledger, Timestamp};
+use tapedeck_model::{Ledger, Timestamp, path_template};
 
 use super::Chosen;
 use crate::args::{self, Format};
@@ -178,25 +178,8 @@ impl Sums {
 /// The method and the path with what looks like an id replaced: `GET /users/{id}`.
 fn endpoint(row: &Row<'_>) -> String {
     let method = row.method().map_or_else(|| "?".into(), header_text);
-    let target = row.target().map_or_else(|| "?".into(), header_text);
-    let path = target.split(['?', '#']).next().unwrap_or_default();
-    let path: Vec<&str> = path
-        .split('/')
-        .map(|part| if is_id(part) { "{id}" } else { part })
-        .collect();
-    output::visible(&format!("{method} {}", path.join("/")))
-}
-
-/// Digits; or a UUID, hash or token: long, with digits, of letters that such things are made of.
-fn is_id(part: &str) -> bool {
-    if part.is_empty() {
-        return false;
-    }
-    let digits = part.bytes().filter(u8::is_ascii_digit).count();
-    let wordly = part
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
-    digits == part.len() || (wordly && part.len() >= 16 && digits >= 3)
+    let path = row.target().map_or_else(|| "?".to_owned(), path_template);
+    format!("{} {path}", output::visible(&method))
 }
 
 fn table(report: &Report, out: &mut impl Write) -> Result<()> {
@@ -262,27 +245,6 @@ fn table(report: &Report, out: &mut impl Write) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ids_are_found_and_words_kept() {
-        for id in [
-            "42",
-            "550e8400-e29b-41d4-a716-446655440000",
-            "9f86d081884c7d659a2feaa0c55ad015",
-        ] {
-            assert!(is_id(id), "{id}");
-        }
-        for word in [
-            "",
-            "users",
-            "v1",
-            "available",
-            "reservations-by-customer",
-            "oauth2",
-        ] {
-            assert!(!is_id(word), "{word}");
-        }
-    }
 
     #[test]
     fn percentiles_are_of_the_values_that_were_there() {

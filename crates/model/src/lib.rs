@@ -17,6 +17,7 @@ pub mod ledger;
 pub mod message;
 pub mod missing;
 pub mod segment;
+pub mod template;
 pub mod time;
 
 pub use anomaly::{Anomalies, Anomaly};
@@ -27,4 +28,5 @@ pub use ledger::Ledger;
 pub use message::{Field, Head, Protocol, Role, Span, StartLine};
 pub use missing::{Gap, GapCause, Missing};
 pub use segment::{Segment, SeqNum, TcpFlags};
+pub use template::path_template;
 pub use time::Timestamp;
