@@ -21,7 +21,7 @@ pub(crate) struct Recorded {
 impl Source for Recorded {
     type Scratch = ArchiveScratch;
 
-    fn candidates(&self) -> impl Iterator<Item = Candidate> {
+    fn candidates(&self) -> impl Iterator<Item = Candidate<'_>> {
         let mut scratch = Scratch::new();
         self.archive.rows().map(move |row| {
             let mut candidate = candidate(&row);
@@ -88,7 +88,7 @@ pub(crate) struct ArchiveScratch {
     body: BodyBuffer,
 }
 
-fn candidate(row: &Row<'_>) -> Candidate {
+fn candidate<'a>(row: &Row<'a>) -> Candidate<'a> {
     let facts = Facts {
         method: row.method(),
         target: row.target(),
@@ -100,6 +100,8 @@ fn candidate(row: &Row<'_>) -> Candidate {
         id: row.id(),
         at: row.time(),
         connection: row.connection().0,
+        method: row.method().unwrap_or_default(),
+        target: row.target().unwrap_or_default(),
         left_out: facts.left_out(),
     }
 }

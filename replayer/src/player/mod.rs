@@ -40,6 +40,7 @@
 
 mod archive;
 mod counted;
+mod endpoints;
 mod gate;
 mod options;
 mod outcome;
@@ -51,10 +52,13 @@ mod source;
 mod stop;
 mod tally;
 mod target;
+mod threshold;
 mod timer;
 mod transport;
+mod watch;
 mod worker;
 
+pub use endpoints::Signals;
 pub use options::{Limits, Options};
 pub use outcome::{Failure, FailureCounts, NeverSent, NeverSentCounts};
 pub use report::Report;
@@ -63,6 +67,7 @@ pub use schedule::{Factor, LeftOut, LeftOutCounts, ParseSpeedError, Speed};
 pub use stop::{Stop, StopFlag};
 pub use tally::{Comparison, Tally, Trend, Trends};
 pub use target::{ParseTargetError, Target, TargetAddress, TargetFault, TargetProtocol};
+pub use threshold::{ParseThresholdError, Threshold, Verdict, VerdictReason};
 
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@ use tapedeck_filter::Filter;
 
 use crate::player::schedule::Speed;
 use crate::player::target::Target;
+use crate::player::threshold::Threshold;
 
 /// Everything that a run is asked to do.
 #[derive(Clone, Debug)]
@@ -31,6 +32,8 @@ pub struct Options {
     pub workers: Option<NonZeroU32>,
     /// Which exchanges are meant; `None`: all.
     pub filter: Option<Filter>,
+    /// What must hold; those that may end the run are looked at every 2 s, as in k6.
+    pub thresholds: Vec<Threshold>,
     /// What the run may use.
     pub limits: Limits,
 }
@@ -62,6 +65,7 @@ impl Options {
             preserve_host: false,
             workers: None,
             filter: None,
+            thresholds: Vec::new(),
             limits: Limits::default(),
         }
     }

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use crate::player::endpoints::Signals;
 use crate::player::outcome::NeverSent;
 use crate::player::schedule::{LeftOutCounts, Speed};
 use crate::player::stop::Stop;
 use crate::player::tally::{Tally, Trend};
+use crate::player::threshold::Verdict;
 
 /// The results of a run.
 ///
@@ -42,6 +44,10 @@ pub struct Report {
     pub stopped: Stop,
     /// What was counted and measured.
     pub tally: Tally,
+    /// The names of the endpoints of [`Tally::endpoints`].
+    pub endpoints: Vec<String>,
+    /// What became of the thresholds, in the order of the options.
+    pub thresholds: Vec<Verdict>,
 }
 
 impl Report {
@@ -58,6 +64,24 @@ impl Report {
     #[must_use]
     pub fn failed(&self) -> u64 {
         self.attempted() - self.tally.answered() + self.tally.unexpected_statuses()
+    }
+
+    /// Whether every threshold holds.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        self.thresholds.iter().all(|verdict| verdict.ok)
+    }
+
+    /// The endpoints that were tried, those with the most requests first.
+    #[must_use]
+    pub fn by_endpoint(&self) -> Vec<(&str, &Signals)> {
+        let signals = self.tally.endpoints.iter().map(Option::as_deref);
+        let named = self.endpoints.iter().map(String::as_str).zip(signals);
+        let mut tried: Vec<_> = named
+            .filter_map(|(name, signals)| Some((name, signals?)))
+            .collect();
+        tried.sort_by_key(|(name, signals)| (std::cmp::Reverse(signals.attempted), *name));
+        tried
     }
 
     /// Processor time over time: 1 is one whole processor.
@@ -119,6 +143,14 @@ impl Report {
         for (name, trend) in tally.trends.iter() {
             metrics.insert(name.into(), trend_json(trend));
         }
+        let gauge = |value: f64| json!({ "type": "gauge", "contains": "default", "values": { "value": value } });
+        metrics.insert(
+            "connections_peak".into(),
+            gauge(tally.peak_connections as f64),
+        );
+        metrics.insert("in_flight_peak".into(), gauge(tally.peak_in_flight as f64));
+        metrics.insert("cpu_share".into(), gauge(self.cpu_share()));
+        self.insert_thresholds(&mut metrics);
         json!({
             "metrics": metrics,
             "state": {
@@ -126,6 +158,21 @@ impl Report {
             },
             "tapedeck": self.own_json(),
         })
+    }
+
+    /// As k6 has them: `metrics.NAME.thresholds.EXPRESSION.ok`. A metric with tags is one of its
+    /// own, with its parent's type, and with the values that thresholds asked for.
+    fn insert_thresholds(&self, metrics: &mut Map<String, Value>) {
+        for verdict in &self.thresholds {
+            let parent = verdict.series.split('{').next().unwrap_or_default().trim();
+            let copied = |name: &str| metrics.get(parent)?.get(name).cloned();
+            let (kind, contains) = (copied("type"), copied("contains"));
+            let metric = metrics
+                .entry(verdict.series.clone())
+                .or_insert_with(|| json!({ "type": kind, "contains": contains, "values": {} }));
+            metric["values"][&verdict.aggregation] = verdict.value.into();
+            metric["thresholds"][&verdict.expression] = json!({ "ok": verdict.ok });
+        }
     }
 
     fn own_json(&self) -> Value {
@@ -172,6 +219,11 @@ impl Report {
             "never_sent": named(&mut never_sent.into_iter()),
             "left_out": named(&mut left_out.into_iter()),
             "first_causes": tally.first_causes,
+            "endpoints": self
+                .by_endpoint()
+                .into_iter()
+                .map(|(name, signals)| signals.to_json(name, self.elapsed.as_secs_f64()))
+                .collect::<Vec<_>>(),
             "comparison": {
                 "same": tally.comparison.same,
                 "different": tally.comparison.different,
@@ -209,6 +261,54 @@ impl Report {
                 write!(f, "{:>10}", Short(trend.percentile(percent)).to_string())?;
             }
             writeln!(f, "{:>10}", Short(trend.max()).to_string())?;
+        }
+        Ok(())
+    }
+
+    fn endpoints(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// For people; the summary has them all.
+        const SHOWN: usize = 20;
+        let endpoints = self.by_endpoint();
+        let names = endpoints.iter().take(SHOWN).map(|(name, _)| name);
+        let width = names.map(|name| name.chars().count()).max().unwrap_or(0);
+        let width = width.clamp(20, 60);
+        let first = width + 2;
+        writeln!(
+            f,
+            "  {:<first$}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
+            "Endpoints", "count", "rate/s", "p50", "p95", "p99", "failed",
+        )?;
+        for (name, signals) in endpoints.iter().take(SHOWN) {
+            let rate = self.per_second(signals.sent);
+            write!(f, "    {name:<width$}{:>10}{rate:>10.1}", signals.sent)?;
+            for percent in [50.0, 95.0, 99.0] {
+                let value = Short(signals.duration.percentile(percent));
+                write!(f, "{:>10}", value.to_string())?;
+            }
+            writeln!(f, "{:>10}", signals.failed)?;
+        }
+        if let Some(more) = endpoints.len().checked_sub(SHOWN + 1) {
+            writeln!(f, "    and {} more", more + 1)?;
+        }
+        Ok(())
+    }
+
+    fn write_thresholds(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.thresholds.is_empty() {
+            return Ok(());
+        }
+        writeln!(f, "  Thresholds")?;
+        let mut series: Vec<&str> = Vec::new();
+        for verdict in &self.thresholds {
+            if !series.contains(&verdict.series.as_str()) {
+                series.push(&verdict.series);
+            }
+        }
+        for series in series {
+            writeln!(f, "    {series}")?;
+            for verdict in self.thresholds.iter().filter(|v| v.series == series) {
+                writeln!(f, "      {verdict}")?;
+            }
         }
         Ok(())
     }
@@ -304,6 +404,7 @@ impl fmt::Display for Report {
         for ((recorded, now), n) in comparison.changes.iter().take(8) {
             writeln!(f, "    {:<20}{n}", format!("{recorded} became {now}"))?;
         }
+        self.endpoints(f)?;
         self.losses(f)?;
         let lag = &tally.trends.schedule_lag;
         writeln!(
@@ -317,6 +418,7 @@ impl fmt::Display for Report {
             tally.peak_connections,
             tally.peak_in_flight,
         )?;
+        self.write_thresholds(f)?;
         if self.stopped != Stop::Run {
             writeln!(
                 f,

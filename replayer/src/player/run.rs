@@ -13,6 +13,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tapedeck_archive::Archive;
 
 use crate::player::archive::Recorded;
+use crate::player::endpoints::{Endpoints, Label};
 use crate::player::gate::{Gate, Pass};
 use crate::player::options::Options;
 use crate::player::outcome::NeverSent;
@@ -23,9 +24,11 @@ use crate::player::source::Source;
 use crate::player::stop::StopFlag;
 use crate::player::tally::Tally;
 use crate::player::target::{Target, TargetAddress, TargetProtocol};
+use crate::player::threshold::{Verdict, VerdictReason};
 use crate::player::transport::{
     Connector, Destination, Http1Transport, Http2Transport, Stream, WhenBusy, connect_once,
 };
+use crate::player::watch::{Observed, Watch, pinned};
 use crate::player::worker::{self, Job, Live, Queue, Work};
 
 /// How a run is going.
@@ -110,7 +113,10 @@ pub(crate) fn play<S: Source + 'static>(
     stop: &StopFlag,
     progress: impl Fn(Progress),
 ) -> Result<Report, RunError> {
-    let schedule = Schedule::new(source.candidates(), options.speed);
+    let (methods, paths) = pinned(&options.thresholds);
+    let mut endpoints = Endpoints::new(methods, paths);
+    let schedule = Schedule::new(source.candidates(), options.speed, &mut endpoints);
+    let watch = Arc::new(Watch::new(&options.thresholds, endpoints.labels()));
     let mut left_out = schedule.left_out.clone();
     left_out.add_n(LeftOut::Unreadable, source.unreadable());
     let total = schedule.entries.len() as u64;
@@ -137,6 +143,7 @@ pub(crate) fn play<S: Source + 'static>(
         max_in_flight: (options.limits.in_flight / plan.workers).max(1),
         max_request_bytes: options.limits.request_bytes / u64::from(plan.workers),
         stop: stop.watch(),
+        watch: Arc::clone(&watch),
     });
     let elapsed = |job: &Job<S>| {
         job.gate
@@ -158,7 +165,9 @@ pub(crate) fn play<S: Source + 'static>(
         Topology::Pooled(connections) => Some(connections.get()),
     };
     let (workers, queue) = (plan.workers, plan.queue.clone());
+    let mut guard = Guard::new(&watch, stop, cpu_before);
     let observe = |live: &[Arc<Live>]| {
+        guard.look(elapsed(&job), live);
         progress(add_up(
             live,
             Progress {
@@ -172,7 +181,11 @@ pub(crate) fn play<S: Source + 'static>(
     let mut tally = crew.send(plan, connections, spare, observe)?;
     let unclaimed = queue.map_or(0, |queue| queue.left());
     tally.never_sent.add_n(NeverSent::Stopped, unclaimed);
+    let (elapsed, cpu) = (elapsed(&job), cpu_time().saturating_sub(cpu_before));
+    let verdicts = guard.verdicts(&tally.observed(), elapsed, share_of(cpu, elapsed));
     Ok(Report {
+        endpoints: endpoints.labels().iter().map(Label::name).collect(),
+        thresholds: verdicts,
         target: options.target.to_string(),
         speed: options.speed,
         pooled,
@@ -180,11 +193,75 @@ pub(crate) fn play<S: Source + 'static>(
         recorded: total + left_out.total(),
         left_out,
         planned,
-        elapsed: elapsed(&job),
-        cpu: cpu_time().saturating_sub(cpu_before),
+        elapsed,
+        cpu,
         stopped: stop.state(),
         tally,
     })
+}
+
+/// Ends the run when a threshold says so.
+struct Guard<'a> {
+    watch: &'a Arc<Watch>,
+    stop: &'a StopFlag,
+    cpu_before: Duration,
+    next: Duration,
+    /// The threshold that ended the run, by its index.
+    aborted: Option<(usize, Verdict)>,
+}
+
+impl<'a> Guard<'a> {
+    /// k6's.
+    const EVERY: Duration = Duration::from_secs(2);
+
+    const fn new(watch: &'a Arc<Watch>, stop: &'a StopFlag, cpu_before: Duration) -> Self {
+        Self {
+            watch,
+            stop,
+            cpu_before,
+            next: Self::EVERY,
+            aborted: None,
+        }
+    }
+
+    fn look(&mut self, elapsed: Duration, live: &[Arc<Live>]) {
+        if !self.watch.aborts() || self.aborted.is_some() || elapsed < self.next {
+            return;
+        }
+        self.next = elapsed + Self::EVERY;
+        let mut observed = Observed::nothing(self.watch);
+        for live in live {
+            live.add_observed(&mut observed);
+        }
+        let cpu = cpu_time().saturating_sub(self.cpu_before);
+        let share = share_of(cpu, elapsed);
+        if let Some((index, mut verdict)) = self.watch.abort(&observed, elapsed, share) {
+            verdict.reason = VerdictReason::Aborted(elapsed);
+            self.aborted = Some((index, verdict));
+            // As in k6, what is in flight is not awaited: the verdict stands.
+            self.stop.stop();
+            self.stop.stop();
+        }
+    }
+
+    /// One that has ended the run failed, whatever came behind it.
+    fn verdicts(self, observed: &Observed, elapsed: Duration, cpu: f64) -> Vec<Verdict> {
+        let mut verdicts = self.watch.verdicts(observed, elapsed, cpu);
+        if let Some((index, aborted)) = self.aborted
+            && let Some(verdict) = verdicts.get_mut(index)
+        {
+            *verdict = aborted;
+        }
+        verdicts
+    }
+}
+
+fn share_of(cpu: Duration, elapsed: Duration) -> f64 {
+    if elapsed.is_zero() {
+        0.0
+    } else {
+        cpu.as_secs_f64() / elapsed.as_secs_f64()
+    }
 }
 
 /// Who sends what.
@@ -281,7 +358,7 @@ impl<S: Source + 'static> Crew<S> {
         plan: Plan,
         connections: u32,
         spare: StdStream,
-        observe: impl Fn(&[Arc<Live>]),
+        mut observe: impl FnMut(&[Arc<Live>]),
     ) -> Result<Tally, RunError> {
         let live: Vec<Arc<Live>> = plan.work.iter().map(|_| Arc::default()).collect();
         let mut spare = Some(spare);
@@ -300,7 +377,7 @@ impl<S: Source + 'static> Crew<S> {
                 pass: self.job.gate.pass(),
             })
             .collect();
-        let mut tally = Tally::new();
+        let mut tally = Tally::new(&self.job.watch);
         std::thread::scope(|scope| {
             let (done, results) = channel();
             for part in parts {

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tapedeck_model::Timestamp;
 
 use crate::player::counted::counted;
+use crate::player::endpoints::{EndpointId, Endpoints};
 
 /// How fast recorded time passes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -96,13 +97,16 @@ pub(crate) enum Topology {
 
 /// What the schedule needs to know of one archived exchange.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Candidate {
+pub(crate) struct Candidate<'a> {
     /// Its id in the archive.
     pub(crate) id: u64,
     /// When it began.
     pub(crate) at: Timestamp,
     /// The recorded connection that carried it.
     pub(crate) connection: u64,
+    /// Empty where it is not known; so is the target.
+    pub(crate) method: &'a [u8],
+    pub(crate) target: &'a [u8],
     /// Why it is not to be sent; `None`: it is.
     pub(crate) left_out: Option<LeftOut>,
 }
@@ -134,6 +138,8 @@ pub(crate) struct Entry {
     due: u64,
     /// The connections that it may use; see [`Shard::lanes`].
     pub(crate) lane: u32,
+    /// What it is measured with.
+    pub(crate) endpoint: EndpointId,
     /// No later entry has this lane: its connections may be closed.
     pub(crate) last_of_lane: bool,
 }
@@ -167,9 +173,13 @@ pub(crate) struct Schedule {
 
 impl Schedule {
     /// Plans the candidates. They may come in any order; equal times keep the order of ids.
-    pub(crate) fn new(candidates: impl IntoIterator<Item = Candidate>, speed: Speed) -> Self {
+    pub(crate) fn new<'a>(
+        candidates: impl IntoIterator<Item = Candidate<'a>>,
+        speed: Speed,
+        endpoints: &mut Endpoints,
+    ) -> Self {
         let mut left_out = LeftOutCounts::default();
-        let mut sent: Vec<Candidate> = Vec::new();
+        let mut sent: Vec<Candidate<'a>> = Vec::new();
         for candidate in candidates {
             match candidate.left_out {
                 Some(reason) => left_out.add(reason),
@@ -193,6 +203,7 @@ impl Schedule {
                     id: candidate.id,
                     due: u64::try_from(due.as_nanos()).unwrap_or(u64::MAX),
                     lane: *lanes.entry(candidate.connection).or_insert(next),
+                    endpoint: endpoints.id(candidate.method, candidate.target),
                     last_of_lane: false,
                 }
             })
@@ -267,11 +278,17 @@ pub(crate) const fn share(total: u32, n: u32, worker: u32) -> u32 {
 mod tests {
     use super::*;
 
-    fn candidate(id: u64, millis: i64, connection: u64) -> Candidate {
+    fn plan<'a>(rows: impl IntoIterator<Item = Candidate<'a>>, speed: Speed) -> Schedule {
+        Schedule::new(rows, speed, &mut Endpoints::new(Vec::new(), Vec::new()))
+    }
+
+    fn candidate(id: u64, millis: i64, connection: u64) -> Candidate<'static> {
         Candidate {
             id,
             at: Timestamp::from_nanos(1_700_000_000_000_000_000 + millis * 1_000_000),
             connection,
+            method: b"GET",
+            target: b"/",
             left_out: None,
         }
     }
@@ -310,7 +327,7 @@ mod tests {
             candidate(2, 1000, 2),
         ];
         let due = |speed| {
-            Schedule::new(rows, speed)
+            plan(rows, speed)
                 .entries
                 .iter()
                 .map(|entry| (entry.id, entry.due().as_micros()))
@@ -331,7 +348,7 @@ mod tests {
                 ..candidate(id, 5, 1)
             });
         }
-        let schedule = Schedule::new(rows.iter().copied(), Speed::RECORDED);
+        let schedule = plan(rows.iter().copied(), Speed::RECORDED);
         assert_eq!(
             schedule.entries.len() as u64 + schedule.left_out.total(),
             rows.len() as u64
@@ -343,7 +360,7 @@ mod tests {
     fn the_last_entry_of_each_lane_says_so() {
         let rows = [(0, 7), (1, 8), (2, 7), (3, 9), (4, 8)]
             .map(|(id, connection)| candidate(id, id.cast_signed(), connection));
-        let schedule = Schedule::new(rows, Speed::RECORDED);
+        let schedule = plan(rows, Speed::RECORDED);
         let seen: Vec<_> = schedule
             .entries
             .iter()
@@ -362,7 +379,7 @@ mod tests {
             .collect();
         for workers in 1..5 {
             let workers = NonZeroU32::new(workers).unwrap();
-            let schedule = Schedule::new(rows.iter().copied(), Speed::RECORDED);
+            let schedule = plan(rows.iter().copied(), Speed::RECORDED);
             let shards = schedule.into_shards(workers, Topology::Recorded);
             let mut ids = Vec::new();
             let mut home = HashMap::new();
@@ -383,7 +400,7 @@ mod tests {
     #[test]
     fn a_pool_is_shared_evenly() {
         let rows: Vec<_> = (0..30).map(|id| candidate(id, 0, 1)).collect();
-        let shards = Schedule::new(rows, Speed::RECORDED).into_shards(
+        let shards = plan(rows, Speed::RECORDED).into_shards(
             NonZeroU32::new(2).unwrap(),
             Topology::Pooled(NonZeroU32::new(5).unwrap()),
         );

@@ -12,7 +12,7 @@ pub(crate) trait Source: Send + Sync {
     type Scratch: Default;
 
     /// Every exchange, in any order.
-    fn candidates(&self) -> impl Iterator<Item = Candidate>;
+    fn candidates(&self) -> impl Iterator<Item = Candidate<'_>>;
 
     /// How many more exchanges there are of which nothing can be read.
     fn unreadable(&self) -> u64;

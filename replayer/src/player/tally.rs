@@ -1,13 +1,16 @@
 //! The results of one worker: counters and histograms of a fixed size, merged exactly.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
+use crate::player::endpoints::{EndpointId, Signals};
 use crate::player::outcome::{
     Cause, Failure, FailureCounts, Lost, NeverSent, NeverSentCounts, Timeline,
 };
+use crate::player::watch::{Observed, Sample, Watch, Watched};
 
 /// A distribution of durations: mean, minimum and maximum exactly, percentiles to three digits.
 #[derive(Clone, Debug)]
@@ -25,8 +28,17 @@ impl Trend {
     const HIGHEST: u64 = 3_600_000_000_000;
 
     pub(crate) fn new() -> Self {
+        Self::with_digits(3)
+    }
+
+    /// Percentiles to two digits, in an eighth of the memory.
+    pub(crate) fn coarse() -> Self {
+        Self::with_digits(2)
+    }
+
+    fn with_digits(digits: u8) -> Self {
         Self {
-            histogram: Histogram::new_with_bounds(Self::LOWEST, Self::HIGHEST, 3)
+            histogram: Histogram::new_with_bounds(Self::LOWEST, Self::HIGHEST, digits)
                 .expect("the bounds are valid"),
             sum: 0,
             min: Duration::MAX,
@@ -105,6 +117,9 @@ macro_rules! trends {
         }
 
         impl Trends {
+            /// The names of their metrics.
+            pub(crate) const NAMES: &'static [&'static str] = &[$(stringify!($field)),*];
+
             fn new() -> Self {
                 Self { $($field: Trend::new(),)* }
             }
@@ -114,9 +129,28 @@ macro_rules! trends {
                 $(self.$field.merge($field);)*
             }
 
+            fn record(&mut self, measures: &Measures) {
+                $(if let Some(value) = measures.$field {
+                    self.$field.record(value);
+                })*
+            }
+
             /// Each with the name of its metric.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Trend)> {
                 [$((stringify!($field), &self.$field)),*].into_iter()
+            }
+        }
+
+        /// What one request adds to the distributions.
+        #[derive(Debug, Default)]
+        pub(crate) struct Measures {
+            $($field: Option<Duration>,)*
+        }
+
+        impl Measures {
+            /// By the index in [`Trends::NAMES`].
+            pub(crate) fn at(&self, index: usize) -> Option<Duration> {
+                [$(self.$field),*].get(index).copied().flatten()
             }
         }
     };
@@ -228,11 +262,17 @@ pub struct Tally {
     pub bytes_sent: u64,
     /// Bytes read from connections.
     pub bytes_received: u64,
+    /// By endpoint, in the order of [`Report::endpoints`](crate::player::Report::endpoints); `None`
+    /// for those without requests, as for those behind the end.
+    pub endpoints: Vec<Option<Box<Signals>>>,
+    pub(crate) watched: Watched,
 }
 
 impl Tally {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(watch: &Arc<Watch>) -> Self {
         Self {
+            endpoints: Vec::new(),
+            watched: Watched::new(watch),
             trends: Trends::new(),
             statuses: BTreeMap::new(),
             failures: FailureCounts::default(),
@@ -245,6 +285,19 @@ impl Tally {
             peak_in_flight: 0,
             bytes_sent: 0,
             bytes_received: 0,
+        }
+    }
+
+    /// What thresholds need of a run that goes on, without the distributions of all requests: those
+    /// take a fraction of a millisecond to copy, and requests are due meanwhile.
+    pub(crate) fn observed(&self) -> Observed {
+        Observed {
+            watched: self.watched.clone(),
+            never_sent: self.never_sent.total(),
+            peak_connections: self.peak_connections,
+            peak_in_flight: self.peak_in_flight,
+            bytes_sent: self.bytes_sent,
+            bytes_received: self.bytes_received,
         }
     }
 
@@ -272,6 +325,7 @@ impl Tally {
 
     pub(crate) fn answer(
         &mut self,
+        endpoint: EndpointId,
         timeline: &Timeline,
         now: Instant,
         status: u16,
@@ -280,15 +334,7 @@ impl Tally {
         *self.statuses.entry(status).or_default() += 1;
         self.comparison.record(recorded, status);
         self.resent += u64::from(timeline.resent.get());
-        let trends = &mut self.trends;
-        trends
-            .http_req_duration
-            .record(now.saturating_duration_since(timeline.due));
-        Self::begin(trends, timeline);
         let sent = timeline.sent.get().unwrap_or(now);
-        trends
-            .service_time
-            .record(now.saturating_duration_since(sent));
         let first_byte = timeline.first_byte.get().unwrap_or(now);
         // An early answer comes before the request is sent whole.
         let sent_whole = timeline
@@ -296,36 +342,84 @@ impl Tally {
             .get()
             .unwrap_or(first_byte)
             .min(first_byte);
-        trends
-            .http_req_sending
-            .record(sent_whole.saturating_duration_since(sent));
-        trends
-            .http_req_waiting
-            .record(first_byte.saturating_duration_since(sent_whole));
-        trends
-            .http_req_receiving
-            .record(now.saturating_duration_since(first_byte));
+        self.record(&Sample {
+            endpoint,
+            status,
+            sent: true,
+            stopped: false,
+            as_recorded: recorded.map(|recorded| recorded == status),
+            measures: Measures {
+                http_req_duration: Some(now.saturating_duration_since(timeline.due)),
+                service_time: Some(now.saturating_duration_since(sent)),
+                http_req_sending: Some(sent_whole.saturating_duration_since(sent)),
+                http_req_waiting: Some(first_byte.saturating_duration_since(sent_whole)),
+                http_req_receiving: Some(now.saturating_duration_since(first_byte)),
+                ..begin(timeline)
+            },
+        });
     }
 
-    pub(crate) fn lose(&mut self, timeline: &Timeline, now: Instant, lost: Lost, cause: &Cause) {
+    pub(crate) fn lose(
+        &mut self,
+        endpoint: EndpointId,
+        timeline: &Timeline,
+        now: Instant,
+        lost: Lost,
+        cause: &Cause,
+    ) {
         self.resent += u64::from(timeline.resent.get());
         match lost {
             Lost::Failed(failure) => {
                 self.failures.add(failure);
-                Self::begin(&mut self.trends, timeline);
-                if failure == Failure::TimedOut {
-                    let waited = now.saturating_duration_since(timeline.due);
-                    self.trends.http_req_duration.record(waited);
-                }
                 self.explain(failure.name(), cause);
+                let waited = || now.saturating_duration_since(timeline.due);
+                self.record(&Sample {
+                    endpoint,
+                    status: 0,
+                    sent: true,
+                    stopped: false,
+                    as_recorded: None,
+                    measures: Measures {
+                        http_req_duration: (failure == Failure::TimedOut).then(waited),
+                        ..begin(timeline)
+                    },
+                });
             }
-            Lost::NeverSent(reason) => self.not_sent(reason, cause, 1),
+            Lost::NeverSent(reason) => self.skip(endpoint, reason, cause),
         }
     }
 
-    pub(crate) fn not_sent(&mut self, reason: NeverSent, cause: &Cause, n: u64) {
-        self.never_sent.add_n(reason, n);
+    /// Counts a request that is not sent.
+    pub(crate) fn skip(&mut self, endpoint: EndpointId, reason: NeverSent, cause: &Cause) {
+        self.never_sent.add(reason);
         self.explain(reason.name(), cause);
+        self.record(&Sample {
+            endpoint,
+            status: 0,
+            sent: false,
+            stopped: reason == NeverSent::Stopped,
+            as_recorded: None,
+            measures: Measures::default(),
+        });
+    }
+
+    fn record(&mut self, sample: &Sample) {
+        self.trends.record(&sample.measures);
+        self.watched.record(sample);
+        let signals = self.signals(sample.endpoint.index());
+        signals.sent += u64::from(sample.sent);
+        signals.attempted += u64::from(!sample.stopped);
+        signals.failed += u64::from(!sample.stopped && !sample.expected());
+        if let Some(duration) = sample.measures.http_req_duration {
+            signals.duration.record(duration);
+        }
+    }
+
+    fn signals(&mut self, endpoint: usize) -> &mut Signals {
+        if self.endpoints.len() <= endpoint {
+            self.endpoints.resize_with(endpoint + 1, || None);
+        }
+        self.endpoints[endpoint].get_or_insert_with(|| Box::new(Signals::new()))
     }
 
     pub(crate) fn merge(&mut self, other: &Self) {
@@ -342,7 +436,15 @@ impl Tally {
             peak_in_flight,
             bytes_sent,
             bytes_received,
+            endpoints,
+            watched,
         } = other;
+        for (index, signals) in endpoints.iter().enumerate() {
+            if let Some(signals) = signals {
+                self.signals(index).merge(signals);
+            }
+        }
+        self.watched.merge(watched);
         self.trends.merge(trends);
         for (status, n) in statuses {
             *self.statuses.entry(*status).or_default() += n;
@@ -363,26 +465,23 @@ impl Tally {
         self.bytes_received += bytes_received;
     }
 
-    fn begin(trends: &mut Trends, timeline: &Timeline) {
-        trends
-            .schedule_lag
-            .record(timeline.taken.saturating_duration_since(timeline.due));
-        if let Some(sent) = timeline.sent.get() {
-            trends
-                .http_req_blocked
-                .record(sent.saturating_duration_since(timeline.taken));
-        }
-        if let Some(connecting) = timeline.connecting.get() {
-            trends.http_req_connecting.record(connecting);
-        }
-    }
-
     fn explain(&mut self, kind: &'static str, cause: &Cause) {
         if !matches!(cause, Cause::None) {
             self.first_causes
                 .entry(kind)
                 .or_insert_with(|| cause.to_string());
         }
+    }
+}
+
+/// What is known as soon as a request was sent.
+fn begin(timeline: &Timeline) -> Measures {
+    let blocked = |sent: Instant| sent.saturating_duration_since(timeline.taken);
+    Measures {
+        schedule_lag: Some(timeline.taken.saturating_duration_since(timeline.due)),
+        http_req_blocked: timeline.sent.get().map(blocked),
+        http_req_connecting: timeline.connecting.get(),
+        ..Measures::default()
     }
 }
 

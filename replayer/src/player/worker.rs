@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
@@ -25,6 +25,7 @@ use crate::player::stop::Stop;
 use crate::player::tally::Tally;
 use crate::player::timer::PreciseTimer;
 use crate::player::transport::Transport;
+use crate::player::watch::{Observed, Watch};
 
 /// What all workers of a run share.
 pub(crate) struct Job<S> {
@@ -38,6 +39,7 @@ pub(crate) struct Job<S> {
     /// Bytes of requests, for each worker.
     pub(crate) max_request_bytes: u64,
     pub(crate) stop: watch::Receiver<Stop>,
+    pub(crate) watch: Arc<Watch>,
 }
 
 /// What a worker is to send.
@@ -96,6 +98,8 @@ pub(crate) struct Live {
     pub(crate) never_sent: AtomicU64,
     pub(crate) in_flight: AtomicU64,
     pub(crate) connections: AtomicU64,
+    /// What was counted so far, where a threshold may end the run.
+    observed: Mutex<Option<Observed>>,
 }
 
 /// Runs a worker to its end on this thread.
@@ -119,7 +123,7 @@ where
             job: Arc::clone(job),
             transport: transport()?,
             live,
-            tally: RefCell::new(Tally::new()),
+            tally: RefCell::new(Tally::new(&job.watch)),
             scratch: RefCell::default(),
             in_flight: Cell::new(0),
             request_bytes: Cell::new(0),
@@ -127,20 +131,53 @@ where
             running: Cell::new(0),
             drained: Notify::new(),
         });
+        if job.watch.aborts() {
+            tokio::task::spawn_local(publish_often(Rc::clone(&worker)));
+        }
         worker.drive(work, pass).await?;
         Ok::<_, io::Error>(worker)
     })?;
     // What is still in flight is given up: each attempt counts itself as it is dropped.
     drop(tasks);
     let claimed = worker.claimed.borrow().len() as u64;
-    worker.not_sent(NeverSent::Stopped, &Cause::None, claimed);
-    let mut tally = worker.tally.replace(Tally::new());
-    let counters = worker.transport.counters();
-    tally.connections = counters.opened.get();
-    tally.peak_connections = counters.peak.get().into();
-    tally.bytes_sent = counters.bytes_sent.get();
-    tally.bytes_received = counters.bytes_received.get();
+    worker.not_begun(claimed);
+    let mut tally = worker.tally.replace(Tally::new(&job.watch));
+    worker.transfers(&mut tally);
+    if job.watch.aborts() {
+        worker.live.publish(tally.observed());
+    }
     Ok(tally)
+}
+
+/// How often a worker says how it stands; with k6, thresholds are evaluated every 2 s.
+const PUBLISH_EVERY: Duration = Duration::from_secs(1);
+
+async fn publish_often<S, T>(worker: Rc<Worker<S, T>>)
+where
+    S: Source + 'static,
+    T: Transport + 'static,
+{
+    loop {
+        tokio::time::sleep(PUBLISH_EVERY).await;
+        let mut tally = worker.tally.borrow_mut();
+        worker.transfers(&mut tally);
+        worker.live.publish(tally.observed());
+    }
+}
+
+impl Live {
+    fn publish(&self, observed: Observed) {
+        // Nothing that holds the lock can panic.
+        *self.observed.lock().unwrap_or_else(PoisonError::into_inner) = Some(observed);
+    }
+
+    /// Adds what the worker said last.
+    pub(crate) fn add_observed(&self, sum: &mut Observed) {
+        let observed = self.observed.lock();
+        if let Some(observed) = &*observed.unwrap_or_else(PoisonError::into_inner) {
+            sum.merge(observed);
+        }
+    }
 }
 
 struct Worker<S: Source, T> {
@@ -233,7 +270,7 @@ where
         }
         let left = ready.len() + entries.len();
         drop(ready);
-        self.not_sent(NeverSent::Stopped, &Cause::None, left as u64);
+        self.not_begun(left as u64);
         Ok(())
     }
 
@@ -341,23 +378,33 @@ where
         })
     }
 
+    /// Adds what the transport counted.
+    fn transfers(&self, tally: &mut Tally) {
+        let counters = self.transport.counters();
+        tally.connections = counters.opened.get();
+        tally.peak_connections = counters.peak.get().into();
+        tally.bytes_sent = counters.bytes_sent.get();
+        tally.bytes_received = counters.bytes_received.get();
+    }
+
     fn stopped(&self) -> bool {
         *self.job.stop.borrow() != Stop::Run
     }
 
     /// Counts a request that is not sent, and lets go of its lane.
     fn skip(&self, entry: Entry, reason: NeverSent, cause: &Cause) {
-        self.not_sent(reason, cause, 1);
+        self.tally.borrow_mut().skip(entry.endpoint, reason, cause);
+        self.live.never_sent.fetch_add(1, Ordering::Relaxed);
         if entry.last_of_lane {
             self.transport.retire(entry.lane);
         }
     }
 
-    fn not_sent(&self, reason: NeverSent, cause: &Cause, n: u64) {
-        if n > 0 {
-            self.tally.borrow_mut().not_sent(reason, cause, n);
-            self.live.never_sent.fetch_add(n, Ordering::Relaxed);
-        }
+    /// Counts requests that a stop kept back.
+    fn not_begun(&self, n: u64) {
+        let never_sent = &mut self.tally.borrow_mut().never_sent;
+        never_sent.add_n(NeverSent::Stopped, n);
+        self.live.never_sent.fetch_add(n, Ordering::Relaxed);
     }
 
     async fn wait_until_drained(&self) {
@@ -459,10 +506,13 @@ impl<S: Source, T: Transport> Attempt<S, T> {
         match result {
             Ok(Ok(status)) => {
                 let recorded = self.worker.job.source.recorded_status(self.ready.entry.id);
-                self.worker
-                    .tally
-                    .borrow_mut()
-                    .answer(&self.timeline, now, status, recorded);
+                self.worker.tally.borrow_mut().answer(
+                    self.ready.entry.endpoint,
+                    &self.timeline,
+                    now,
+                    status,
+                    recorded,
+                );
                 self.worker.live.answered.fetch_add(1, Ordering::Relaxed);
                 self.settled = true;
             }
@@ -492,10 +542,13 @@ impl<S: Source, T: Transport> Attempt<S, T> {
             Lost::NeverSent(_) => &self.worker.live.never_sent,
         };
         live.fetch_add(1, Ordering::Relaxed);
-        self.worker
-            .tally
-            .borrow_mut()
-            .lose(&self.timeline, now, lost, cause);
+        self.worker.tally.borrow_mut().lose(
+            self.ready.entry.endpoint,
+            &self.timeline,
+            now,
+            lost,
+            cause,
+        );
         self.settled = true;
     }
 }

@@ -4,5 +4,6 @@ mod archived;
 mod hostile;
 mod recording;
 mod server;
+mod thresholds;
 mod timing;
 mod whole;

@@ -79,7 +79,7 @@ pub(super) struct Recording(pub(super) Vec<Call>);
 impl Source for Recording {
     type Scratch = ();
 
-    fn candidates(&self) -> impl Iterator<Item = Candidate> {
+    fn candidates(&self) -> impl Iterator<Item = Candidate<'_>> {
         (0..).zip(&self.0).map(|(id, call)| {
             let (method, target) = call.method_and_target();
             let facts = Facts {
@@ -93,6 +93,8 @@ impl Source for Recording {
                 id,
                 at: Timestamp::EPOCH.saturating_add(call.at),
                 connection: call.connection,
+                method: method.as_bytes(),
+                target: target.as_bytes(),
                 left_out: facts.left_out(),
             }
         })

@@ -1,0 +1,270 @@
+//! The values that thresholds are evaluated on: one for each series that a threshold names, so that
+//! the cost and the memory depend on the thresholds alone, and not on tags that nobody asked for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::player::endpoints::{EndpointId, Label};
+use crate::player::tally::{Measures, Trend};
+use crate::player::threshold::{
+    Counter, Gauge, Metric, Rate, Series, Tags, Threshold, Value, Verdict, VerdictReason, verdict,
+};
+
+/// What became of one request, and how long its parts took.
+#[derive(Debug)]
+pub(crate) struct Sample {
+    pub(crate) endpoint: EndpointId,
+    /// 0: no answer.
+    pub(crate) status: u16,
+    pub(crate) sent: bool,
+    /// It was stopped before it could show anything.
+    pub(crate) stopped: bool,
+    pub(crate) as_recorded: Option<bool>,
+    pub(crate) measures: Measures,
+}
+
+impl Sample {
+    /// What k6's default expects: 200 to 399.
+    pub(crate) const fn expected(&self) -> bool {
+        200 <= self.status && self.status < 400
+    }
+}
+
+/// The thresholds of a run, made ready for it.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    thresholds: Vec<Threshold>,
+    /// Each different one once.
+    series: Vec<Series>,
+    /// Of each endpoint: the series that its requests may be in.
+    of_endpoint: Vec<Vec<usize>>,
+}
+
+impl Watch {
+    pub(crate) fn new(thresholds: &[Threshold], labels: &[Label]) -> Self {
+        let mut series: Vec<Series> = Vec::new();
+        for threshold in thresholds {
+            if !series.contains(&threshold.series) {
+                series.push(threshold.series.clone());
+            }
+        }
+        let of_endpoint = labels
+            .iter()
+            .map(|label| {
+                let may = |(_, series): &(usize, &Series)| {
+                    series.metric.is_tagged() && may_be(&series.tags, label)
+                };
+                let found = series.iter().enumerate().filter(may);
+                found.map(|(index, _)| index).collect()
+            })
+            .collect();
+        Self {
+            thresholds: thresholds.to_vec(),
+            series,
+            of_endpoint,
+        }
+    }
+
+    /// Whether any may end the run.
+    pub(crate) fn aborts(&self) -> bool {
+        self.thresholds.iter().any(|threshold| threshold.abort)
+    }
+
+    /// Every threshold, evaluated.
+    pub(crate) fn verdicts(
+        &self,
+        observed: &Observed,
+        elapsed: Duration,
+        cpu: f64,
+    ) -> Vec<Verdict> {
+        let verdict =
+            |threshold| verdict(threshold, &self.value(threshold, observed, cpu), elapsed);
+        self.thresholds.iter().map(verdict).collect()
+    }
+
+    /// The threshold that ends the run now. As in k6, one without samples yet does not.
+    pub(crate) fn abort(
+        &self,
+        observed: &Observed,
+        elapsed: Duration,
+        cpu: f64,
+    ) -> Option<(usize, Verdict)> {
+        let due =
+            |(_, threshold): &(usize, &Threshold)| threshold.abort && elapsed >= threshold.delay;
+        let due = self.thresholds.iter().enumerate().filter(due);
+        due.map(|(index, threshold)| {
+            let value = self.value(threshold, observed, cpu);
+            (index, verdict(threshold, &value, elapsed))
+        })
+        .find(|(_, verdict)| !verdict.ok && verdict.reason == VerdictReason::Compared)
+    }
+
+    fn value<'a>(&self, threshold: &Threshold, observed: &'a Observed, cpu: f64) -> Value<'a> {
+        match threshold.series.metric {
+            Metric::Counter(Counter::Dropped) => Value::Counter(observed.never_sent),
+            Metric::Counter(Counter::DataSent) => Value::Counter(observed.bytes_sent),
+            Metric::Counter(Counter::DataReceived) => Value::Counter(observed.bytes_received),
+            Metric::Gauge(Gauge::Connections) => Value::Gauge(observed.peak_connections as f64),
+            Metric::Gauge(Gauge::InFlight) => Value::Gauge(observed.peak_in_flight as f64),
+            Metric::Gauge(Gauge::Processor) => Value::Gauge(cpu),
+            Metric::Counter(Counter::Requests) | Metric::Rate(_) | Metric::Trend(_) => {
+                let index = self.series.iter().position(|s| *s == threshold.series);
+                let possible = |index| self.of_endpoint.iter().any(|of| of.contains(&index));
+                index
+                    .filter(|index| possible(*index))
+                    .and_then(|index| observed.watched.values.get(index))
+                    .map_or(Value::Nothing, Kept::value)
+            }
+        }
+    }
+}
+
+/// What thresholds ask to keep apart: methods, and paths.
+pub(crate) fn pinned(thresholds: &[Threshold]) -> (Vec<String>, Vec<String>) {
+    let tags = || thresholds.iter().map(|threshold| &threshold.series.tags);
+    let paths: Vec<String> = tags().filter_map(|tags| tags.endpoint.clone()).collect();
+    let named = paths.iter().filter_map(|path| path.split_once(' '));
+    let methods = tags()
+        .filter_map(|tags| tags.method.clone())
+        .chain(named.map(|(method, _)| method.to_owned()))
+        .collect();
+    (methods, paths)
+}
+
+fn may_be(tags: &Tags, label: &Label) -> bool {
+    let method = |method: &String| label.method.as_ref() == Some(method);
+    let endpoint = |name: &String| label.path.as_ref() == Some(name) || label.name() == *name;
+    tags.method.as_ref().is_none_or(method) && tags.endpoint.as_ref().is_none_or(endpoint)
+}
+
+/// What is looked at of a run, or of one of its workers, so far.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Observed {
+    pub(crate) watched: Watched,
+    pub(crate) never_sent: u64,
+    pub(crate) peak_connections: u64,
+    pub(crate) peak_in_flight: u64,
+    pub(crate) bytes_sent: u64,
+    pub(crate) bytes_received: u64,
+}
+
+impl Observed {
+    pub(crate) fn nothing(watch: &Arc<Watch>) -> Self {
+        Self {
+            watched: Watched::new(watch),
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn merge(&mut self, other: &Self) {
+        let Self {
+            watched,
+            never_sent,
+            peak_connections,
+            peak_in_flight,
+            bytes_sent,
+            bytes_received,
+        } = other;
+        self.watched.merge(watched);
+        self.never_sent += never_sent;
+        self.peak_connections += peak_connections;
+        self.peak_in_flight += peak_in_flight;
+        self.bytes_sent += bytes_sent;
+        self.bytes_received += bytes_received;
+    }
+}
+
+/// The values of one worker.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Watched {
+    watch: Arc<Watch>,
+    values: Vec<Kept>,
+}
+
+#[derive(Clone, Debug)]
+enum Kept {
+    Count(u64),
+    Share { hits: u64, total: u64 },
+    Trend(Trend),
+}
+
+impl Watched {
+    pub(crate) fn new(watch: &Arc<Watch>) -> Self {
+        let kept = |series: &Series| match series.metric {
+            Metric::Counter(_) | Metric::Gauge(_) => Kept::Count(0),
+            Metric::Rate(_) => Kept::Share { hits: 0, total: 0 },
+            Metric::Trend(_) => Kept::Trend(Trend::new()),
+        };
+        Self {
+            watch: Arc::clone(watch),
+            values: watch.series.iter().map(kept).collect(),
+        }
+    }
+
+    pub(crate) fn record(&mut self, sample: &Sample) {
+        let of_endpoint = self.watch.of_endpoint.get(sample.endpoint.index());
+        for index in of_endpoint.into_iter().flatten() {
+            let (Some(series), Some(kept)) =
+                (self.watch.series.get(*index), self.values.get_mut(*index))
+            else {
+                continue;
+            };
+            let tags = &series.tags;
+            let status = tags.status.is_none_or(|status| status == sample.status);
+            let expected = tags.expected_response;
+            if status && expected.is_none_or(|expected| expected == sample.expected()) {
+                kept.record(series.metric, sample);
+            }
+        }
+    }
+
+    pub(crate) fn merge(&mut self, other: &Self) {
+        for (kept, other) in self.values.iter_mut().zip(&other.values) {
+            match (kept, other) {
+                (Kept::Count(a), Kept::Count(b)) => *a += b,
+                (Kept::Share { hits, total }, Kept::Share { hits: h, total: t }) => {
+                    *hits += h;
+                    *total += t;
+                }
+                (Kept::Trend(a), Kept::Trend(b)) => a.merge(b),
+                // One run has one list of series.
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Kept {
+    const fn value(&self) -> Value<'_> {
+        match self {
+            Self::Count(count) => Value::Counter(*count),
+            Self::Share { hits, total } => Value::Rate {
+                hits: *hits,
+                total: *total,
+            },
+            Self::Trend(trend) => Value::Trend(trend),
+        }
+    }
+
+    fn record(&mut self, metric: Metric, sample: &Sample) {
+        match (self, metric) {
+            (Self::Count(count), Metric::Counter(Counter::Requests)) => {
+                *count += u64::from(sample.sent);
+            }
+            (Self::Share { hits, total }, Metric::Rate(rate)) => {
+                let hit = match rate {
+                    Rate::Failed => (!sample.stopped).then(|| !sample.expected()),
+                    Rate::AsRecorded => sample.as_recorded,
+                };
+                *total += u64::from(hit.is_some());
+                *hits += u64::from(hit == Some(true));
+            }
+            (Self::Trend(trend), Metric::Trend(index)) => {
+                if let Some(value) = sample.measures.at(index) {
+                    trend.record(value);
+                }
+            }
+            _ => {}
+        }
+    }
+}
