@@ -250,6 +250,8 @@ class Oracle:
                 size = int(first(frame, "http2.length"))
                 if padded:
                     size -= 1 + int(first(frame, "http2.padding") or "0", 16)
+                if number == 1 and stream in self.upgrading:
+                    self.streams.setdefault(key, self.upgrading[stream])
                 self.http2_data(self.streams[key], sender, size, ended)
             elif kind in (HEADERS, CONTINUATION, PUSH_PROMISE):
                 pairs = []
@@ -292,7 +294,7 @@ class Oracle:
             exchange.request_len += size
             exchange.request_whole |= ended
         else:
-            exchange.response_len += size
+            exchange.response_len = (exchange.response_len or 0) + size
             exchange.response_whole |= ended
 
 

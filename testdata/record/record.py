@@ -7,8 +7,9 @@ Usage: record.py --list | --index | --all | CASE...
 
 Needs root (every case runs in a network namespace of its own, so nothing else is on the wire), and
 curl, nginx, nghttp2-client, nghttp2-server, nghttp2-proxy, haproxy, wrk, hey, nodejs, openssl,
-tcpdump, tshark and zstd. `RECORD_PYTHON` names the Python for the peers that need packages: h2,
-grpcio, websockets. `TARGET_DIR` is where `cargo build -p concert` put its programs.
+tcpdump, tshark and zstd; apache2, apache2-utils, lighttpd, varnish, caddy, wget, php-cli, ruby,
+libwww-perl and a JDK. `RECORD_PYTHON` names the Python for the peers that need packages: h2,
+grpcio, websockets, aiohttp. `TARGET_DIR` is where `cargo build -p concert` put its programs.
 
 What a case runs, its README says word for word: `peers` is the folder beside this script, `$WORK`
 an empty one. After a recording `oracle.py` says what is in it; the difference is read by eye."""
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 
-from cases import CASES
+from more_cases import CASES
 from recording import CASES_DIR, Recording
 
 

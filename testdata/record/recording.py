@@ -36,6 +36,16 @@ VERSIONS = {
     "editcap": (["editcap", "--version"], r"\(Wireshark\) [\d.]+"),
     "gzip": (["gzip", "--version"], r"gzip [\d.]+"),
     "zstd": (["zstd", "--version"], r"v[\d.]+"),
+    "apache2": (["apache2", "-v"], r"Apache/[\d.]+"),
+    "caddy": (["caddy", "version"], r"[\d.]+"),
+    "lighttpd": (["lighttpd", "-v"], r"lighttpd/[\d.]+"),
+    "varnishd": (["varnishd", "-V"], r"varnish-[\d.]+"),
+    "wget": (["wget", "--version"], r"Wget [\d.]+"),
+    "ab": (["ab", "-V"], r"Version [\d.]+"),
+    "php": (["php", "--version"], r"PHP [\d.]+"),
+    "perl": (["perl", "--version"], r"v[\d.]+"),
+    "ruby": (["ruby", "--version"], r"ruby [\d.]+"),
+    "java": (["java", "--version"], r"openjdk [\d.]+"),
     "concert": ([str(TARGET_DIR / "concert"), "--version"], r"concert [\d.]+"),
 }
 
