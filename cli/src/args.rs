@@ -45,6 +45,8 @@ pub(crate) enum Command {
     Recover(Recover),
     /// Copy some of the exchanges of an archive into a new one
     Cut(Cut),
+    /// Put several archives into one, by time
+    Merge(Merge),
     /// Write the exchanges of an archive in another format
     Export(Export),
     /// Send the recorded requests to a target, at their recorded times
@@ -177,6 +179,19 @@ pub(crate) struct Cut {
     /// The exchanges to copy, as a CEL expression
     #[arg(long, value_name = "CEL", value_parser = filter)]
     pub(crate) filter: Filter,
+    /// The archive to write
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Replace the archive if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct Merge {
+    /// The archives
+    #[arg(required = true, value_name = "ARCHIVE")]
+    pub(crate) archives: Vec<PathBuf>,
     /// The archive to write
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,

@@ -9,9 +9,12 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use common::{Tapedeck, temp_folder};
 use serde_json::Value;
+use tapedeck_archive::Archive;
+use tapedeck_model::Timestamp;
 use tapedeck_testkit::{Conversation, pcap_of};
 
 /// An archive of `count` exchanges, the odd ones with status 404, the last with a long body.
@@ -148,4 +151,104 @@ fn what_an_accident_left_is_saved() {
         assert_eq!(saved, whole[..saved.len()]);
         fs::remove_file(&out).unwrap();
     }
+}
+
+/// An archive of GET /NAME/0, /NAME/1, ... one a second, beginning at that second.
+fn every_second(folder: &Path, name: &str, client: &str, start: u64, count: u64) -> PathBuf {
+    let begin = Timestamp::from_nanos(1_700_000_000_000_000_000);
+    let begin = begin.saturating_add(Duration::from_millis(start));
+    let mut talk = Conversation::new(client, "10.0.0.2:80").starting(begin);
+    talk.handshake();
+    for n in 0..count {
+        talk.now = begin.saturating_add(Duration::from_millis(1000 * n + 10));
+        talk.client(format!("GET /{name}/{n} HTTP/1.1\r\nHost: shop\r\n\r\n").as_bytes());
+        talk.server(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes");
+    }
+    talk.close();
+    let (pcap, tape) = (
+        folder.join(format!("{name}.pcap")),
+        folder.join(format!("{name}.tape")),
+    );
+    fs::write(&pcap, pcap_of(&talk.segments)).unwrap();
+    run(&["import", text(&pcap), "-o", text(&tape)]);
+    tape
+}
+
+#[test]
+fn a_merge_holds_everything_in_the_order_of_time() {
+    let folder = temp_folder();
+    let a = every_second(folder.path(), "a", "10.0.0.1:40000", 0, 3);
+    let b = every_second(folder.path(), "b", "10.0.0.9:40000", 500, 4);
+    let out = folder.path().join("out.tape");
+    // The order on the command line has no say.
+    run(&["merge", text(&b), text(&a), "-o", text(&out)]);
+    run(&["verify", text(&out)]);
+    let merged = listed(&out);
+    let paths: Vec<_> = merged.iter().map(|line| line["path"].clone()).collect();
+    assert_eq!(
+        paths,
+        ["/a/0", "/b/0", "/a/1", "/b/1", "/a/2", "/b/2", "/b/3"]
+    );
+    let connection = |n: usize| merged[n]["connection"].clone();
+    assert_eq!(connection(0), connection(2));
+    assert_ne!(connection(0), connection(1));
+
+    let archives = [&a, &b, &out].map(|path| Archive::open(path).unwrap());
+    let mut ledger = archives[0].ledger().clone();
+    ledger.merge(archives[1].ledger());
+    assert_eq!(archives[2].ledger(), &ledger);
+    let provenance = archives[2].provenance();
+    for (number, archive) in [(1, &archives[0]), (0, &archives[1])] {
+        let source = &provenance.extra[&format!("merged.{number}.source")];
+        assert_eq!(source, &archive.provenance().source);
+    }
+}
+
+#[test]
+fn a_merge_commutes_with_a_cut_and_keeps_long_bodies() {
+    let folder = temp_folder();
+    let a = archive(folder.path(), 30);
+    let b = every_second(folder.path(), "b", "10.0.0.9:40000", 5, 4);
+    let out = |name: &str| folder.path().join(name);
+    let filter = [
+        "--filter",
+        "response.status == 404 || request.path == \"/29\"",
+    ];
+    let cut = |from: &Path, to: &Path| {
+        run(&["cut", text(from), filter[0], filter[1], "-o", text(to)]);
+    };
+    let merge = |of: [&Path; 2], to: &Path| {
+        run(&["merge", text(of[0]), text(of[1]), "-o", text(to)]);
+    };
+    merge([&a, &b], &out("ab"));
+    cut(&out("ab"), &out("merged-cut"));
+    cut(&a, &out("a-cut"));
+    cut(&b, &out("b-cut"));
+    merge([&out("a-cut"), &out("b-cut")], &out("cut-merged"));
+    let (one, other) = (listed(&out("merged-cut")), listed(&out("cut-merged")));
+    assert_eq!(one, other);
+    let last = (one.len() - 1).to_string();
+    let long = listed(&out("ab"))
+        .iter()
+        .position(|line| line["path"] == "/29")
+        .unwrap()
+        .to_string();
+    let body = |tape: &Path, id: &str| run(&["show", text(tape), id, "--body", "response"]).stdout;
+    assert_eq!(body(&out("ab"), &long).len(), 3 << 20);
+    assert!(body(&out("merged-cut"), &last) == body(&a, "29"));
+}
+
+#[test]
+fn a_merge_says_what_is_wrong_and_leaves_nothing() {
+    let folder = temp_folder();
+    let a = archive(folder.path(), 3);
+    let out = folder.path().join("out.tape");
+    let pcap = folder.path().join("in.pcap");
+    Tapedeck::new(["merge", text(&a), text(&pcap), "-o", text(&out)]).fails(1, &["in.pcap"]);
+    Tapedeck::new(["merge", text(&a), "no-such", "-o", text(&out)]).fails(1, &["no-such"]);
+    Tapedeck::new(["merge", text(&a), "-o", text(&a)]).fails(1, &["--force"]);
+    Tapedeck::new(["merge", "-o", text(&out)]).fails(2, &["ARCHIVE"]);
+    assert!(!out.exists());
+    run(&["merge", text(&a), text(&a), "-o", text(&a), "--force"]);
+    assert_eq!(listed(&a).len(), 6);
 }

@@ -1,10 +1,11 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tapedeck_archive::{Archive, BodyBuffer, MessageView, Record, Scratch, WriteError, Writer};
 use tapedeck_filter::Filter;
-use tapedeck_model::{BodyPart, Exchange, Ledger, Message, Role};
+use tapedeck_model::{BodyPart, ConnectionId, Exchange, Ledger, Message, Role};
 
 use super::Chosen;
 use crate::args;
@@ -39,33 +40,18 @@ pub(super) struct Cut {
 /// Copies the exchanges that a filter chooses into a new archive. The ledger of the old one goes
 /// along: what was lost then is lost still.
 pub(super) fn cut(archive: &Archive, filter: &Filter, writer: Writer) -> Result<Cut> {
-    let mut copy = Copy {
-        archive,
-        writer,
-        scratch: Scratch::new(),
-        buffer: BodyBuffer::new(),
-        ledger: archive.ledger().clone(),
-        kept: 0,
-    };
-    copy.ledger.exchanges = 0;
-    copy.ledger.exchanges_incomplete = 0;
-    copy.ledger.exchanges_without_request = 0;
-    copy.ledger.exchanges_without_response = 0;
+    let mut copy = Copy::new(writer, archive.ledger().clone());
+    let mut reading = Reading::default();
     let chosen = Chosen::new(archive, Some(filter));
     for row in chosen.rows() {
-        copy.exchange(row.id())
+        copy.exchange(archive, row.id(), &mut reading, Ok)
             .with_context(|| format!("failed to copy exchange {}", row.id()))?;
     }
     let code = chosen.finish()?;
-    let Copy {
-        writer,
-        mut ledger,
-        kept,
-        ..
-    } = copy;
-    let left_out = archive.len().saturating_sub(kept);
-    ledger.exchanges_not_chosen += left_out;
-    let file_len = writer.seal(&ledger)?.file_len;
+    let left_out = archive.len().saturating_sub(copy.kept());
+    let kept = copy.kept();
+    copy.ledger.exchanges_not_chosen += left_out;
+    let file_len = copy.seal()?;
     Ok(Cut {
         kept,
         left_out,
@@ -74,44 +60,70 @@ pub(super) fn cut(archive: &Archive, filter: &Filter, writer: Writer) -> Result<
     })
 }
 
-struct Copy<'a> {
-    archive: &'a Archive,
+/// Exchanges on their way into a new archive.
+pub(super) struct Copy {
     writer: Writer,
-    scratch: Scratch,
-    buffer: BodyBuffer,
     ledger: Ledger,
-    kept: u64,
 }
 
-impl Copy<'_> {
-    fn exchange(&mut self, id: u64) -> Result<()> {
-        let Self {
-            archive,
-            writer,
-            scratch,
-            buffer,
-            ledger,
-            kept,
-        } = self;
-        let record: Record<'_> = archive.load(id, scratch)?;
+/// What reading one archive needs; kept from exchange to exchange.
+#[derive(Default)]
+pub(super) struct Reading {
+    scratch: Scratch,
+    buffer: BodyBuffer,
+}
+
+impl Copy {
+    /// Begins with the ledger of what is copied; the exchanges in it are counted anew.
+    pub(super) fn new(writer: Writer, mut ledger: Ledger) -> Self {
+        ledger.exchanges = 0;
+        ledger.exchanges_incomplete = 0;
+        ledger.exchanges_without_request = 0;
+        ledger.exchanges_without_response = 0;
+        Self { writer, ledger }
+    }
+
+    /// How many exchanges were copied.
+    pub(super) fn kept(&self) -> u64 {
+        self.ledger.exchanges
+    }
+
+    /// Copies one exchange, on the connection that `renamed` gives for its own.
+    pub(super) fn exchange(
+        &mut self,
+        archive: &Archive,
+        id: u64,
+        reading: &mut Reading,
+        renamed: impl FnOnce(ConnectionId) -> Result<ConnectionId>,
+    ) -> Result<()> {
+        let Self { writer, ledger } = self;
+        let record: Record<'_> = archive.load(id, &mut reading.scratch)?;
         let mut exchange: Exchange = record.to_exchange();
-        exchange.key = id;
+        exchange.key = ledger.exchanges;
+        let connection = Arc::make_mut(&mut exchange.connection);
+        connection.id = renamed(connection.id)?;
+        let key = exchange.key;
         let messages = [
             (Role::Request, record.request(), &mut exchange.request),
             (Role::Response, record.response(), &mut exchange.response),
         ];
         for (role, view, message) in messages {
             if let (Some(view), Some(message)) = (view, message) {
-                body(archive, &view, writer, buffer, (id, role), message)?;
+                let buffer = &mut reading.buffer;
+                body(archive, &view, writer, buffer, (key, role), message)?;
             }
         }
         writer.exchange(&exchange)?;
-        *kept += 1;
         ledger.exchanges += 1;
         ledger.exchanges_incomplete += u64::from(!exchange.complete());
         ledger.exchanges_without_request += u64::from(exchange.request.is_none());
         ledger.exchanges_without_response += u64::from(exchange.response.is_none());
         Ok(())
+    }
+
+    /// Completes the new archive; gives its length.
+    pub(super) fn seal(self) -> Result<u64> {
+        Ok(self.writer.seal(&self.ledger)?.file_len)
     }
 }
 

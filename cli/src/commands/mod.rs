@@ -4,6 +4,7 @@ pub(crate) mod cut;
 pub(crate) mod export;
 pub(crate) mod import;
 pub(crate) mod ls;
+pub(crate) mod merge;
 pub(crate) mod mock;
 pub(crate) mod record;
 pub(crate) mod recover;

@@ -111,15 +111,17 @@ impl Ledger {
         *self.anomalies.entry(anomaly).or_default() += 1;
     }
 
-    /// Adds the counters of `other`.
+    /// Adds the counters of `other`. They stop at the largest number: an archive from a stranger
+    /// can claim any.
     pub fn merge(&mut self, other: &Self) {
         for (name, value) in other.counters() {
             if let Some(counter) = self.counter_mut(name) {
-                *counter += value;
+                *counter = counter.saturating_add(value);
             }
         }
         for (anomaly, count) in &other.anomalies {
-            *self.anomalies.entry(*anomaly).or_default() += count;
+            let counter = self.anomalies.entry(*anomaly).or_default();
+            *counter = counter.saturating_add(*count);
         }
     }
 }
