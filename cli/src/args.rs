@@ -1,7 +1,7 @@
 //! The command line, as typed. Nothing here opens or checks anything outside of the text.
 
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -111,6 +111,10 @@ pub(crate) struct Import {
     /// Keep only the exchanges that this CEL expression chooses
     #[arg(long, value_name = "CEL", value_parser = filter)]
     pub(crate) filter: Option<Filter>,
+    /// Use that many threads; the archive is the same with any number [default: one for each core,
+    /// at most 8]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
     /// Replace the archive if it exists
     #[arg(long)]
     pub(crate) force: bool,

@@ -1,11 +1,13 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 use tapedeck_archive::{Provenance, WriteError, Writer};
-use tapedeck_exchange::{Engine, Limits, Recorder};
+use tapedeck_exchange::{Limits, Pipeline, Recorder};
 use tapedeck_filter::Filter;
 use tapedeck_model::{BodyPart, Exchange, Ledger};
 use tapedeck_packet::CaptureReader;
@@ -19,7 +21,8 @@ const READ_BUFFER: usize = 1 << 20;
 
 pub(crate) fn run(args: &args::Import) -> Result<ExitCode> {
     let mut import = Import {
-        engine: Engine::new(Limits::default()),
+        wire: Pipeline::new(Limits::default(), args.threads.unwrap_or_else(cores))
+            .context("failed to start threads; --threads 1 needs none")?,
         recording: None,
         options: args,
         failures: 0,
@@ -30,8 +33,15 @@ pub(crate) fn run(args: &args::Import) -> Result<ExitCode> {
     import.finish()
 }
 
+/// As many threads as there are cores. One thread decodes, merges and writes for the others, which
+/// more than a few of them would only wait for.
+fn cores() -> NonZeroUsize {
+    const MOST: NonZeroUsize = NonZeroUsize::new(8).unwrap();
+    thread::available_parallelism().map_or(NonZeroUsize::MIN, |cores| cores.min(MOST))
+}
+
 struct Import<'a> {
-    engine: Engine,
+    wire: Pipeline,
     /// Begun when the first capture has shown that it is one, so that a mistake leaves nothing
     /// behind.
     recording: Option<Recording>,
@@ -69,7 +79,7 @@ impl Import<'_> {
         let mut packets = 0_u64;
         loop {
             match capture.next_packet() {
-                Ok(Some(packet)) => self.engine.packet(&packet, recording),
+                Ok(Some(packet)) => self.wire.packet(&packet, recording),
                 Ok(None) => break,
                 Err(error) => {
                     return Err(error)
@@ -90,9 +100,8 @@ impl Import<'_> {
         let Some(mut recording) = self.recording else {
             return Ok(ExitCode::from(crate::FAILED));
         };
-        self.engine.finish(&mut recording);
+        let ledger = self.wire.finish(&mut recording);
         recording.check()?;
-        let ledger = self.engine.ledger();
         let sealed = recording.seal(&ledger)?;
         report(&self.options.output, &ledger, &sealed);
         if ledger.exchanges == 0 {
