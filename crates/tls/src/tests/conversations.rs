@@ -1,4 +1,4 @@
-//! Real conversations, made by rustls in memory.
+//! What rustls says to itself in memory.
 
 use std::io::{Read, Write};
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ use tapedeck_model::{Direction, Gap, GapCause, Input, PerDirection, Timestamp};
 
 use crate::{Closed, Facts, KeyLog, Limits, Probe, Reader, Version, probe};
 
-type Flight = (Direction, Vec<u8>);
+pub(super) type Flight = (Direction, Vec<u8>);
 
 #[derive(Debug, Default)]
 struct Text(Mutex<String>);
@@ -162,12 +162,15 @@ fn drain(reader: &mut impl Read) {
 
 /// What came out of each direction: data, `<gap>`s and the end.
 #[derive(Debug, Default, Eq, PartialEq)]
-struct Heard {
-    text: PerDirection<String>,
-    facts: Facts,
+pub(super) struct Heard {
+    pub(super) text: PerDirection<String>,
+    pub(super) facts: Facts,
 }
 
-fn listen<'a>(log: Arc<KeyLog>, inputs: impl IntoIterator<Item = (Direction, Input<'a>)>) -> Heard {
+pub(super) fn listen<'a>(
+    log: Arc<KeyLog>,
+    inputs: impl IntoIterator<Item = (Direction, Input<'a>)>,
+) -> Heard {
     let mut reader = Reader::new(Limits::default(), log);
     let mut text = PerDirection::<String>::default();
     let mut sink = |_, direction: Direction, input: Input<'_>| {
@@ -191,7 +194,7 @@ fn listen<'a>(log: Arc<KeyLog>, inputs: impl IntoIterator<Item = (Direction, Inp
     }
 }
 
-fn whole(flights: &[Flight]) -> impl Iterator<Item = (Direction, Input<'_>)> {
+pub(super) fn whole(flights: &[Flight]) -> impl Iterator<Item = (Direction, Input<'_>)> {
     flights
         .iter()
         .map(|(direction, bytes)| (*direction, Input::Data(bytes)))

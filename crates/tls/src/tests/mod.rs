@@ -1,0 +1,4 @@
+//! Real conversations, whole and damaged.
+
+mod conversations;
+mod openssl;
