@@ -54,7 +54,7 @@ fn write_har(chosen: &Chosen<'_>, out: &mut dyn Write) -> Result<u64> {
 }
 
 fn write_jsonl(chosen: &Chosen<'_>, out: &mut dyn Write) -> Result<u64> {
-    let exported = jsonl::export(chosen.archive, chosen.rows(), out)?;
+    let exported = jsonl::export(chosen.archive, chosen.rows(), jsonl::Limits::default(), out)?;
     if exported.without_body > 0 {
         output::warn(format_args!(
             "{} exchanges have a body that is too long for a line; `tapedeck show ID --body` \

@@ -6,5 +6,5 @@
 mod export;
 mod types;
 
-pub use export::{ExportError, Exported, export};
+pub use export::{ExportError, Exported, Limits, export};
 pub use types::{Arrival, Body, Field, Gap, Interim, Line, Message, Object};
