@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 use tapedeck_filter::Filter;
 use tapedeck_replayer::mock::Latency;
-use tapedeck_replayer::player::{Speed, Target};
+use tapedeck_replayer::player::{Speed, Target, Threshold};
 
 /// Records HTTP traffic passively, keeps it in a compressed archive, and plays it back.
 #[derive(Debug, Parser)]
@@ -230,6 +230,23 @@ pub(crate) struct ExportOne {
     pub(crate) filter: Option<Filter>,
 }
 
+const THRESHOLD_HELP: &str = "\
+Exit code 99 if this does not hold at the end, in k6's grammar; may be given several times
+
+  'http_req_duration: p(95)<500'                        in milliseconds
+  'http_req_failed: rate<0.01'
+  'http_req_duration{endpoint:/users/{id}}: avg<200'    tags: endpoint, method, status,
+  'http_reqs{status:500}: count<1'                      expected_response
+  'http_req_failed: rate<0.1; abort; delay 10s'         ends the run when it fails; looked at
+                                                        every 2 s, but not before 10 s
+
+Counters (http_reqs, dropped_iterations, data_sent, data_received) have count and rate; rates
+(http_req_failed, status_as_recorded) have rate; trends (http_req_duration from the due time,
+service_time, schedule_lag, http_req_blocked, _connecting, _sending, _waiting, _receiving) have avg,
+min, max, med and p(N); gauges (connections_peak, in_flight_peak, cpu_share) have value. The
+endpoint is a path as `tapedeck stats` shows it, with or without the method before it. Status 0:
+unanswered. A threshold without a single sample fails.";
+
 #[derive(Debug, Parser)]
 pub(crate) struct Replay {
     /// The archive
@@ -255,6 +272,13 @@ pub(crate) struct Replay {
     /// Keep the recorded authority (Host) instead of the target's
     #[arg(long)]
     pub(crate) preserve_host: bool,
+    /// Exit code 99 if this does not hold at the end, in k6's grammar; may be given several times
+    #[arg(
+        long = "threshold",
+        value_name = "METRIC: EXPR",
+        long_help = THRESHOLD_HELP
+    )]
+    pub(crate) thresholds: Vec<Threshold>,
     /// Write the results as JSON, in the shape of k6's handleSummary
     #[arg(long, value_name = "FILE")]
     pub(crate) summary: Option<PathBuf>,

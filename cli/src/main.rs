@@ -19,6 +19,9 @@ use clap::Parser;
 /// Done, but something is wrong with the data or the run: it was said on standard error.
 const FAILED: u8 = 1;
 
+/// A threshold failed: k6's number.
+const THRESHOLD_FAILED: u8 = 99;
+
 fn main() -> ExitCode {
     let args = Args::parse();
     let result = match args.command {

@@ -33,6 +33,11 @@ pub(crate) fn run(args: &args::Replay) -> Result<ExitCode> {
         fs::write(path, text + "\n")
             .with_context(|| format!("failed to write the summary {}", path.display()))?;
     }
+    if !report.passed() {
+        let failed = report.thresholds.iter().filter(|verdict| !verdict.ok);
+        output::say(format_args!("{} thresholds failed", failed.count()));
+        return Ok(ExitCode::from(crate::THRESHOLD_FAILED));
+    }
     // A run in which not one request was answered is no result.
     let failed = report.tally.answered() == 0;
     Ok(if failed {
@@ -49,6 +54,7 @@ fn options(args: &args::Replay) -> Options {
         timeout: args.timeout,
         preserve_host: args.preserve_host,
         filter: args.filter.clone(),
+        thresholds: args.thresholds.clone(),
 
         limits: Limits {
             connections: args.max_connections.get(),

@@ -1,0 +1,153 @@
+//! `tapedeck replay` and its thresholds: exit codes, the report, the summary.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests fail by panicking, as the tests do"
+)]
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+
+use common::{Ran, Tapedeck, temp_folder};
+use serde_json::Value;
+use tapedeck_testkit::{Conversation, pcap_of};
+
+/// Answers every request without a body; `/pay/...` with 500.
+fn server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = stream.unwrap();
+            std::thread::spawn(move || {
+                let mut pay = false;
+                for line in BufReader::new(&stream).lines().map_while(Result::ok) {
+                    pay |= line.contains(" /pay/");
+                    if line.is_empty() {
+                        let status = if pay { "500 Oops" } else { "200 OK" };
+                        pay = false;
+                        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+                        if (&stream).write_all(answer.as_bytes()).is_err() {
+                            return;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+struct Bench {
+    folder: tempfile::TempDir,
+    target: String,
+}
+
+impl Bench {
+    /// Four users are read, one pays.
+    fn new() -> Self {
+        let bench = Self {
+            folder: temp_folder(),
+            target: format!("http://{}", server()),
+        };
+        let mut talk = Conversation::new("10.0.0.1:40000", "10.0.0.2:80");
+        talk.handshake();
+        for path in ["/users/1", "/users/2", "/users/3", "/users/4", "/pay/1"] {
+            talk.client(format!("GET {path} HTTP/1.1\r\nHost: shop\r\n\r\n").as_bytes());
+            talk.server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        }
+        talk.close();
+        let pcap = bench.path("in.pcap");
+        fs::write(&pcap, pcap_of(&talk.segments)).unwrap();
+        let (pcap, tape) = (pcap.to_str().unwrap(), bench.path("in.tape"));
+        Tapedeck::new(["import", pcap, "-o", tape.to_str().unwrap()]).succeeds();
+        bench
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn replay(&self, thresholds: &[&str]) -> Ran {
+        let (tape, summary) = (self.path("in.tape"), self.path("summary.json"));
+        let mut args = vec!["replay", tape.to_str().unwrap(), "--target", &self.target];
+        args.extend(["--speed", "max", "--summary", summary.to_str().unwrap()]);
+        for threshold in thresholds {
+            args.extend(["--threshold", threshold]);
+        }
+        Tapedeck::new(args).run()
+    }
+
+    fn summary(&self) -> Value {
+        serde_json::from_slice(&fs::read(self.path("summary.json")).unwrap()).unwrap()
+    }
+}
+
+#[test]
+fn thresholds_that_hold_leave_the_exit_code_alone() {
+    let bench = Bench::new();
+    let ran = bench.replay(&[
+        "http_req_duration{endpoint:/users/{id}}: p(95)<60000",
+        "http_reqs: count==5",
+        "http_req_failed: rate<=0.2",
+    ]);
+    assert_eq!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
+    assert!(
+        ran.stdout.contains("✓ 'count==5' count=5"),
+        "{}",
+        ran.stdout
+    );
+    assert!(ran.stdout.contains("GET /pay/{id}"), "{}", ran.stdout);
+    let summary = bench.summary();
+    assert_eq!(
+        summary["metrics"]["http_reqs"]["thresholds"]["count==5"]["ok"],
+        true
+    );
+    assert_eq!(
+        summary["tapedeck"]["endpoints"][0]["endpoint"],
+        "GET /users/{id}"
+    );
+}
+
+#[test]
+fn a_failed_threshold_is_exit_code_99_and_the_summary_is_written() {
+    let bench = Bench::new();
+    let ran = bench.replay(&["http_reqs: count>1", "http_req_failed: rate<0.1"]);
+    assert_eq!(ran.code, 99, "{}", ran.stderr);
+    assert!(
+        ran.stdout.contains("✗ 'rate<0.1' rate=0.2"),
+        "{}",
+        ran.stdout
+    );
+    let summary = bench.summary();
+    let failed = &summary["metrics"]["http_req_failed"]["thresholds"];
+    assert_eq!(failed["rate<0.1"]["ok"], false);
+
+    let ran = bench.replay(&["http_req_duration{endpoint:/nowhere}: p(95)<500"]);
+    assert_eq!(ran.code, 99, "{}", ran.stderr);
+    assert!(ran.stdout.contains("no samples"), "{}", ran.stdout);
+}
+
+#[test]
+fn a_threshold_with_a_mistake_is_wrong_usage_and_says_where() {
+    let bench = Bench::new();
+    for (threshold, says) in [
+        ("latency: p(95)<5", "http_req_duration"),
+        (
+            "http_req_failed: p(95)<5",
+            "a rate has no p(95); it has rate",
+        ),
+        (
+            "http_req_duration: p(95)<fast",
+            "\n                           ^",
+        ),
+    ] {
+        let ran = bench.replay(&[threshold]);
+        assert_eq!(ran.code, 2, "{threshold}");
+        assert!(ran.stderr.contains(says), "{threshold}: {}", ran.stderr);
+    }
+}
