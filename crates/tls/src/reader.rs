@@ -82,8 +82,11 @@ enum Held {
     Other(Input<'static>),
 }
 
-/// What a gap that is held takes.
-const HELD_GAP: usize = size_of::<(Timestamp, Held)>();
+/// What an input that is held takes beside its bytes.
+const HELD_INPUT: usize = size_of::<(Timestamp, Held)>();
+
+/// A trial costs at least as much as the decryption of so many bytes: keys are derived and set up.
+const LEAST_TRIAL: usize = 1 << 10;
 
 /// What became of a record.
 enum Step {
@@ -208,7 +211,7 @@ impl Reader {
                 self.records(at, direction, &mut data, sink)?;
                 if !data.is_empty() {
                     let half = &mut self.halves[direction];
-                    half.held_bytes += data.len();
+                    half.held_bytes += HELD_INPUT + data.len();
                     half.held.push_front((at, Held::Data(data.to_vec())));
                 }
             }
@@ -229,12 +232,12 @@ impl Reader {
             match half.held.pop_front() {
                 None => break,
                 Some((at, Held::Data(data))) => {
-                    half.held_bytes -= data.len();
+                    half.held_bytes -= HELD_INPUT + data.len();
                     self.take(at, direction, Input::Data(&data), sink)?;
                 }
                 Some((at, Held::Other(input))) => {
                     if matches!(input, Input::Gap(_)) {
-                        half.held_bytes -= HELD_GAP;
+                        half.held_bytes -= HELD_INPUT;
                     }
                     self.take(at, direction, input, sink)?;
                 }
@@ -459,7 +462,7 @@ impl Reader {
                     half.found(seq, exact);
                     return Ok(Some(kind));
                 }
-                self.trial_bytes += payload.len() as u64;
+                self.trial_bytes += payload.len().max(LEAST_TRIAL) as u64;
                 if self.trial_bytes > self.limits.trial_bytes {
                     return Err(Closed::Desynchronised);
                 }
@@ -495,7 +498,7 @@ impl Reader {
                     half.found(seq, nothing_said || candidate.epoch < Epoch::Application);
                     return Ok(Some(kind));
                 }
-                self.trial_bytes += payload.len() as u64;
+                self.trial_bytes += payload.len().max(LEAST_TRIAL) as u64;
                 if self.trial_bytes > self.limits.trial_bytes {
                     return Err(Closed::Desynchronised);
                 }
@@ -687,12 +690,12 @@ impl Half {
     fn hold(&mut self, at: Timestamp, input: Input<'_>) {
         let held = match input {
             Input::Data(data) => {
-                self.held_bytes += data.len();
+                self.held_bytes += HELD_INPUT + data.len();
                 Held::Data(data.to_vec())
             }
             Input::Gap(gap) => {
                 // So that no number of them takes memory without end.
-                self.held_bytes += HELD_GAP;
+                self.held_bytes += HELD_INPUT;
                 Held::Other(Input::Gap(gap))
             }
             Input::Fin => Held::Other(Input::Fin),

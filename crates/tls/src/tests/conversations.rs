@@ -454,6 +454,38 @@ fn what_is_held_is_bounded() {
 }
 
 #[test]
+fn trials_are_bounded() {
+    let peers = tls13();
+    let talk = peers.talk(None, |talk| talk.say(Direction::ToServer, b"hello"));
+    let limits = Limits {
+        trial_bytes: 1 << 20,
+        ..Limits::default()
+    };
+    let mut reader = Reader::new(limits, peers.log());
+    let mut text = Vec::new();
+    let mut sink = |_: Timestamp, _: Direction, input: Input<'_>| match input {
+        Input::Data(data) => text.extend_from_slice(data),
+        Input::Gap(_) => text.extend_from_slice(b"<gap>"),
+        _ => text.push(b'.'),
+    };
+    let at = Timestamp::EPOCH;
+    for (direction, input) in whole(&talk.flights) {
+        reader.push(at, direction, input, &mut sink);
+    }
+    let gap = Gap {
+        len: 0,
+        cause: GapCause::Lost,
+    };
+    reader.push(at, Direction::ToServer, Input::Gap(gap), &mut sink);
+    // Each looks like a record, and none is.
+    let bait = [23, 3, 3, 0, 1].repeat(2000);
+    reader.push(at, Direction::ToServer, Input::Data(&bait), &mut sink);
+    assert_eq!(reader.facts().closed, Some(Closed::Desynchronised));
+    reader.push(at, Direction::ToServer, Input::Fin, &mut sink);
+    assert_eq!(text, b"hello<gap>.");
+}
+
+#[test]
 fn a_connection_without_its_beginning_is_closed() {
     let peers = tls13();
     let talk = peers.talk(None, call);
