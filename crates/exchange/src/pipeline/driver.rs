@@ -26,11 +26,11 @@ const UNDER_WAY: usize = 4;
 ///
 /// That holds as long as no limit over all connections is reached (`max_connections` and
 /// `max_buffered` of the reassembly, `body_memory`), because each worker has an equal share of
-/// those; whoever shares a limit differs with the number of workers then. Reaching one costs
-/// a result only what the limit always costs.
+/// those. Which connections share it then depends on the number of workers: the reassembly's limits
+/// may evict others, and bodies may leave in parts of other lengths.
 ///
-/// The caller's thread decodes, merges and records. It waits for the workers when they are
-/// [behind](UNDER_WAY) by some batches, so that nothing piles up.
+/// The caller's thread decodes, merges and records. It waits for the workers when they are behind
+/// by four batches, so that nothing piles up.
 #[derive(Debug)]
 pub struct Pipeline {
     mode: Mode,
