@@ -36,7 +36,7 @@ const KEYS: [&str; 12] = [
 fn every_case_gives_what_is_expected() {
     let bless = std::env::var_os("TAPEDECK_BLESS").is_some();
     let cases = cases();
-    assert!(cases.len() >= 16, "only {} cases", cases.len());
+    assert!(cases.len() >= 66, "only {} cases", cases.len());
     let mut wrong = Vec::new();
     for case in &cases {
         let found = exchanges(&case.input);
@@ -116,6 +116,40 @@ fn every_case_verifies_and_exports() {
         );
         common::har::assert_valid(&har);
     }
+}
+
+#[test]
+fn grpc_messages_are_shown_one_by_one_and_decompressed() {
+    let folder = temp_folder();
+    let tape = folder.path().join("case.tape");
+    let input = pcaps().join("053-grpc-kinds/input.pcap");
+    Tapedeck::new([
+        "import".as_ref(),
+        input.as_os_str(),
+        "-o".as_ref(),
+        tape.as_os_str(),
+    ])
+    .succeeds();
+    let show = |id: &str| {
+        Tapedeck::new(["show".as_ref(), tape.as_os_str(), id.as_ref()])
+            .succeeds()
+            .stdout
+    };
+    let listed = show("1");
+    for number in 0..4 {
+        assert!(
+            listed.contains(&format!("message {number} at +")),
+            "{listed}"
+        );
+    }
+    assert!(listed.contains("balcony 3"), "{listed}");
+    let booked = show("6");
+    assert_eq!(booked.matches("39 B, compressed").count(), 3, "{booked}");
+    assert_eq!(
+        booked.matches("(289 B of binary data)").count(),
+        3,
+        "{booked}"
+    );
 }
 
 struct Case {

@@ -3,7 +3,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use tapedeck_archive::{Archive, BodyBuffer, HeadView, MessageView, Record, Row, Scratch};
-use tapedeck_interchange::{content, header_text, rfc3339};
+use tapedeck_interchange::{content, grpc, header_text, rfc3339};
 use tapedeck_model::{Anomaly, Missing, Protocol, Role};
 
 use crate::args::{self, BodySide};
@@ -11,6 +11,9 @@ use crate::output;
 
 /// Bodies are decoded and shown up to this size; `--body` writes them whole.
 const SHOWN: usize = 64 << 10;
+
+/// Messages of a stream that are shown; `--body` writes all.
+const SHOWN_MESSAGES: usize = 100;
 
 /// What a content coding may grow to before it is shown.
 const DECODE_CAP: usize = 16 << 20;
@@ -180,14 +183,20 @@ fn body(
         return Ok(());
     }
     let transferred = archive.body(&view, buffer)?;
-    let coding = head.and_then(|head| head.field("content-encoding"));
-    let decoded = content::decode(coding, transferred, DECODE_CAP);
     writeln!(out)?;
-    match &decoded {
-        Ok(decoded) => pretty(decoded, head, out)?,
-        Err(error) => {
-            writeln!(out, "({error}; as transferred:)")?;
-            pretty(transferred, None, out)?;
+    if head
+        .and_then(|head| head.field("content-type"))
+        .is_some_and(grpc::is_grpc)
+    {
+        grpc_messages(message, transferred, head, out)?;
+    } else {
+        let coding = head.and_then(|head| head.field("content-encoding"));
+        match &content::decode(coding, transferred, DECODE_CAP) {
+            Ok(decoded) => pretty(decoded, head, out)?,
+            Err(error) => {
+                writeln!(out, "({error}; as transferred:)")?;
+                pretty(transferred, None, out)?;
+            }
         }
     }
     for gap in view.gaps() {
@@ -201,6 +210,48 @@ fn body(
             "({len} bytes are missing at offset {}: {:?})",
             gap.offset, gap.gap.cause
         )?;
+    }
+    Ok(())
+}
+
+/// The messages of a gRPC body, each with the time of its first byte behind that of the head.
+fn grpc_messages(
+    message: &MessageView<'_>,
+    body: &[u8],
+    head: Option<&HeadView<'_>>,
+    out: &mut impl Write,
+) -> Result<()> {
+    let view = message.body();
+    // Where bytes are missing, so is the place of the next prefix.
+    let end = view
+        .gaps()
+        .next()
+        .and_then(|gap| usize::try_from(gap.offset).ok())
+        .unwrap_or(body.len());
+    let body = body.get(..end).unwrap_or(body);
+    let coding = head.and_then(|head| head.field("grpc-encoding"));
+    for (number, one) in grpc::messages(body).enumerate() {
+        if number == SHOWN_MESSAGES {
+            writeln!(out, "(and more messages; --body writes all)")?;
+            break;
+        }
+        let at = view
+            .arrivals()
+            .take_while(|arrival| arrival.offset <= one.offset as u64)
+            .last()
+            .map_or(message.first_byte(), |arrival| arrival.at);
+        writeln!(
+            out,
+            "message {number} at +{}: {}{}{}",
+            output::duration(at.since(message.first_byte())),
+            output::bytes(one.len.into()),
+            if one.compressed { ", compressed" } else { "" },
+            if one.is_whole() { "" } else { ", not whole" },
+        )?;
+        match one.decoded(coding, DECODE_CAP) {
+            Ok(decoded) => pretty(&decoded, None, out)?,
+            Err(error) => writeln!(out, "({error})")?,
+        }
     }
     Ok(())
 }

@@ -4,11 +4,12 @@
 //! as bytes and output goes to a [`std::io::Write`]. What a format has no word for goes where the
 //! format leaves room for it, or is counted and said; nothing is left out silently.
 //!
-//! [`content`] undoes content codings, for display and for formats that want plain bodies.
+//! [`content`] undoes content codings, for display and for formats that want plain bodies. [`grpc`] separates the messages of a gRPC body.
 
 #![forbid(unsafe_code)]
 
 pub mod content;
+pub mod grpc;
 pub mod har;
 pub mod jsonl;
 mod text;

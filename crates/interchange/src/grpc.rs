@@ -1,0 +1,157 @@
+//! gRPC messages within a body, separated for display.
+//!
+//! Each has a prefix of five bytes: whether it is compressed, and its length. What a message means
+//! only its schema says; that is not known here.
+
+use std::borrow::Cow;
+
+use crate::content::{self, DecodeError};
+
+/// The bytes before each message.
+const PREFIX_LEN: usize = 5;
+
+/// A message of a gRPC body.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Message<'a> {
+    /// Where its prefix begins in the body.
+    pub offset: usize,
+    /// Whether it is compressed, by the coding that `grpc-encoding` names.
+    pub compressed: bool,
+    /// The length that its prefix gives, in bytes.
+    pub len: u32,
+    /// What the body holds of it: fewer bytes than `len` when the body ends before it does.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    /// Whether all of it is there.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.bytes.len() as u64 == u64::from(self.len)
+    }
+
+    /// Its bytes, decompressed where they are compressed; at most `cap` bytes come out.
+    ///
+    /// # Errors
+    ///
+    /// When the coding is unknown, the bytes are not of that coding, or the cap is reached.
+    pub fn decoded(
+        &self,
+        grpc_encoding: Option<&[u8]>,
+        cap: usize,
+    ) -> Result<Cow<'a, [u8]>, DecodeError> {
+        content::decode(grpc_encoding.filter(|_| self.compressed), self.bytes, cap)
+    }
+}
+
+/// Whether a content type is that of gRPC, and not of gRPC-Web, whose bodies hold trailers.
+#[must_use]
+pub fn is_grpc(content_type: &[u8]) -> bool {
+    let name = b"application/grpc";
+    content_type
+        .split_at_checked(name.len())
+        .is_some_and(|(start, rest)| {
+            start.eq_ignore_ascii_case(name)
+                && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
+        })
+}
+
+/// The messages of a body without gaps. A rest that is shorter than a prefix is not among them.
+pub fn messages(body: &[u8]) -> impl Iterator<Item = Message<'_>> {
+    let mut rest = body;
+    std::iter::from_fn(move || {
+        let offset = body.len() - rest.len();
+        let ([flag, length @ ..], behind) = rest.split_first_chunk::<PREFIX_LEN>()?;
+        let len = u32::from_be_bytes(*length);
+        let held = usize::try_from(len).unwrap_or(usize::MAX).min(behind.len());
+        let (bytes, next) = behind.split_at_checked(held)?;
+        rest = next;
+        Some(Message {
+            offset,
+            compressed: flag & 1 != 0,
+            len,
+            bytes,
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn framed(flag: u8, bytes: &[u8]) -> Vec<u8> {
+        let len = u32::try_from(bytes.len()).unwrap().to_be_bytes();
+        [&[flag], &len[..], bytes].concat()
+    }
+
+    #[test]
+    fn messages_are_separated_and_every_prefix_is_a_prefix_of_them() {
+        let body = [framed(0, b"one"), framed(0, b""), framed(1, b"three")].concat();
+        let all: Vec<_> = messages(&body).collect();
+        let told: Vec<_> = all
+            .iter()
+            .map(|m| (m.offset, m.compressed, m.bytes))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (0, false, &b"one"[..]),
+                (8, false, b""),
+                (13, true, b"three")
+            ]
+        );
+        for len in 0..body.len() {
+            let found: Vec<_> = messages(&body[..len]).collect();
+            for (part, whole) in found.iter().zip(&all) {
+                assert_eq!((part.offset, part.len), (whole.offset, whole.len));
+                assert!(whole.bytes.starts_with(part.bytes));
+            }
+            let whole = found.iter().filter(|m| m.is_whole()).count();
+            assert_eq!(whole, usize::from(len >= 8) + usize::from(len >= 13));
+        }
+    }
+
+    #[test]
+    fn the_longest_length_takes_no_more_than_is_there() {
+        let found: Vec<_> = messages(&[0, 255, 255, 255, 255, 7]).collect();
+        assert_eq!(
+            (found.len(), found[0].bytes, found[0].len),
+            (1, &[7][..], u32::MAX)
+        );
+        assert!(!found[0].is_whole());
+    }
+
+    #[test]
+    fn only_compressed_messages_are_decompressed_and_never_past_the_cap() {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&[b'x'; 5000]).unwrap();
+        let body = [framed(0, b"plain"), framed(1, &gzip.finish().unwrap())].concat();
+        let found: Vec<_> = messages(&body).collect();
+        assert_eq!(&*found[0].decoded(Some(b"gzip"), 10).unwrap(), b"plain");
+        assert_eq!(found[1].decoded(Some(b"gzip"), 5000).unwrap().len(), 5000);
+        assert!(matches!(
+            found[1].decoded(Some(b"gzip"), 4999),
+            Err(DecodeError::TooLong { .. })
+        ));
+        assert!(matches!(
+            found[1].decoded(Some(b"snappy"), 9),
+            Err(DecodeError::UnknownCoding(_))
+        ));
+    }
+
+    #[test]
+    fn content_types() {
+        for (content_type, expected) in [
+            ("application/grpc", true),
+            ("Application/gRPC+proto", true),
+            ("application/grpc; charset=x", true),
+            ("application/grpc-web", false),
+            ("application/json", false),
+            ("", false),
+        ] {
+            assert_eq!(is_grpc(content_type.as_bytes()), expected, "{content_type}");
+        }
+    }
+}
