@@ -38,6 +38,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "tapedeck-interchange",
         &["tapedeck-archive", "tapedeck-model"],
     ),
+    (
+        "tapedeck-fuzzing",
+        &[
+            "tapedeck-exchange",
+            "tapedeck-filter",
+            "tapedeck-http1",
+            "tapedeck-http2",
+            "tapedeck-interchange",
+            "tapedeck-model",
+            "tapedeck-packet",
+        ],
+    ),
     ("tapedeck-ebpf-abi", &[]),
     (
         "tapedeckd",
