@@ -239,7 +239,7 @@ fn grpc_messages(
             .arrivals()
             .take_while(|arrival| arrival.offset <= one.offset as u64)
             .last()
-            .map_or(message.first_byte(), |arrival| arrival.at);
+            .map_or_else(|| message.first_byte(), |arrival| arrival.at);
         writeln!(
             out,
             "message {number} at +{}: {}{}{}",
