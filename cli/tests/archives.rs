@@ -9,12 +9,16 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Tapedeck, temp_folder};
 use serde_json::Value;
-use tapedeck_archive::Archive;
-use tapedeck_model::Timestamp;
+use tapedeck_archive::{Archive, Provenance, Writer, WriterOptions};
+use tapedeck_model::{
+    Anomalies, Connection, ConnectionId, Endpoint, Exchange, Ledger, Missing, Origin, Protocol,
+    Scope, Timestamp,
+};
 use tapedeck_testkit::{Conversation, pcap_of};
 
 /// An archive of `count` exchanges, the odd ones with status 404, the last with a long body.
@@ -251,4 +255,66 @@ fn a_merge_says_what_is_wrong_and_leaves_nothing() {
     assert!(!out.exists());
     run(&["merge", text(&a), text(&a), "-o", text(&a), "--force"]);
     assert_eq!(listed(&a).len(), 6);
+}
+
+/// An archive of one exchange, on the connection of that id, with a ledger that claims anything.
+fn claiming(path: &Path, connection: u64) {
+    let endpoint = Endpoint::new("10.0.0.1".parse().unwrap(), 80);
+    let exchange = Exchange {
+        key: 0,
+        connection: Arc::new(Connection {
+            id: ConnectionId(connection),
+            client: endpoint,
+            server: endpoint,
+            scope: Scope(0),
+            origin: Origin::Midstream,
+            opened: Timestamp::EPOCH,
+        }),
+        stream: 0,
+        protocol: Protocol::Http11,
+        request: None,
+        interim: Vec::new(),
+        response: None,
+        request_absent: Missing::NONE,
+        response_absent: Missing::NONE,
+        tunnel: false,
+        pushed: false,
+        anomalies: Anomalies::default(),
+    };
+    let options = WriterOptions::new(Provenance::default());
+    let mut writer = Writer::create(path, options).unwrap();
+    writer.exchange(&exchange).unwrap();
+    let ledger = Ledger {
+        segments: u64::MAX,
+        ..Ledger::default()
+    };
+    writer.seal(&ledger).unwrap();
+}
+
+#[test]
+fn archives_from_strangers_cannot_break_a_merge() {
+    let folder = temp_folder();
+    let a = archive(folder.path(), 5);
+    let (last, out) = (
+        folder.path().join("last.tape"),
+        folder.path().join("out.tape"),
+    );
+    claiming(&last, u64::MAX);
+    // Nothing fits behind the last id, and nothing before it.
+    Tapedeck::new(["merge", text(&a), text(&last), "-o", text(&out)])
+        .fails(1, &["last.tape", "connection ids"]);
+    Tapedeck::new(["merge", text(&last), text(&last), "-o", text(&out)])
+        .fails(1, &["last.tape", "connection ids"]);
+    assert!(!out.exists());
+    claiming(&out, 7);
+    run(&[
+        "merge",
+        text(&out),
+        text(&a),
+        text(&out),
+        "-o",
+        text(&out),
+        "--force",
+    ]);
+    assert_eq!(Archive::open(&out).unwrap().ledger().segments, u64::MAX);
 }
