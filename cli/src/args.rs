@@ -231,27 +231,32 @@ pub(crate) struct ExportOne {
 }
 
 const THRESHOLD_HELP: &str = "\
-Exit code 99 if this does not hold at the end, in k6's grammar; may be given several times
+Exit code 99 if this does not hold at the end; k6's grammar; repeatable
 
-  'http_req_duration: p(95)<500'                        in milliseconds
+  'http_req_duration: p(95)<500'            in milliseconds
   'http_req_failed: rate<0.01'
-  'http_req_duration{endpoint:/users/{id}}: avg<200'    tags: endpoint, method, status,
-  'http_reqs{status:500}: count<1'                      expected_response
-  'http_req_failed: rate<0.1; abort; delay 10s'         ends the run when it fails; looked at
-                                                        every 2 s, but not before 10 s
+  'http_req_duration{endpoint:/users/{id}}: avg<200'
+  'http_reqs{status:500}: count<1'
+  'http_req_failed: rate<0.1; abort; delay 10s'
+      ends the run as soon as it fails; looked at every 2 s,
+      but not before 10 s
 
-Counters (http_reqs, dropped_iterations, data_sent, data_received) have count and rate; rates
-(http_req_failed, status_as_recorded) have rate; trends (http_req_duration from the due time,
-service_time, schedule_lag, http_req_blocked, _connecting, _sending, _waiting, _receiving) have avg,
-min, max, med and p(N); gauges (connections_peak, in_flight_peak, cpu_share) have value. The
-endpoint is a path as `tapedeck stats` shows it, with or without the method before it. Status 0:
-unanswered. A threshold without a single sample fails.";
+Counters have count and rate: http_reqs, dropped_iterations, data_sent,
+data_received. Rates have rate: http_req_failed, status_as_recorded.
+Trends have avg, min, max, med and p(N): http_req_duration (from the
+due time), service_time, schedule_lag, http_req_blocked, _connecting,
+_sending, _waiting, _receiving. Gauges have value: connections_peak,
+in_flight_peak, cpu_share.
+
+Tags: endpoint (a path as `tapedeck stats` shows it, with or without
+the method before it), method, status (0: unanswered),
+expected_response. A threshold without a single sample fails.";
 
 #[derive(Debug, Parser)]
 pub(crate) struct Replay {
     /// The archive
     pub(crate) archive: PathBuf,
-    /// Where to send the requests: http://HOST:PORT, h2c://HOST:PORT, unix:PATH
+    /// Where to send the requests: http://HOST:PORT, h2c://HOST:PORT, unix:///PATH
     #[arg(long, value_name = "URL")]
     pub(crate) target: Target,
     /// How fast: 1x as recorded, 4x four times as fast, max as fast as the target answers
