@@ -228,6 +228,50 @@ fn a_path_that_cannot_be_written_is_said_before_the_work() {
 }
 
 #[test]
+fn a_full_disk_stops_the_work_and_what_was_written_can_be_saved() {
+    let bench = Bench::new();
+    let mut talk = Conversation::new("10.0.0.1:40000", "10.0.0.2:80");
+    talk.handshake();
+    let mut noise = tapedeck_testkit::Rng::new(1);
+    for n in 0..60 {
+        talk.client(format!("GET /{n} HTTP/1.1\r\nHost: shop\r\n\r\n").as_bytes());
+        talk.server(b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n");
+        talk.server(&noise.bytes(200_000));
+    }
+    let (input, tape) = (
+        bench.file("big.pcap", &pcap_of(&talk.segments)),
+        bench.tape(),
+    );
+    // A limit on the file size fails writes as a full disk does, and needs no disk to fill. The
+    // unit is 512 bytes: 8 MiB of 12.
+    let limited = "trap '' XFSZ; ulimit -f 16384; exec \"$0\" import \"$1\" \"$1\" -o \"$2\"";
+    let output = std::process::Command::new("sh")
+        .args(["-c", limited, env!("CARGO_BIN_EXE_tapedeck")])
+        .args([&input, &tape])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("out.tape") && said.contains("File too large"),
+        "{said}"
+    );
+    assert_eq!(said.matches("error:").count(), 1, "said once: {said}");
+    assert!(!tape.exists());
+
+    let partial = bench.folder.path().join(".out.tape.partial");
+    Tapedeck::new([
+        "recover".as_ref(),
+        partial.as_os_str(),
+        "-o".as_ref(),
+        tape.as_os_str(),
+    ])
+    .succeeds();
+    Tapedeck::new(["verify".as_ref(), tape.as_os_str()]).succeeds();
+    assert!(bench.listed() > 10, "what was flushed before is there");
+}
+
+#[test]
 fn every_flipped_byte_of_an_archive_is_found() {
     let bench = Bench::new();
     let tape = bench.archive(5);

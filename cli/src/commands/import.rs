@@ -55,10 +55,7 @@ impl Import<'_> {
     fn read(&mut self, path: &Path) -> Result<()> {
         let name = name(path);
         if let Err(error) = self.try_read(path) {
-            if let Some(Recording { error: Some(_), .. }) = self.recording {
-                return Err(error);
-            }
-            if self.recording.is_none() && error.downcast_ref::<WriteError>().is_some() {
+            if error.downcast_ref::<WriteError>().is_some() {
                 return Err(error);
             }
             self.failures += 1;

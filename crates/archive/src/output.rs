@@ -180,21 +180,7 @@ impl Output {
         self.sync()?;
         self.write()?;
         self.sync()?;
-        if !self.overwrite && self.path.symlink_metadata().is_ok() {
-            return Err(WriteError::Exists { path: self.path });
-        }
-        fs::rename(&self.partial, &self.path).map_err(io_error("rename", &self.partial))?;
-        if let Some(folder) = self.path.parent() {
-            let folder = if folder.as_os_str().is_empty() {
-                Path::new(".")
-            } else {
-                folder
-            };
-            // The name is on the disk only once the folder is.
-            File::open(folder)
-                .and_then(|folder| folder.sync_all())
-                .map_err(io_error("sync the folder", folder))?;
-        }
+        give_name(&self.partial, &self.path, self.overwrite)?;
         Ok(self.position)
     }
 
@@ -264,6 +250,23 @@ fn in_the_way(open: &OpenOptions, path: PathBuf) -> WriteError {
         Ok(Err(TryLockError::WouldBlock)) => WriteError::Busy { path },
         _ => WriteError::Leftover { path },
     }
+}
+
+/// Gives a whole file its final name, for good.
+pub(crate) fn give_name(file: &Path, name: &Path, overwrite: bool) -> Result<(), WriteError> {
+    if !overwrite && name.symlink_metadata().is_ok() {
+        return Err(WriteError::Exists { path: name.into() });
+    }
+    fs::rename(file, name).map_err(io_error("rename", file))?;
+    let folder = match name.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        Some(_) => Path::new("."),
+        None => return Ok(()),
+    };
+    // The name is on the disk only once the folder is.
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(io_error("sync the folder", folder))
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WriteError {

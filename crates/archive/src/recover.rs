@@ -9,6 +9,7 @@ use tapedeck_model::{BodyPart, Exchange, Gap, GapCause, Message, Missing, Role};
 use crate::block::view::{BodyView, MessageView, Record};
 use crate::error::{OpenError, ReadError, WriteError};
 use crate::format::ChunkKind;
+use crate::output::{give_name, partial_path};
 use crate::provenance::{Provenance, StoredLedger};
 use crate::scan::Scan;
 use crate::scratch::Scratch;
@@ -48,7 +49,32 @@ pub enum RecoverError {
 }
 
 /// Writes every exchange that can be read of `path`, sealed or not, to a new archive.
+///
+/// `out` may be the name that the interrupted archive was to have.
 pub fn recover(path: &Path, out: &Path) -> Result<Recovered, RecoverError> {
+    let partial = partial_path(out).map_err(RecoverError::Write)?;
+    if !is_same_file(path, &partial) {
+        return recover_to(path, out);
+    }
+    // A writer of `out` would begin where the interrupted one still lies.
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    let beside = out.with_file_name(format!(".{name}.recovered"));
+    if out.symlink_metadata().is_ok() {
+        return Err(RecoverError::Write(WriteError::Exists { path: out.into() }));
+    }
+    let recovered = recover_to(path, &beside)?;
+    give_name(&beside, out, false).map_err(RecoverError::Write)?;
+    Ok(recovered)
+}
+
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    match (a.canonicalize(), b.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b,
+        (Ok(_) | Err(_), _) => false,
+    }
+}
+
+fn recover_to(path: &Path, out: &Path) -> Result<Recovered, RecoverError> {
     let (source, _) = Source::open_damaged(path).map_err(RecoverError::Open)?;
     if is_being_written(path) {
         return Err(RecoverError::Busy { path: path.into() });

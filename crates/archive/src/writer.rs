@@ -54,7 +54,8 @@ pub struct Limits {
     /// Raw bytes of a block. A reader decompresses this much for one exchange: at 256 KiB in about
     /// 200 microseconds.
     pub block: usize,
-    /// Raw bytes of exchange blocks between two index pages.
+    /// Raw bytes of exchange blocks, or bytes of the file, between two index pages. A crash costs
+    /// no more.
     pub group: usize,
     /// A body up to this length lies in the block of its record.
     pub inline_body: usize,
@@ -116,6 +117,8 @@ pub struct Writer {
     buffer: AlignedVec,
     /// Raw bytes of exchange blocks since the last page.
     group_len: usize,
+    /// Where the last page ended.
+    group_start: u64,
     n_rows: u64,
     /// The first row of the page, and of the block.
     page_first_row: u64,
@@ -165,6 +168,7 @@ impl Writer {
             provenance,
             buffer: AlignedVec::new(),
             group_len: 0,
+            group_start: 0,
             n_rows: 0,
             page_first_row: 0,
             block_first_row: 0,
@@ -211,7 +215,7 @@ impl Writer {
                 self.close_page()?;
             }
         }
-        if self.page.is_full() {
+        if self.page.is_full() || self.group_is_long() {
             self.close_group()?;
         }
 
@@ -376,6 +380,13 @@ impl Writer {
         Ok(())
     }
 
+    /// Whether a crash now would cost the records of too many body bytes: those are in the file
+    /// already, and mean nothing without their records.
+    fn group_is_long(&self) -> bool {
+        let stored = self.output.position().saturating_sub(self.group_start);
+        self.page.n_rows() > 0 && stored >= self.limits.group as u64
+    }
+
     fn close_page(&mut self) -> Result<(), WriteError> {
         if self.page.n_rows() == 0 {
             return Ok(());
@@ -393,6 +404,7 @@ impl Writer {
         self.directory.push(entry);
         self.page_first_row = self.n_rows;
         self.group_len = 0;
+        self.group_start = self.output.position();
         Ok(())
     }
 

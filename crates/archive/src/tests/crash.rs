@@ -97,9 +97,13 @@ fn a_killed_writer_loses_only_what_was_not_flushed() {
             "{leftover}"
         );
         assert!(!verify(&partial).unwrap().sealed);
-        recover(&partial, &path).unwrap_err();
+        // To another name, and to the one that it was to have.
         let out = folder.path().join("b.tape");
         let saved = recover(&partial, &out).unwrap().exchanges;
+        assert_eq!(recover(&partial, &path).unwrap().exchanges, saved);
+        assert!(verify(&path).unwrap().is_whole());
+        let again = recover(&partial, &path).unwrap_err();
+        assert!(again.to_string().contains("exists already"), "{again}");
         assert!(saved >= flushed, "{saved} of {flushed} flushed exchanges");
         let archive = Archive::open(&out).unwrap();
         for (n, found) in read(&archive).into_iter().enumerate() {
