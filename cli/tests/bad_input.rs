@@ -336,6 +336,25 @@ fn a_target_that_refuses_is_one_clear_message() {
 }
 
 #[test]
+fn a_filter_that_leaves_nothing_is_said() {
+    let bench = Bench::new();
+    let tape = bench.archive(3);
+    let tape = tape.to_string_lossy();
+    let listen = ["--listen", "127.0.0.1:0"];
+    tapedeck(&["mock", &tape, "--filter", "id < 0", listen[0], listen[1]])
+        .fails(1, &["the filter chooses none of the 3 exchanges"]);
+    tapedeck(&[
+        "replay",
+        &tape,
+        "--filter",
+        "id < 0",
+        "--target",
+        "http://127.0.0.1:1",
+    ])
+    .fails(1, &["no request that can be sent", "3 not chosen"]);
+}
+
+#[test]
 fn a_port_in_use_is_named() {
     let bench = Bench::new();
     let tape = bench.archive(1);

@@ -149,6 +149,12 @@ pub enum StartError {
     /// The archive holds nothing.
     #[error("the archive holds no exchange, so there is nothing to answer with")]
     EmptyArchive,
+    /// The filter leaves nothing.
+    #[error("the filter chooses none of the {exchanges} exchanges in the archive")]
+    NothingChosen {
+        /// How many it holds.
+        exchanges: u64,
+    },
     /// The archive holds requests only.
     #[error(
         "none of the {exchanges} exchanges in the archive has a response, so there is nothing to \

@@ -34,6 +34,7 @@ pub(crate) fn responder(archive: Arc<Archive>, options: &Options) -> Result<Resp
         readers: Mutex::default(),
     };
     let mut skipped = Skipped::default();
+    let mut chosen = 0_u64;
     let mut served = 0_u64;
     let mut responses = 0_u64;
     let rows = || (0..count).filter_map(|id| Some((id, source.archive.row(id.into())?)));
@@ -51,6 +52,7 @@ pub(crate) fn responder(archive: Arc<Archive>, options: &Options) -> Result<Resp
                 }
             }
         }
+        chosen += 1;
         responses += u64::from(row.status().is_some());
         let reason = unservable(&row, &options.limits, &mut skipped);
         if let Some(reason) = reason {
@@ -74,6 +76,9 @@ pub(crate) fn responder(archive: Arc<Archive>, options: &Options) -> Result<Resp
         } else {
             skipped.unreadable += 1;
         }
+    }
+    if chosen == 0 && skipped.unreadable == 0 {
+        return Err(StartError::NothingChosen { exchanges });
     }
     if responses == 0 {
         return Err(StartError::NoResponses { exchanges });
