@@ -13,9 +13,6 @@ use serde_json::Value;
 use crate::packages::{self, is_root};
 use crate::shell::{cargo, line, root, run, say};
 
-/// What the service draws its tokens and ids from. The instance that is replayed against gets the
-/// same, as a test environment that shares its signing key would.
-const SERVICE_SEED: &str = "7";
 const CROWD_SEED: &str = "1";
 
 #[derive(Debug, Parser)]
@@ -26,6 +23,32 @@ pub(crate) struct Demo {
     /// Over how many seconds
     #[arg(long, default_value_t = 8)]
     seconds: u32,
+}
+
+/// Who comes, and to what service.
+struct Scene {
+    /// The service's arguments. Its tokens and ids are drawn from the seed, which the instance that
+    /// is replayed against gets, too: as a test environment that shares the signing key would.
+    service: &'static [&'static str],
+    users: u32,
+    seconds: u32,
+}
+
+impl Scene {
+    /// As `testdata/pcaps/040-concert` was recorded.
+    const RECORDED: Self = Self {
+        service: &["--seats", "8", "--seed", "1"],
+        users: 30,
+        seconds: 3,
+    };
+
+    fn live(args: &Demo) -> Self {
+        Self {
+            service: &["--seed", "7"],
+            users: args.users,
+            seconds: args.seconds,
+        }
+    }
 }
 
 pub(crate) fn run_demo(args: &Demo) -> Result<()> {
@@ -44,14 +67,17 @@ pub(crate) fn run_demo(args: &Demo) -> Result<()> {
 
     title("1. A booking service, a crowd of users, and Tapedeck listening on the wire");
     let recording = demo.folder.join("concert.tape");
-    let recorded = if is_root() {
-        record(&demo, args, &recording)?
+    let (scene, seen) = if is_root() {
+        let scene = Scene::live(args);
+        let seen = record(&demo, &scene, &recording)?;
+        (scene, Some(seen))
     } else {
         say(
             "Live capture needs privileges (docs/privileges.md); without them, this demo reads the",
         );
         say("capture of an earlier crowd instead.");
-        import(&demo, &recording)?
+        import(&demo, &recording)?;
+        (Scene::RECORDED, None)
     };
 
     title("2. What was recorded");
@@ -63,7 +89,7 @@ pub(crate) fn run_demo(args: &Demo) -> Result<()> {
     demo.tapedeck(&["verify", &archive])?;
 
     title("3. The same requests, four times as fast, against a fresh instance");
-    let fresh = Service::start(&demo.tool("concert"), &["--seed", SERVICE_SEED])?;
+    let fresh = Service::start(&demo.tool("concert"), scene.service)?;
     let summary = demo.folder.join("summary.json");
     demo.tapedeck(&[
         "replay",
@@ -77,15 +103,16 @@ pub(crate) fn run_demo(args: &Demo) -> Result<()> {
     ])?;
     fresh.stop()?;
 
-    if let Some(recorded) = recorded {
-        title("4. The recording as a mock: the same crowd, and no service behind it");
-        let mock = Service::start(
-            &demo.tool("tapedeck"),
-            &["mock", &archive, "--listen", "127.0.0.1:0"],
-        )?;
-        let mocked = demo.crowd(args, &mock.url)?;
-        mock.stop()?;
-        compare(&recorded, &mocked)?;
+    title("4. The recording as a mock: the same crowd, and no service behind it");
+    let mock = Service::start(
+        &demo.tool("tapedeck"),
+        &["mock", &archive, "--listen", "127.0.0.1:0"],
+    )?;
+    let mocked = demo.crowd(&scene, &mock.url)?;
+    mock.stop()?;
+    match &seen {
+        Some(seen) => compare(seen, &mocked)?,
+        None => compare_statuses(&demo.statuses(&archive)?, &mocked)?,
     }
     say("");
     say(&format!(
@@ -96,8 +123,8 @@ pub(crate) fn run_demo(args: &Demo) -> Result<()> {
 }
 
 /// Records a crowd at work; gives back what the crowd saw.
-fn record(demo: &Tools, args: &Demo, recording: &Path) -> Result<Option<Value>> {
-    let service = Service::start(&demo.tool("concert"), &["--seed", SERVICE_SEED])?;
+fn record(demo: &Tools, scene: &Scene, recording: &Path) -> Result<Value> {
+    let service = Service::start(&demo.tool("concert"), scene.service)?;
     let port = service
         .url
         .rsplit(':')
@@ -108,13 +135,13 @@ fn record(demo: &Tools, args: &Demo, recording: &Path) -> Result<Option<Value>> 
     let mut command = demo.command(&["record", "--output", &output, "--port", &port, "--force"]);
     say(&format!("$ {}", line(&command)));
     let mut recorder = Recorder::start(&mut command)?;
-    let seen = demo.crowd(args, &service.url)?;
+    let seen = demo.crowd(scene, &service.url)?;
     recorder.stop()?;
     service.stop()?;
-    Ok(Some(seen))
+    Ok(seen)
 }
 
-fn import(demo: &Tools, recording: &Path) -> Result<Option<Value>> {
+fn import(demo: &Tools, recording: &Path) -> Result<()> {
     let capture = root().join("testdata/pcaps/040-concert/input.pcap");
     demo.tapedeck(&[
         "import",
@@ -122,8 +149,17 @@ fn import(demo: &Tools, recording: &Path) -> Result<Option<Value>> {
         "--output",
         &recording.to_string_lossy(),
         "--force",
-    ])?;
-    Ok(None)
+    ])
+}
+
+/// The same where nobody kept what the crowd saw when it was recorded.
+fn compare_statuses(recorded: &Value, mocked: &Value) -> Result<()> {
+    let mocked = &mocked["by_status"];
+    say("");
+    say(&format!("answers in the recording: {recorded}"));
+    say(&format!("answers of the mock:      {mocked}"));
+    ensure!(recorded == mocked, "the mock answered differently");
+    Ok(())
 }
 
 /// Says whether the crowd was answered as it was when it was recorded.
@@ -206,15 +242,24 @@ impl Tools {
         Ok(())
     }
 
+    /// How many answers of an archive have which status.
+    fn statuses(&self, archive: &str) -> Result<Value> {
+        let output = self
+            .command(&["stats", archive, "--format", "json"])
+            .output()?;
+        let stats: Value = serde_json::from_slice(&output.stdout).context("stats is not JSON")?;
+        Ok(stats["statuses"].clone())
+    }
+
     /// Sends the crowd to a service; gives back what it saw.
-    fn crowd(&self, args: &Demo, url: &str) -> Result<Value> {
+    fn crowd(&self, scene: &Scene, url: &str) -> Result<Value> {
         let mut command = Command::new(self.tool("concert-crowd"));
         command.args(["--target", url, "--seed", CROWD_SEED, "--json"]);
         command.args([
             "--users",
-            &args.users.to_string(),
+            &scene.users.to_string(),
             "--seconds",
-            &args.seconds.to_string(),
+            &scene.seconds.to_string(),
         ]);
         say(&format!("$ {}", line(&command)));
         let output = command.stderr(Stdio::inherit()).output()?;
