@@ -269,6 +269,8 @@ fn claiming(path: &Path, connection: u64) {
             scope: Scope(0),
             origin: Origin::Midstream,
             opened: Timestamp::EPOCH,
+            tls: None,
+            workloads: tapedeck_model::Workloads::default(),
         }),
         stream: 0,
         protocol: Protocol::Http11,

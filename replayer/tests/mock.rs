@@ -148,6 +148,8 @@ impl Case {
                 scope: Scope(0),
                 origin: Origin::Handshake,
                 opened: Timestamp::from_nanos(at),
+                tls: None,
+                workloads: tapedeck_model::Workloads::default(),
             }),
             stream: 0,
             protocol: self.protocol,

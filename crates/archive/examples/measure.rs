@@ -283,6 +283,8 @@ fn exchange(n: u64, image_every: u64) -> Exchange {
             scope: Scope(0),
             origin: Origin::Handshake,
             opened: Timestamp::from_nanos(1_700_000_000_000_000_000),
+            tls: None,
+            workloads: tapedeck_model::Workloads::default(),
         }),
         stream: n / 200,
         protocol: Protocol::Http11,

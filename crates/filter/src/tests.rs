@@ -77,6 +77,8 @@ fn shop() -> Vec<Exchange> {
             scope: Scope(0),
             origin: Origin::Handshake,
             opened: Timestamp::from_nanos(START),
+            tls: None,
+            workloads: tapedeck_model::Workloads::default(),
         })
     };
     let exchange = |n: u64, request: Option<Message>, response: Option<Message>| Exchange {

@@ -7,6 +7,8 @@ use crate::flow::{Endpoint, Scope};
 use crate::message::{Head, Protocol, Role};
 use crate::missing::{Gap, Missing};
 use crate::time::Timestamp;
+use crate::tls::Tls;
+use crate::workload::Workload;
 
 /// A connection within one capture. Ids count up in the order in which connections were first
 /// seen.
@@ -37,6 +39,19 @@ pub struct Connection {
     pub origin: Origin,
     /// When its first packet was seen.
     pub opened: Timestamp,
+    /// What its TLS handshake told, where it had one.
+    pub tls: Option<Arc<Tls>>,
+    /// Whose each end is, where that is known.
+    pub workloads: Workloads,
+}
+
+/// The workloads at both ends of a connection.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Workloads {
+    /// At the side that connected.
+    pub client: Option<Arc<Workload>>,
+    /// At the side that was connected to.
+    pub server: Option<Arc<Workload>>,
 }
 
 /// A point at which bytes of a body arrived: those from `offset` on came at `at`.

@@ -19,10 +19,14 @@ pub mod missing;
 pub mod segment;
 pub mod template;
 pub mod time;
+pub mod tls;
+pub mod workload;
 
 pub use anomaly::{Anomalies, Anomaly};
 pub use event::{End, Event, EventSink, Input, StreamKey};
-pub use exchange::{BodyPart, Connection, ConnectionId, Exchange, Interim, Message, Origin};
+pub use exchange::{
+    BodyPart, Connection, ConnectionId, Exchange, Interim, Message, Origin, Workloads,
+};
 pub use flow::{Direction, Endpoint, FlowKey, PerDirection, Scope, Side};
 pub use ledger::Ledger;
 pub use message::{Field, Head, Protocol, Role, Span, StartLine};
@@ -30,3 +34,5 @@ pub use missing::{Gap, GapCause, Missing};
 pub use segment::{Segment, SeqNum, TcpFlags};
 pub use template::path_template;
 pub use time::Timestamp;
+pub use tls::{Tls, TlsVersion, Unread, UnreadConnection};
+pub use workload::Workload;

@@ -306,6 +306,8 @@ impl Reassembler {
                 scope,
                 origin,
                 opened: at,
+                tls: None,
+                workloads: tapedeck_model::Workloads::default(),
             },
         );
         self.segment(slot, direction, segment, sink);

@@ -170,6 +170,8 @@ impl<'s> Record<'s> {
                 Origin::Handshake
             },
             opened: Timestamp::from_nanos(connection.opened.to_native()),
+            tls: None,
+            workloads: tapedeck_model::Workloads::default(),
         }
     }
 

@@ -153,6 +153,8 @@ pub(crate) fn connection(id: u64) -> Arc<Connection> {
         scope: Scope(0),
         origin: Origin::Handshake,
         opened: Timestamp::from_nanos(1_700_000_000_000_000_000),
+        tls: None,
+        workloads: tapedeck_model::Workloads::default(),
     })
 }
 
@@ -351,6 +353,8 @@ fn any_connection() -> impl Strategy<Value = Arc<Connection>> {
                 scope: Scope(scope),
                 origin: Origin::Midstream,
                 opened,
+                tls: None,
+                workloads: tapedeck_model::Workloads::default(),
             })
         }),
         (0_u64..3).prop_map(connection),

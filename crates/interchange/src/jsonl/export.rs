@@ -153,6 +153,8 @@ mod tests {
                 scope: Scope(0),
                 origin: Origin::Midstream,
                 opened: Timestamp::EPOCH,
+                tls: None,
+                workloads: tapedeck_model::Workloads::default(),
             }),
             stream: 1,
             protocol: Protocol::Http2,

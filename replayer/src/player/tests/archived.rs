@@ -81,6 +81,8 @@ fn exchange(n: u64, request: &str, body: &[u8]) -> Exchange {
             scope: Scope(0),
             origin: Origin::Handshake,
             opened: Timestamp::from_nanos(at),
+            tls: None,
+            workloads: tapedeck_model::Workloads::default(),
         }),
         stream: n,
         protocol: Protocol::Http11,
