@@ -286,7 +286,7 @@ impl Builder {
     }
 
     fn emit(
-        &self,
+        &mut self,
         shared: &mut Shared,
         recorder: &mut impl Recorder,
         stream: StreamKey,
@@ -313,6 +313,9 @@ impl Builder {
             .map(|head| head.protocol)
             .next()
             .unwrap_or(Protocol::Http11);
+        if let Some(workloads) = recorder.workloads(&self.connection) {
+            Arc::make_mut(&mut self.connection).workloads = workloads;
+        }
         let exchange = Exchange {
             key,
             connection: Arc::clone(&self.connection),

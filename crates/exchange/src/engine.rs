@@ -1,6 +1,6 @@
 use tapedeck_model::{
     Anomaly, BodyPart, Connection, ConnectionId, Direction, Exchange, Input, Ledger, Segment,
-    Timestamp,
+    Timestamp, Workloads,
 };
 use tapedeck_packet::RawPacket;
 use tapedeck_reassembly::{Reassembler, Sink, Slot};
@@ -21,6 +21,14 @@ pub trait Recorder {
 
     /// Takes an exchange that is over.
     fn exchange(&mut self, exchange: &Exchange);
+
+    /// Whose the ends of a connection are, where the recorder knows more than the packets told.
+    /// Asked before each exchange of the connection, so that what becomes known late still
+    /// reaches those that follow; `None`: nothing new.
+    fn workloads(&mut self, connection: &Connection) -> Option<Workloads> {
+        let _ = connection;
+        None
+    }
 }
 
 /// Reads packets, and finds the exchanges in them. See the [crate] for the contract.
@@ -34,9 +42,17 @@ impl Engine {
     /// An engine that has seen nothing.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
+        Self::numbered(limits, 0, 1)
+    }
+
+    /// One of several engines that share the connections of one capture, as the threads of a live
+    /// source do: its connections get the ids `first`, `first + step`, and so on, so that with
+    /// `step` engines and a different `first` below it for each, no id or key is given twice.
+    #[must_use]
+    pub fn numbered(limits: Limits, first: u64, step: u64) -> Self {
         Self {
             intake: Intake::new(limits.fragments),
-            connections: Connections::new(limits),
+            connections: Connections::numbered(limits, first, step),
         }
     }
 
@@ -99,8 +115,12 @@ struct Open {
 
 impl Connections {
     pub(crate) fn new(limits: Limits) -> Self {
+        Self::numbered(limits, 0, 1)
+    }
+
+    fn numbered(limits: Limits, first: u64, step: u64) -> Self {
         Self {
-            reassembler: Reassembler::new(limits.reassembly),
+            reassembler: Reassembler::numbered(limits.reassembly, first, step),
             analyses: Analyses {
                 slots: Vec::new(),
                 shared: Shared {

@@ -53,7 +53,8 @@ impl Default for Limits {
 
 impl Limits {
     /// The share of one of `workers` that read the connections of one capture together.
-    pub(crate) fn share(mut self, workers: usize) -> Self {
+    #[must_use]
+    pub fn share(mut self, workers: usize) -> Self {
         let workers = workers.max(1);
         self.reassembly.max_connections = (self.reassembly.max_connections / workers).max(1);
         self.reassembly.max_buffered /= workers;

@@ -1,5 +1,7 @@
 //! What a recorder is told, as a value.
 
+use std::sync::Arc;
+
 use tapedeck_model::{BodyPart, Exchange};
 
 use crate::Recorder;
@@ -24,10 +26,15 @@ impl Output {
         }
     }
 
-    pub(crate) fn replay(&self, recorder: &mut impl Recorder) {
+    pub(crate) fn replay(self, recorder: &mut impl Recorder) {
         match self {
-            Self::BodyPart(part) => recorder.body_part(part),
-            Self::Exchange(exchange) => recorder.exchange(exchange),
+            Self::BodyPart(part) => recorder.body_part(&part),
+            Self::Exchange(mut exchange) => {
+                if let Some(workloads) = recorder.workloads(&exchange.connection) {
+                    Arc::make_mut(&mut exchange.connection).workloads = workloads;
+                }
+                recorder.exchange(&exchange);
+            }
         }
     }
 }

@@ -119,6 +119,7 @@ fn read_with(limits: Limits, segments: &[SegmentBuf]) -> (Tape, Ledger) {
             link: LinkType::RAW,
             data: &data,
             wire_len,
+            scope: tapedeck_model::Scope(0),
         };
         engine.packet(&packet, &mut tape);
     }
@@ -200,6 +201,7 @@ fn an_exchange_is_there_as_soon_as_it_is_over() {
             link: LinkType::RAW,
             data: &data,
             wire_len,
+            scope: tapedeck_model::Scope(0),
         };
         engine.packet(&packet, &mut tape);
     }

@@ -72,6 +72,7 @@ fn read(limits: Limits, packets: &[(Timestamp, Vec<u8>)]) -> (Vec<Exchange>, Led
             link: LinkType::RAW,
             data,
             wire_len,
+            scope: tapedeck_model::Scope(0),
         };
         engine.packet(&packet, &mut tape);
         assert_conserved(&engine.ledger());

@@ -72,6 +72,7 @@ fn packet(bytes: &[u8]) {
             link: LinkType(link),
             data: bytes,
             wire_len: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
+            scope: tapedeck_model::Scope(0),
         };
         // A segment that lies outside of the packet would have panicked.
         std::hint::black_box(decode(&packet));

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use tapedeck_model::Timestamp;
+use tapedeck_model::{Scope, Timestamp};
 
 macro_rules! link_types {
     ($($(#[$doc:meta])* $konst:ident = $number:literal, $name:literal;)*) => {
@@ -92,4 +92,7 @@ pub struct RawPacket<'a> {
     pub data: &'a [u8],
     /// Its length on the wire: more than `data` when the capture kept only the head.
     pub wire_len: u32,
+    /// The network that it was captured in, where one source sees several that may use the same
+    /// addresses (network namespaces); else zero. Tags within the packet add to it.
+    pub scope: Scope,
 }

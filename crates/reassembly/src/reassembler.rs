@@ -35,6 +35,7 @@ pub struct Reassembler {
     /// Memory of all backlogs. The sum of what the halves say.
     pub(crate) memory: usize,
     next_id: u64,
+    id_step: u64,
     pub(crate) stats: Stats,
 }
 
@@ -51,6 +52,13 @@ impl Reassembler {
     /// A reassembler without connections.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
+        Self::numbered(limits, 0, 1)
+    }
+
+    /// A reassembler whose connections get the ids `first`, `first + step`, and so on: several
+    /// that share the connections of one capture then give each an id of its own.
+    #[must_use]
+    pub fn numbered(limits: Limits, first: u64, step: u64) -> Self {
         Self {
             limits,
             table: FlowTable::new(),
@@ -61,7 +69,8 @@ impl Reassembler {
             behind: AgeQueue::new(),
             now: None,
             memory: 0,
-            next_id: 0,
+            next_id: first,
+            id_step: step,
             stats: Stats::default(),
         }
     }
@@ -296,7 +305,7 @@ impl Reassembler {
         self.stats.connections += 1;
         self.stats.connections_midstream += u64::from(origin == Origin::Midstream);
         let id = ConnectionId(self.next_id);
-        self.next_id += 1;
+        self.next_id = self.next_id.wrapping_add(self.id_step);
         sink.opened(
             Slot(slot),
             Connection {

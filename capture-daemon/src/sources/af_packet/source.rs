@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use caps::Capability;
-use tapedeck_model::Timestamp;
+use tapedeck_model::{Scope, Timestamp};
 use tapedeck_packet::{LinkType, RawPacket};
 
 use super::filter;
@@ -144,6 +144,7 @@ impl PacketSource for AfPacket {
                         link,
                         data,
                         wire_len: (data.len() as u32).saturating_add(frame.cut),
+                        scope: Scope(0),
                     });
                 }
             })

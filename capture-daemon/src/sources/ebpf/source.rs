@@ -130,6 +130,7 @@ impl Ebpf {
                 data,
                 // A part of a longer packet is a whole packet by itself.
                 wire_len: header.len,
+                scope: tapedeck_model::Scope(0),
             };
             take(&Event { header, packet });
             events += 1;

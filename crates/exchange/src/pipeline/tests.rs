@@ -47,6 +47,7 @@ fn raw<'a>(segment: &SegmentBuf, data: &'a [u8]) -> RawPacket<'a> {
         link: LinkType::RAW,
         data,
         wire_len: u32::try_from(data.len()).expect("a short packet"),
+        scope: tapedeck_model::Scope(0),
     }
 }
 

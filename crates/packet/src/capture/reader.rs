@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::Read;
 use std::ops::Range;
 
-use tapedeck_model::Timestamp;
+use tapedeck_model::{Scope, Timestamp};
 
 use super::error::CaptureError;
 use super::pcap::Pcap;
@@ -114,6 +114,7 @@ impl<R: Read> CaptureReader<R> {
             link,
             data,
             wire_len,
+            scope: Scope(0),
         }))
     }
 

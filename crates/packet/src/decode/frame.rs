@@ -70,6 +70,7 @@ pub(super) fn link<'a>(context: Context, packet: &RawPacket<'a>) -> Result<'a> {
                 data: bytes.data,
                 wire_len: wire_len.unwrap_or(u32::MAX),
                 at: packet.at,
+                scope: packet.scope,
             };
             link(context.inner()?, &inner)
         }

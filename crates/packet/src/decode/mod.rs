@@ -75,7 +75,7 @@ impl Context {
     const fn new(packet: &RawPacket<'_>) -> Self {
         Self {
             at: packet.at,
-            scope: Scope(0),
+            scope: packet.scope,
             layers_left: MAX_LAYERS,
         }
     }

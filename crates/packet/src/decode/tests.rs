@@ -25,6 +25,7 @@ fn packet(link: LinkType, data: &[u8]) -> RawPacket<'_> {
         link,
         data,
         wire_len: data.len() as u32,
+        scope: Scope(0),
     }
 }
 
