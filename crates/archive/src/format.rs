@@ -60,6 +60,8 @@ pub(crate) enum ChunkKind {
     Ledger = 5,
     /// Where the pages are.
     Directory = 6,
+    /// Connections that could not be read.
+    Unread = 7,
 }
 
 impl ChunkKind {
@@ -71,6 +73,7 @@ impl ChunkKind {
             4 => Self::Page,
             5 => Self::Ledger,
             6 => Self::Directory,
+            7 => Self::Unread,
             _ => return None,
         })
     }
@@ -92,6 +95,7 @@ impl ChunkKind {
             Self::Page => "index page",
             Self::Ledger => "ledger",
             Self::Directory => "directory",
+            Self::Unread => "list of unread connections",
         }
     }
 }
@@ -153,7 +157,8 @@ pub(crate) struct ChunkHeader {
     pub(crate) offset: U64,
     /// [`FileHeader::archive`].
     pub(crate) archive: U64,
-    /// The first row of an exchange block or page; else zero.
+    /// The first row of an exchange block or page, the ordinal of the first connection of a list of
+    /// unread ones; else zero.
     pub(crate) first_row: U64,
     /// xxh3-64 of the references and the stored payload.
     pub(crate) payload_hash: U64,

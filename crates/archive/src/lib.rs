@@ -13,6 +13,7 @@
 
 mod block;
 mod bodies;
+mod details;
 mod error;
 mod format;
 mod output;
@@ -23,6 +24,7 @@ mod recover;
 mod scan;
 mod scratch;
 mod source;
+mod unread;
 mod verify;
 mod writer;
 

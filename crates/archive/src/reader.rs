@@ -5,7 +5,8 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use tapedeck_model::Ledger;
+use rkyv::util::AlignedVec;
+use tapedeck_model::{Ledger, UnreadConnection};
 use zerocopy::FromBytes;
 
 use crate::block::view::{BodyView, Record};
@@ -15,6 +16,7 @@ use crate::page::view::{Page, Row};
 use crate::provenance::{Provenance, StoredLedger};
 use crate::scratch::{BodyBuffer, Scratch};
 use crate::source::{Inflater, Source, slice};
+use crate::unread;
 
 /// An open archive. Any number of threads may read it at once.
 ///
@@ -29,6 +31,8 @@ pub struct Archive {
     /// For each page, one of [`page_state`].
     page_states: Box<[AtomicU8]>,
     ledger: StoredLedger,
+    /// Where the lists of unread connections begin.
+    unread: Vec<u64>,
     provenance: Provenance,
 }
 
@@ -61,11 +65,12 @@ impl Archive {
             .and_then(|payload| Provenance::decode(&payload).ok_or(unreadable))
             .map_err(damaged(at))?;
         let at = footer.ledger.get();
-        let ledger = source
-            .chunk(at, ChunkKind::Ledger)
-            .and_then(|chunk| chunk.payload(&mut inflater))
+        let ledger_chunk = source.chunk(at, ChunkKind::Ledger).map_err(damaged(at))?;
+        let ledger = ledger_chunk
+            .payload(&mut inflater)
             .and_then(|payload| StoredLedger::decode(&payload).ok_or(unreadable))
             .map_err(damaged(at))?;
+        let unread = ledger_chunk.references().collect();
         let at = footer.directory.get();
         let n_rows = footer.n_rows.get();
         let directory = source
@@ -81,6 +86,7 @@ impl Archive {
                 .collect(),
             n_rows,
             ledger,
+            unread,
             provenance,
             source,
         })
@@ -170,6 +176,29 @@ impl Archive {
     #[must_use]
     pub fn unknown_counters(&self) -> &BTreeMap<String, u64> {
         &self.ledger.unknown
+    }
+
+    /// The connections that could not be read, in the order in which they were written. An error
+    /// stands for a list of them that is damaged; the iteration goes on behind it.
+    pub fn unread(&self) -> impl Iterator<Item = Result<UnreadConnection, ReadError>> {
+        let mut inflater = Inflater::default();
+        let mut buffer = AlignedVec::new();
+        self.unread.iter().flat_map(move |offset| {
+            let connections = self
+                .source
+                .chunk(*offset, ChunkKind::Unread)
+                .and_then(|chunk| inflater.inflate(&chunk, &mut buffer))
+                .and_then(|()| unread::decode(&buffer));
+            let damaged = |damage| ReadError::Damaged {
+                offset: *offset,
+                damage,
+            };
+            let (found, error) = match connections {
+                Ok(found) => (found, None),
+                Err(damage) => (Vec::new(), Some(Err(damaged(damage)))),
+            };
+            found.into_iter().map(Ok).chain(error)
+        })
     }
 
     /// Where the archive comes from.

@@ -3,6 +3,7 @@
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
+use rkyv::util::AlignedVec;
 use tapedeck_model::exchange::BodyGap;
 use tapedeck_model::{BodyPart, Exchange, Gap, GapCause, Message, Missing, Role};
 
@@ -14,6 +15,7 @@ use crate::provenance::{Provenance, StoredLedger};
 use crate::scan::Scan;
 use crate::scratch::Scratch;
 use crate::source::{Chunk, Inflater, Source};
+use crate::unread;
 use crate::writer::{Summary, Writer, WriterOptions};
 
 /// What [`recover`] saved.
@@ -95,6 +97,9 @@ fn recover_to(path: &Path, out: &Path) -> Result<Recovered, RecoverError> {
             Ok(chunk) if chunk.kind == ChunkKind::Exchanges => recovery
                 .block(found.offset, &chunk)
                 .map_err(RecoverError::Write)?,
+            Ok(chunk) if chunk.kind == ChunkKind::Unread => {
+                recovery.unread(&chunk).map_err(RecoverError::Write)?
+            }
             Ok(_) => true,
             Err(_) => false,
         };
@@ -133,6 +138,21 @@ impl Recovery<'_> {
         }
         self.scratch = scratch;
         Ok(filled.is_ok())
+    }
+
+    /// Writes the connections of a list of unread ones. `false` where it cannot be read.
+    fn unread(&mut self, chunk: &Chunk<'_>) -> Result<bool, WriteError> {
+        let mut buffer = AlignedVec::new();
+        let connections = Inflater::default()
+            .inflate(chunk, &mut buffer)
+            .and_then(|()| unread::decode(&buffer));
+        let Ok(connections) = connections else {
+            return Ok(false);
+        };
+        for connection in &connections {
+            self.writer.unread(connection)?;
+        }
+        Ok(true)
     }
 
     fn record(&mut self, record: &Record<'_>) -> Result<(), WriteError> {

@@ -17,6 +17,7 @@ use crate::provenance::{Provenance, StoredLedger};
 use crate::scan::{Found, Scan};
 use crate::scratch::Scratch;
 use crate::source::{Chunk, Inflater, Source};
+use crate::unread;
 
 /// What [`verify`] found.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -33,6 +34,8 @@ pub struct VerifyReport {
     pub exchanges_lost: u64,
     /// Readable exchanges that miss bytes of a body.
     pub exchanges_without_body: u64,
+    /// Connections in readable lists of unread ones.
+    pub unread_connections: u64,
     /// Everything that is wrong, by place.
     pub damages: Vec<DamageReport>,
     /// Damages beyond the first [`VerifyReport::MAX_DAMAGES`].
@@ -95,6 +98,9 @@ struct Verifier<'a> {
     /// The row that follows the last page.
     page_row: u64,
     entries: Vec<PageEntry>,
+    /// Where the sound lists of unread connections lie, and where the last ledger says so.
+    unread: Vec<u64>,
+    listed_unread: Vec<u64>,
     ledger: Option<u64>,
     provenance: Option<u64>,
     directory: Option<u64>,
@@ -117,6 +123,8 @@ impl<'a> Verifier<'a> {
             next_row: 0,
             page_row: 0,
             entries: Vec::new(),
+            unread: Vec::new(),
+            listed_unread: Vec::new(),
             ledger: None,
             provenance: None,
             directory: None,
@@ -153,6 +161,7 @@ impl<'a> Verifier<'a> {
                 let payload = chunk.payload(&mut self.inflater)?;
                 StoredLedger::decode(&payload).ok_or(UNREADABLE)?;
                 self.ledger = Some(offset);
+                self.listed_unread = chunk.references().collect();
                 Ok(())
             }
             ChunkKind::Provenance => {
@@ -162,6 +171,7 @@ impl<'a> Verifier<'a> {
                 Ok(())
             }
             ChunkKind::Directory => self.directory(offset, chunk),
+            ChunkKind::Unread => self.unread(offset, chunk),
         }
     }
 
@@ -259,6 +269,14 @@ impl<'a> Verifier<'a> {
         Ok(())
     }
 
+    fn unread(&mut self, offset: u64, chunk: &Chunk<'_>) -> Result<(), Damage> {
+        self.inflater.inflate(chunk, &mut self.buffer)?;
+        let connections = unread::decode(&self.buffer)?;
+        self.report.unread_connections += connections.len() as u64;
+        self.unread.push(offset);
+        Ok(())
+    }
+
     fn directory(&mut self, offset: u64, chunk: &Chunk<'_>) -> Result<(), Damage> {
         let payload = chunk.plain().ok_or(Damage::Unknown)?;
         let entries = <[PageEntry]>::ref_from_bytes(payload).map_err(|_| DIRECTORY)?;
@@ -300,6 +318,7 @@ impl<'a> Verifier<'a> {
             && self.ledger == Some(footer.ledger.get())
             && self.provenance == Some(footer.provenance.get())
             && self.entries.len() as u64 == footer.n_pages.get()
+            && self.unread == self.listed_unread
             && self.next_row == n_rows
             && self.page_row == n_rows;
         if is_undamaged && !is_consistent {

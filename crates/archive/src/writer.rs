@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use rkyv::util::AlignedVec;
-use tapedeck_model::{BodyPart, Exchange, Ledger, Message, Missing, Role};
+use tapedeck_model::{BodyPart, Exchange, Ledger, Message, Missing, Role, UnreadConnection};
 use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -20,6 +20,7 @@ use crate::page::{
     builder::{BodyLengths, PageBuilder},
 };
 use crate::provenance::{Provenance, StoredLedger};
+use crate::unread::{self, UnreadBuilder};
 
 /// How an archive is written.
 #[derive(Clone, Debug)]
@@ -93,6 +94,8 @@ pub struct Summary {
     pub file_len: u64,
     /// Body bytes that were stored once already.
     pub deduplicated_bytes: u64,
+    /// Connections that could not be read.
+    pub unread_connections: u64,
     /// Body parts that were refused because of [`Limits::open_bodies`].
     pub body_parts_refused: u64,
 }
@@ -124,6 +127,10 @@ pub struct Writer {
     page_first_row: u64,
     block_first_row: u64,
     body_parts_refused: u64,
+    unread: UnreadBuilder,
+    n_unread: u64,
+    /// Where the lists of unread connections begin: 8 bytes for each.
+    unread_chunks: Vec<u64>,
     /// Counters of newer versions, in a copy.
     unknown_counters: std::collections::BTreeMap<String, u64>,
 }
@@ -173,6 +180,9 @@ impl Writer {
             page_first_row: 0,
             block_first_row: 0,
             body_parts_refused: 0,
+            unread: UnreadBuilder::default(),
+            n_unread: 0,
+            unread_chunks: Vec::new(),
             unknown_counters: std::collections::BTreeMap::new(),
         })
     }
@@ -245,6 +255,16 @@ impl Writer {
         Ok(())
     }
 
+    /// Adds a connection that could not be read. It is in the file after the next
+    /// [`Writer::flush`] at the latest.
+    pub fn unread(&mut self, unread: &UnreadConnection) -> Result<(), WriteError> {
+        self.unread.push(unread);
+        if self.unread.raw_len() >= self.limits.block {
+            self.close_unread()?;
+        }
+        Ok(())
+    }
+
     /// Puts everything so far into the file, where a crash of this process cannot take it back.
     /// Live sources call it once a second.
     pub fn flush(&mut self) -> Result<(), WriteError> {
@@ -255,14 +275,16 @@ impl Writer {
     /// lost up to here.
     pub fn checkpoint(&mut self, ledger: &Ledger) -> Result<(), WriteError> {
         self.close_group()?;
-        self.write_ledger(ledger).map(|_| ())
+        // Where the lists of unread connections lie is found by a scan, should it come to that.
+        self.write_ledger(ledger, &[]).map(|_| ())
     }
 
     /// Completes the archive and gives it its name. It is on the disk when this returns.
     pub fn seal(mut self, ledger: &Ledger) -> Result<Summary, WriteError> {
         self.close_group()?;
         self.bodies.flush(&mut self.output)?;
-        let ledger = self.write_ledger(ledger)?;
+        let unread = std::mem::take(&mut self.unread_chunks);
+        let ledger = self.write_ledger(ledger, &unread)?;
         let directory = self.write_directory()?;
         let mut footer = Footer::new_zeroed();
         footer.provenance = self.provenance.into();
@@ -274,6 +296,7 @@ impl Writer {
             exchanges: self.n_rows,
             file_len: self.output.seal(footer)?,
             deduplicated_bytes: self.bodies.deduplicated,
+            unread_connections: self.n_unread,
             body_parts_refused: self.body_parts_refused,
         })
     }
@@ -284,8 +307,11 @@ impl Writer {
         self.output.position()
     }
 
-    /// Counters that this version does not know, to be kept.
-    pub(crate) fn keep_counters(&mut self, unknown: std::collections::BTreeMap<String, u64>) {
+    /// Counters that this version does not know ([`Archive::unknown_counters`]), to be written beside
+    /// those of the ledger: for copies.
+    ///
+    /// [`Archive::unknown_counters`]: crate::Archive::unknown_counters
+    pub fn keep_counters(&mut self, unknown: std::collections::BTreeMap<String, u64>) {
         self.unknown_counters = unknown;
     }
 
@@ -343,7 +369,29 @@ impl Writer {
         }
     }
 
+    fn close_unread(&mut self) -> Result<(), WriteError> {
+        let n_connections = self.unread.n_connections();
+        if n_connections == 0 {
+            return Ok(());
+        }
+        let payload = self.unread.finish().map_err(|source| WriteError::Encode {
+            source: source.into(),
+        })?;
+        let offset = self.output.chunk(Chunk {
+            kind: ChunkKind::Unread,
+            version: unread::VERSION,
+            codec: Codec::Zstd,
+            first_row: self.n_unread,
+            references: &[],
+            payload: &payload,
+        })?;
+        self.unread_chunks.push(offset);
+        self.n_unread += n_connections;
+        Ok(())
+    }
+
     fn close_group(&mut self) -> Result<(), WriteError> {
+        self.close_unread()?;
         self.close_block()?;
         self.close_page()
     }
@@ -408,7 +456,7 @@ impl Writer {
         Ok(())
     }
 
-    fn write_ledger(&mut self, ledger: &Ledger) -> Result<u64, WriteError> {
+    fn write_ledger(&mut self, ledger: &Ledger, unread: &[u64]) -> Result<u64, WriteError> {
         let stored = StoredLedger {
             ledger: ledger.clone(),
             unknown: self.unknown_counters.clone(),
@@ -418,7 +466,7 @@ impl Writer {
             version: 1,
             codec: Codec::Raw,
             first_row: 0,
-            references: &[],
+            references: unread,
             payload: &stored.encode(),
         })
     }

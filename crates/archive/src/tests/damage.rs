@@ -6,7 +6,7 @@ use std::path::Path;
 use tapedeck_model::{Exchange, Missing};
 use tempfile::tempdir;
 
-use super::samples::{expected, noise, provenance, read, shop, write};
+use super::samples::{expected, noise, provenance, read, shop, unread, write_with};
 use crate::{
     Archive, BodyBuffer, Limits, OpenError, ReadError, Scratch, WriterOptions, recover, verify,
 };
@@ -31,7 +31,8 @@ fn small(path: &Path) -> (Vec<u8>, Vec<Exchange>) {
         min_shared_body: 1 << 10,
         ..Limits::default()
     };
-    let summary = write(path, &samples, options);
+    let closed: Vec<_> = (0..2).map(unread).collect();
+    let summary = write_with(path, &samples, &closed, options);
     assert_eq!(summary.deduplicated_bytes, 1_100);
     let archive = Archive::open(path).unwrap();
     assert!(archive.pages().count() >= 2);
@@ -58,6 +59,10 @@ fn check_reader(path: &Path, originals: &[Exchange], place: usize) {
             .unwrap()
             .target();
         assert_eq!(row.target(), target, "at {place}");
+    }
+    for found in archive.unread().flatten() {
+        let n = found.connection.id.0;
+        assert_eq!(found, unread(n), "at {place}");
     }
     let mut scratch = Scratch::new();
     let mut buffer = BodyBuffer::new();

@@ -6,4 +6,5 @@ mod crash;
 mod damage;
 mod round_trip;
 mod samples;
+mod unread;
 mod versions;

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use tapedeck_model::exchange::{Arrival, Body, BodyGap};
 use tapedeck_model::{
     Anomalies, BodyPart, Connection, ConnectionId, Endpoint, Exchange, Field, Gap, GapCause, Head,
-    Interim, Ledger, Message, Missing, Origin, Protocol, Role, Scope, Span, StartLine, Timestamp,
+    Interim, Ledger, Message, Missing, Origin, PerDirection, Protocol, Role, Scope, Span,
+    StartLine, Timestamp, Tls, TlsVersion, Unread, UnreadConnection, Workload, Workloads,
 };
 
 use crate::{Archive, BodyBuffer, Provenance, Scratch, Summary, Writer, WriterOptions};
@@ -48,10 +49,28 @@ pub(crate) fn provenance() -> Provenance {
 }
 
 pub(crate) fn write(path: &Path, samples: &[Sample], options: WriterOptions) -> Summary {
+    write_with(path, samples, &[], options)
+}
+
+/// With connections that could not be read, one of them after every third exchange.
+pub(crate) fn write_with(
+    path: &Path,
+    samples: &[Sample],
+    unread: &[UnreadConnection],
+    options: WriterOptions,
+) -> Summary {
     let mut writer = Writer::create(path, options).unwrap();
-    for sample in samples {
+    let mut unread = unread.iter();
+    for (n, sample) in samples.iter().enumerate() {
         add(&mut writer, sample);
+        if n % 3 == 0 {
+            unread
+                .next()
+                .into_iter()
+                .for_each(|one| writer.unread(one).unwrap());
+        }
     }
+    unread.for_each(|one| writer.unread(one).unwrap());
     let ledger = Ledger {
         exchanges: samples.len() as u64,
         ..Ledger::default()
@@ -154,8 +173,53 @@ pub(crate) fn connection(id: u64) -> Arc<Connection> {
         origin: Origin::Handshake,
         opened: Timestamp::from_nanos(1_700_000_000_000_000_000),
         tls: None,
-        workloads: tapedeck_model::Workloads::default(),
+        workloads: Workloads::default(),
     })
+}
+
+/// The nth connection, over TLS between two pods.
+pub(crate) fn tls_connection(n: u64) -> Arc<Connection> {
+    let workload = |pod: &str| {
+        Some(Arc::new(Workload {
+            namespace: Some("shop".into()),
+            pod: Some(format!("{pod}-{}", n % 3)),
+            container: Some("app".into()),
+            owner: Some(format!("deployment/{pod}")),
+            ..Workload::default()
+        }))
+    };
+    let tls = Tls {
+        version: Some(TlsVersion::Tls13),
+        suite: Some(0x1301),
+        server_name: Some(format!("shop-{n}.example").into_bytes()),
+        alpn: Some(b"h2".to_vec()),
+    };
+    Arc::new(Connection {
+        tls: Some(Arc::new(tls)),
+        workloads: Workloads {
+            client: workload("web"),
+            server: workload("api"),
+        },
+        ..(*connection(n)).clone()
+    })
+}
+
+/// The nth connection that could not be read.
+pub(crate) fn unread(n: u64) -> UnreadConnection {
+    let reasons = Unread::ALL;
+    UnreadConnection {
+        connection: if n % 4 == 3 {
+            connection(n)
+        } else {
+            tls_connection(n)
+        },
+        last_byte: Timestamp::from_nanos(1_700_000_001_000_000_000 + n as i64),
+        bytes: PerDirection {
+            to_server: 517 + n,
+            to_client: u64::MAX - n,
+        },
+        reason: reasons[n as usize % reasons.len()],
+    }
 }
 
 /// The nth exchange of a shop: a JSON answer of a few hundred bytes.
@@ -354,7 +418,7 @@ fn any_connection() -> impl Strategy<Value = Arc<Connection>> {
                 origin: Origin::Midstream,
                 opened,
                 tls: None,
-                workloads: tapedeck_model::Workloads::default(),
+                workloads: Workloads::default(),
             })
         }),
         (0_u64..3).prop_map(connection),
