@@ -90,6 +90,20 @@ pub enum OpenError {
         /// The path.
         path: PathBuf,
     },
+    /// A folder without an archive.
+    #[error("there is no archive (`*.tape`) in `{path}`")]
+    NoArchives {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// More files than are opened as one archive.
+    #[error("`{path}` holds more than {limit} archives: open a part of them, or merge them")]
+    TooManyFiles {
+        /// The folder.
+        path: PathBuf,
+        /// The limit.
+        limit: usize,
+    },
     /// A file without a byte.
     #[error("`{path}` is empty")]
     Empty {

@@ -23,21 +23,23 @@ mod reader;
 mod recover;
 mod scan;
 mod scratch;
+mod set;
 mod source;
 mod unread;
 mod verify;
 mod writer;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use block::view::{BodyView, FieldView, HeadView, InterimView, MessageView, Record};
 pub use error::{Damage, OpenError, ReadError, WriteError};
 pub use output::partial_path;
 pub use page::view::{Page, Row};
 pub use provenance::Provenance;
-pub use reader::{Archive, Zone};
+pub use reader::Zone;
 pub use recover::{RecoverError, Recovered, recover};
 pub use scratch::{BodyBuffer, Scratch};
+pub use set::archive::{Archive, LeftOut, SegmentInfo};
 pub use verify::{DamageReport, VerifyReport, verify};
 pub use writer::{Limits, Summary, Writer, WriterOptions};

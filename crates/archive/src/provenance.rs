@@ -85,6 +85,15 @@ pub(crate) struct StoredLedger {
 }
 
 impl StoredLedger {
+    /// Adds the counters of `other`, those of newer versions too.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.ledger.merge(&other.ledger);
+        for (name, count) in &other.unknown {
+            let counter = self.unknown.entry(name.clone()).or_default();
+            *counter = counter.saturating_add(*count);
+        }
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut counters: Vec<(String, [u8; 8])> = Vec::new();
         let mut push = |name: String, count: u64| counters.push((name, count.to_le_bytes()));

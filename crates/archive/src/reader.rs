@@ -1,39 +1,79 @@
-//! An archive is read.
+//! One file is read: an archive, or a segment of one.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use rkyv::util::AlignedVec;
-use tapedeck_model::{Ledger, UnreadConnection};
+use tapedeck_model::{ConnectionId, UnreadConnection};
 use zerocopy::FromBytes;
 
 use crate::block::view::{BodyView, Record};
 use crate::error::{Damage, OpenError, ReadError};
 use crate::format::{ChunkKind, HEADER_LEN, PageEntry};
-use crate::page::view::{Page, Row};
+use crate::page::view::Page;
 use crate::provenance::{Provenance, StoredLedger};
+use crate::scan::Scan;
 use crate::scratch::{BodyBuffer, Scratch};
 use crate::source::{Inflater, Source, slice};
 use crate::unread;
 
-/// An open archive. Any number of threads may read it at once.
-///
-/// Opening reads the directory of the index, which is about a ten-thousandth of the file. Index
-/// pages are checked when they are first looked at, blocks when they are loaded.
+/// A file of an [`Archive`](crate::Archive). Its exchanges and pages are numbered within the
+/// archive; "local" numbers count from 0 within the file.
 #[derive(Debug)]
-pub struct Archive {
+pub(crate) struct Segment {
     source: Source,
+    path: PathBuf,
+    is_sealed: bool,
     n_rows: u64,
-    /// Where in the file the entries of the directory lie.
-    directory: std::ops::Range<usize>,
+    directory: Directory,
     /// For each page, one of [`page_state`].
     page_states: Box<[AtomicU8]>,
     ledger: StoredLedger,
     /// Where the lists of unread connections begin.
     unread: Vec<u64>,
     provenance: Provenance,
+    place: Place,
+}
+
+/// Where a file stands in its archive.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Place {
+    /// The number of its source.
+    pub(crate) instance: u64,
+    /// The id of its first exchange.
+    pub(crate) first_row: u64,
+    /// The number of its first page.
+    pub(crate) first_page: usize,
+    /// What is added to the ids of its connections: two recordings number theirs alike.
+    pub(crate) first_connection: u64,
+}
+
+/// What opening finds in a file.
+#[derive(Default)]
+struct Contents {
+    n_rows: u64,
+    n_pages: usize,
+    directory: Directory,
+    ledger: StoredLedger,
+    unread: Vec<u64>,
+    provenance: Provenance,
+}
+
+/// Where the entries of the directory lie.
+#[derive(Debug)]
+enum Directory {
+    /// Here in the file.
+    Mapped(std::ops::Range<usize>),
+    /// The file is still being written, and has none: made of its pages.
+    Gathered(Vec<PageEntry>),
+}
+
+impl Default for Directory {
+    fn default() -> Self {
+        Self::Gathered(Vec::new())
+    }
 }
 
 mod page_state {
@@ -41,9 +81,9 @@ mod page_state {
     pub(super) const SOUND: u8 = 1;
 }
 
-impl Archive {
-    /// Opens a sealed archive.
-    pub fn open(path: &Path) -> Result<Self, OpenError> {
+impl Segment {
+    /// Opens a sealed file.
+    pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
         let source = Source::open(path)?;
         let Some(footer) = source.footer() else {
             return Err(OpenError::Unsealed { path: path.into() });
@@ -79,57 +119,146 @@ impl Archive {
             .and_then(|entries| check_directory(entries, footer.n_pages.get(), n_rows))
             .map_err(damaged(at))?;
         let start = at as usize + HEADER_LEN;
-        Ok(Self {
-            directory: start..start + directory * size_of::<PageEntry>(),
-            page_states: (0..directory)
-                .map(|_| AtomicU8::new(page_state::UNSEEN))
-                .collect(),
+        let entries = start..start + directory * size_of::<PageEntry>();
+        let contents = Contents {
             n_rows,
+            n_pages: directory,
+            directory: Directory::Mapped(entries),
             ledger,
             unread,
             provenance,
-            source,
-        })
+        };
+        Ok(Self::new(source, path, contents))
     }
 
-    /// How many exchanges there are.
-    #[must_use]
-    pub fn len(&self) -> u64 {
+    /// Opens a file that is still being written, or was when its writer died: what is seen is what
+    /// was in its index pages by now.
+    pub(crate) fn open_unsealed(path: &Path) -> Result<Self, OpenError> {
+        let source = Source::open(path)?;
+        let mut entries = Vec::new();
+        let mut contents = Contents::default();
+        let mut inflater = Inflater::default();
+        for found in Scan::new(&source) {
+            let Ok(chunk) = found.chunk else {
+                // The tail of a writer that is at work, or was.
+                break;
+            };
+            match chunk.kind {
+                ChunkKind::Provenance => {
+                    let payload = chunk.payload(&mut inflater).ok();
+                    let read = payload.and_then(|payload| Provenance::decode(&payload));
+                    contents.provenance = read.unwrap_or(contents.provenance);
+                }
+                ChunkKind::Ledger => {
+                    let payload = chunk.payload(&mut inflater).ok();
+                    let read = payload.and_then(|payload| StoredLedger::decode(&payload));
+                    contents.ledger = read.unwrap_or(contents.ledger);
+                }
+                ChunkKind::Unread => contents.unread.push(found.offset),
+                ChunkKind::Page if chunk.first_row == contents.n_rows => {
+                    let page = chunk
+                        .plain()
+                        .map(|payload| Page::parse(payload, chunk.first_row));
+                    let Some(Ok(page)) = page else { break };
+                    entries.push(page.entry(found.offset));
+                    contents.n_rows += page.len() as u64;
+                }
+                ChunkKind::Bodies
+                | ChunkKind::Directory
+                | ChunkKind::Exchanges
+                | ChunkKind::Page => {}
+            }
+        }
+        contents.n_pages = entries.len();
+        contents.directory = Directory::Gathered(entries);
+        let mut segment = Self::new(source, path, contents);
+        segment.is_sealed = false;
+        Ok(segment)
+    }
+
+    fn new(source: Source, path: &Path, contents: Contents) -> Self {
+        let Contents {
+            n_rows,
+            n_pages,
+            directory,
+            ledger,
+            unread,
+            provenance,
+        } = contents;
+        Self {
+            source,
+            path: path.into(),
+            is_sealed: true,
+            n_rows,
+            directory,
+            page_states: (0..n_pages)
+                .map(|_| AtomicU8::new(page_state::UNSEEN))
+                .collect(),
+            ledger,
+            unread,
+            provenance,
+            place: Place::default(),
+        }
+    }
+
+    /// Gives it its place in an archive.
+    pub(crate) fn place(&mut self, place: Place) {
+        self.source.set_instance(place.instance);
+        self.place = place;
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.is_sealed
+    }
+
+    pub(crate) fn file_len(&self) -> u64 {
+        self.source.bytes().len() as u64
+    }
+
+    pub(crate) fn len(&self) -> u64 {
         self.n_rows
     }
 
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.n_rows == 0
+    /// The id of its first exchange.
+    pub(crate) fn first_row(&self) -> u64 {
+        self.place.first_row
     }
 
-    /// What the index knows of an exchange. `None` where there is no such exchange, or its index
-    /// page is damaged ([`Archive::page_of`] tells which).
-    #[must_use]
-    pub fn row(&self, id: u64) -> Option<Row<'_>> {
-        let page = self.page_of(id).ok()?;
-        page.row(usize::try_from(id - page.first_row()).ok()?)
+    /// The number of its first page.
+    pub(crate) fn first_page(&self) -> usize {
+        self.place.first_page
     }
 
-    /// Every row, by id, those of damaged index pages left out. [`Archive::pages`] tells of those;
-    /// so does [`Archive::damaged_rows`], after the iteration.
-    pub fn rows(&self) -> impl Iterator<Item = Row<'_>> {
-        self.pages().flatten().flat_map(|page| page.rows())
+    pub(crate) fn n_pages(&self) -> usize {
+        self.page_states.len()
     }
 
-    /// The pages of the index, in order.
-    pub fn pages(&self) -> impl Iterator<Item = Result<Page<'_>, ReadError>> {
-        (0..self.page_states.len()).map(|number| self.page(number))
+    pub(crate) fn ledger(&self) -> &StoredLedger {
+        &self.ledger
     }
 
-    /// What the directory knows of each page, in order: enough to pass over most of them.
-    pub fn zones(&self) -> impl Iterator<Item = Zone<'_>> {
-        self.entries().iter().map(|entry| Zone { entry })
+    pub(crate) fn provenance(&self) -> &Provenance {
+        &self.provenance
     }
 
-    /// The page of that number, in the order of [`Archive::zones`].
-    pub fn page(&self, number: usize) -> Result<Page<'_>, ReadError> {
+    /// The least time of its first page.
+    pub(crate) fn first_time(&self) -> Option<i64> {
+        self.entries().first().map(|entry| entry.time_min.get())
+    }
+
+    pub(crate) fn zones(&self) -> impl Iterator<Item = Zone<'_>> {
+        self.entries().iter().map(|entry| Zone {
+            entry,
+            first_row: self.place.first_row.saturating_add(entry.first_row.get()),
+        })
+    }
+
+    /// The page of that local number.
+    pub(crate) fn page(&self, number: usize) -> Result<Page<'_>, ReadError> {
         let no_such_page = ReadError::NoSuchExchange {
             id: self.n_rows,
             len: self.n_rows,
@@ -143,44 +272,17 @@ impl Archive {
             .map_err(|damage| ReadError::Damaged { offset, damage })
     }
 
-    /// The page that holds an exchange.
-    pub fn page_of(&self, id: u64) -> Result<Page<'_>, ReadError> {
-        if id >= self.n_rows {
-            return Err(ReadError::NoSuchExchange {
-                id,
-                len: self.n_rows,
-            });
-        }
+    /// The page that holds the exchange of that local number.
+    pub(crate) fn page_of(&self, local: u64) -> Result<Page<'_>, ReadError> {
         let behind = self
             .entries()
-            .partition_point(|entry| entry.first_row.get() <= id);
+            .partition_point(|entry| entry.first_row.get() <= local);
         // The first page begins with row 0.
         self.page(behind.saturating_sub(1))
     }
 
-    /// How many rows lie in index pages that are damaged. Reads the whole index, unless that was
-    /// done before.
-    #[must_use]
-    pub fn damaged_rows(&self) -> u64 {
-        let sound: u64 = self.pages().flatten().map(|page| page.len() as u64).sum();
-        self.n_rows - sound
-    }
-
-    /// The loss ledger of the capture.
-    #[must_use]
-    pub fn ledger(&self) -> &Ledger {
-        &self.ledger.ledger
-    }
-
-    /// Counters of the ledger that this version does not know, by name.
-    #[must_use]
-    pub fn unknown_counters(&self) -> &BTreeMap<String, u64> {
-        &self.ledger.unknown
-    }
-
-    /// The connections that could not be read, in the order in which they were written. An error
-    /// stands for a list of them that is damaged; the iteration goes on behind it.
-    pub fn unread(&self) -> impl Iterator<Item = Result<UnreadConnection, ReadError>> {
+    /// The connections that could not be read. An error stands for a list of them that is damaged.
+    pub(crate) fn unread(&self) -> impl Iterator<Item = Result<UnreadConnection, ReadError>> {
         let mut inflater = Inflater::default();
         let mut buffer = AlignedVec::new();
         self.unread.iter().flat_map(move |offset| {
@@ -193,26 +295,29 @@ impl Archive {
                 offset: *offset,
                 damage,
             };
-            let (found, error) = match connections {
+            let (mut found, error) = match connections {
                 Ok(found) => (found, None),
                 Err(damage) => (Vec::new(), Some(Err(damaged(damage)))),
             };
+            for unread in &mut found {
+                let id = &mut Arc::make_mut(&mut unread.connection).id;
+                *id = ConnectionId(id.0.wrapping_add(self.place.first_connection));
+            }
             found.into_iter().map(Ok).chain(error)
         })
     }
 
-    /// Where the archive comes from.
-    #[must_use]
-    pub fn provenance(&self) -> &Provenance {
-        &self.provenance
-    }
-
-    /// Reads an exchange. Decompresses its block into `scratch`, unless it is there already.
-    pub fn load<'s>(&self, id: u64, scratch: &'s mut Scratch) -> Result<Record<'s>, ReadError> {
-        let page = self.page_of(id)?;
+    /// Reads the exchange of that local number.
+    pub(crate) fn load<'s>(
+        &self,
+        local: u64,
+        scratch: &'s mut Scratch,
+    ) -> Result<Record<'s>, ReadError> {
+        let page = self.page_of(local)?;
         let damaged_at = |offset| move |damage| ReadError::Damaged { offset, damage };
-        let place = usize::try_from(id - page.first_row())
-            .ok()
+        let place = (self.place.first_row + local)
+            .checked_sub(page.first_row())
+            .and_then(|number| usize::try_from(number).ok())
             .and_then(|number| page.row(number))
             .and_then(|row| row.place());
         let Some((offset, record)) = place else {
@@ -222,12 +327,13 @@ impl Archive {
         self.source
             .load_block(offset, ChunkKind::Exchanges, scratch)
             .map_err(damaged_at(offset))?;
-        scratch.record(record).map_err(damaged_at(offset))
+        let record = scratch.record(record).map_err(damaged_at(offset))?;
+        Ok(record.with_first_connection(self.place.first_connection))
     }
 
     /// The bytes of a body, in one piece. Those of a short one are where its record is, and those
     /// of an incompressible one in the mapped file: neither is copied.
-    pub fn body<'b>(
+    pub(crate) fn body<'b>(
         &'b self,
         body: &BodyView<'b>,
         buffer: &'b mut BodyBuffer,
@@ -266,7 +372,7 @@ impl Archive {
     }
 
     /// Writes the bytes of a body of any length, without holding more than a block of it.
-    pub fn copy_body(
+    pub(crate) fn copy_body(
         &self,
         body: &BodyView<'_>,
         buffer: &mut BodyBuffer,
@@ -280,7 +386,11 @@ impl Archive {
     }
 
     fn entries(&self) -> &[PageEntry] {
-        let bytes = self.source.bytes().get(self.directory.clone());
+        let range = match &self.directory {
+            Directory::Mapped(range) => range.clone(),
+            Directory::Gathered(entries) => return entries,
+        };
+        let bytes = self.source.bytes().get(range);
         bytes
             .and_then(|bytes| <[PageEntry]>::ref_from_bytes(bytes).ok())
             .unwrap_or_default()
@@ -303,7 +413,8 @@ impl Archive {
             }
             chunk.plain().ok_or(Damage::Unknown)?
         };
-        let page = Page::parse(payload, first_row)?;
+        let page = Page::parse(payload, self.place.first_row.saturating_add(first_row))?
+            .with_first_connection(self.place.first_connection);
         if page.len() != entry.n_rows.get() as usize {
             return Err(Damage::Structure("the directory names another page"));
         }
@@ -316,13 +427,14 @@ impl Archive {
 #[derive(Clone, Copy, Debug)]
 pub struct Zone<'a> {
     entry: &'a PageEntry,
+    first_row: u64,
 }
 
 impl Zone<'_> {
     /// The id of the page's first row.
     #[must_use]
     pub fn first_row(&self) -> u64 {
-        self.entry.first_row.get()
+        self.first_row
     }
 
     /// How many rows the page has.

@@ -72,6 +72,11 @@ impl Source {
         self.instance
     }
 
+    /// Gives it another number; nothing of it is in a [`Scratch`] yet.
+    pub(crate) fn set_instance(&mut self, instance: u64) {
+        self.instance = instance;
+    }
+
     /// Every byte of the file.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.map
@@ -352,6 +357,11 @@ pub(crate) fn slice(bytes: &[u8], start: u32, len: u32) -> Result<&[u8], Damage>
 }
 
 static NEXT_INSTANCE: AtomicU64 = AtomicU64::new(1);
+
+/// The first of that many numbers in a row, for the files of one archive.
+pub(crate) fn instances(count: u64) -> u64 {
+    NEXT_INSTANCE.fetch_add(count, Ordering::Relaxed)
+}
 
 fn map(file: &File) -> std::io::Result<Mmap> {
     #[expect(

@@ -97,6 +97,8 @@ pub struct Record<'s> {
     block: &'s ArchivedBlock,
     /// Where the interim responses begin.
     interim: Cursor,
+    /// What is added to the id of the connection; see `Segment`.
+    first_connection: u64,
 }
 
 impl<'s> Record<'s> {
@@ -139,7 +141,16 @@ impl<'s> Record<'s> {
             response,
             block,
             interim,
+            first_connection: 0,
         })
+    }
+
+    /// The record, its connection numbered within an archive of several files.
+    pub(crate) fn with_first_connection(self, first_connection: u64) -> Self {
+        Self {
+            first_connection,
+            ..self
+        }
     }
 
     /// When the exchange began.
@@ -154,7 +165,12 @@ impl<'s> Record<'s> {
         let connection = self.connection;
         let flag = |flag: u8| connection.flags & flag != 0;
         model::Connection {
-            id: ConnectionId(connection.id.to_native()),
+            id: ConnectionId(
+                connection
+                    .id
+                    .to_native()
+                    .wrapping_add(self.first_connection),
+            ),
             client: Endpoint::new(
                 address(connection.client, flag(connection_flags::CLIENT_V6)),
                 connection.client_port.to_native(),

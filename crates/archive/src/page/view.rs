@@ -12,8 +12,8 @@ use super::{column, row_flags};
 use crate::block::view::{address, protocol};
 use crate::error::Damage;
 use crate::format::{
-    MAX_PAGE_ROWS, NONE_U16, NONE_U32, NONE_U64, PageAddress, PageConnection, PageHeader, WIDE_U32,
-    WideValue,
+    MAX_PAGE_ROWS, NONE_U16, NONE_U32, NONE_U64, PageAddress, PageConnection, PageEntry,
+    PageHeader, WIDE_U32, WideValue,
 };
 
 /// The rows of some consecutive exchanges, column by column.
@@ -34,6 +34,8 @@ pub struct Page<'a> {
     wide: u32,
     string_ends: u32,
     string_bytes: u32,
+    /// What is added to the ids of connections; see `Segment`.
+    first_connection: u64,
 }
 
 impl<'a> Page<'a> {
@@ -62,12 +64,51 @@ impl<'a> Page<'a> {
             wide: part(header.n_wide, size_of::<WideValue>()),
             string_ends: part(header.n_strings, 4),
             string_bytes: part(header.string_bytes, 1),
+            first_connection: 0,
         };
         // The payload is limited to 16 MiB, so that no start of a part that fits was cut above.
         if end == bytes.len() as u64 {
             Ok(page)
         } else {
             Err(short)
+        }
+    }
+
+    /// The page, its connections numbered within an archive of several files.
+    pub(crate) fn with_first_connection(self, first_connection: u64) -> Self {
+        Self {
+            first_connection,
+            ..self
+        }
+    }
+
+    /// What the directory says of this page, which lies at this offset.
+    pub(crate) fn entry(&self, offset: u64) -> PageEntry {
+        fn ends<T: Ord + Copy>(values: impl Iterator<Item = T>) -> Option<(T, T)> {
+            values.fold(None, |ends, value| match ends {
+                None => Some((value, value)),
+                Some((least, most)) => Some((value.min(least), value.max(most))),
+            })
+        }
+        let times = ends(self.times().iter().map(|time| time.get())).unwrap_or_default();
+        let durations = self.durations().iter().map(|duration| duration.get());
+        let durations = ends(durations.filter(|duration| *duration != NONE_U64));
+        let statuses = self.statuses().iter().map(|status| status.get());
+        let statuses = ends(statuses.filter(|status| *status != NONE_U16));
+        PageEntry {
+            offset: offset.into(),
+            first_row: self.first_row.into(),
+            n_rows: (self.n_rows as u32).into(),
+            status_min: statuses.unwrap_or_default().0.into(),
+            status_max: statuses.unwrap_or_default().1.into(),
+            time_min: times.0.into(),
+            time_max: times.1.into(),
+            duration_min: durations.unwrap_or_default().0.into(),
+            duration_max: durations.unwrap_or_default().1.into(),
+            has_status: statuses.is_some().into(),
+            has_duration: durations.is_some().into(),
+            has_incomplete: self.rows().any(|row| !row.complete()).into(),
+            reserved: [0; 5],
         }
     }
 
@@ -282,7 +323,8 @@ impl<'a> Row<'a> {
     pub fn connection(&self) -> ConnectionId {
         ConnectionId(
             self.page_connection()
-                .map_or(0, |connection| connection.id.get()),
+                .map_or(0, |connection| connection.id.get())
+                .wrapping_add(self.page.first_connection),
         )
     }
 

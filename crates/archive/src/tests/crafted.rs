@@ -173,6 +173,10 @@ fn what_is_no_archive_is_told() {
     ));
     assert!(matches!(
         Archive::open(folder.path()),
+        Err(OpenError::NoArchives { .. })
+    ));
+    assert!(matches!(
+        Archive::open(Path::new("/dev/null")),
         Err(OpenError::NotAFile { .. })
     ));
     fs::write(&path, b"").unwrap();

@@ -5,6 +5,6 @@ mod crafted;
 mod crash;
 mod damage;
 mod round_trip;
-mod samples;
+pub(crate) mod samples;
 mod unread;
 mod versions;

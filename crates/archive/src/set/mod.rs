@@ -1,0 +1,12 @@
+//! Several files that are one archive: a folder of segments that a long recording rolls through, or
+//! the files of several nodes.
+//!
+//! Each segment is a whole archive by itself: it is sealed, verified, copied and deleted alone, and
+//! nothing in one points into another.
+
+pub(crate) mod archive;
+pub(crate) mod name;
+mod provenance;
+
+#[cfg(test)]
+mod tests;
