@@ -116,7 +116,8 @@ fn a_folder_reads_as_one_archive() {
 fn a_bad_file_costs_a_folder_no_more_than_itself() {
     let folder = tempdir().unwrap();
     drop(folder_of_three(folder.path()));
-    let damage: [(u64, fn(&mut Vec<u8>)); 4] = [
+    type Damage = fn(&mut Vec<u8>);
+    let damage: [(u64, Damage); 4] = [
         (10, |bytes| bytes.clear()),
         (11, |bytes| bytes.truncate(bytes.len() - 1)),
         (12, |bytes| {
