@@ -53,6 +53,8 @@ pub(crate) enum Command {
     Replay(Replay),
     /// Answer requests with the recorded responses
     Mock(Mock),
+    /// The certificate authority that a mock signs its certificates with
+    Ca(Ca),
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
@@ -308,6 +310,44 @@ pub(crate) struct Mock {
     /// Exit code 1 if any request found no recorded answer
     #[arg(long)]
     pub(crate) strict: bool,
+    /// Speak TLS, too, with the certificate authority in this folder [default: that of `tapedeck ca
+    /// init`, if there is one]
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) ca: Option<PathBuf>,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct Ca {
+    #[command(subcommand)]
+    pub(crate) command: CaCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CaCommand {
+    /// Make one, and say how to have programs trust it
+    Init(CaInit),
+    /// Say how to have programs trust it
+    Trust(CaTrust),
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct CaInit {
+    /// Where to put it [default: tapedeck/ca in the user's data folder]
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Its name in the certificate
+    #[arg(long, default_value = "Tapedeck test authority")]
+    pub(crate) name: String,
+    /// Replace the one that is there
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct CaTrust {
+    /// Where it is [default: tapedeck/ca in the user's data folder]
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) dir: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]

@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         Command::Export(args) => commands::export::run(&args),
         Command::Replay(args) => commands::replay::run(&args),
         Command::Mock(args) => commands::mock::run(&args),
+        Command::Ca(args) => commands::ca::run(&args),
     };
     match result {
         Ok(code) => code,

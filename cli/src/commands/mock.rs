@@ -13,12 +13,13 @@ const MISSES_SHOWN: usize = 10;
 
 pub(crate) fn run(args: &args::Mock) -> Result<ExitCode> {
     let archive = Arc::new(super::open(&args.archive)?);
+    let authority = super::ca::authority(args.ca.as_deref())?.map(Arc::new);
     let options = Options {
+        authority: authority.clone(),
         listen: args.listen,
         latency: args.latency,
         repeat: args.repeat.into(),
         filter: args.filter.clone(),
-
         ..Options::default()
     };
     let (stop, stopped) = mpsc::channel();
@@ -31,6 +32,9 @@ pub(crate) fn run(args: &args::Mock) -> Result<ExitCode> {
     }
     // On standard output, because with port 0 this is the result that a script waits for.
     output::print(format_args!("listening on http://{}\n", mock.addr()))?;
+    if authority.is_some() {
+        output::say("TLS on the same port, for any server name");
+    }
 
     stopped.recv().context("failed to wait for signals")?;
     let stats = mock.stop();
@@ -48,8 +52,31 @@ fn tell(stats: &Stats) {
         "{} answered from the recording, {} without a recorded answer, {} refused",
         stats.hits, stats.misses, stats.refused
     ));
+    if stats.tls_without_authority > 0 {
+        output::warn(format_args!(
+            "{} connections began with TLS, which needs a certificate authority: `tapedeck ca init`",
+            stats.tls_without_authority
+        ));
+    }
+    for (reason, count) in &stats.tls_failures {
+        output::warn(format_args!(
+            "{count} TLS handshakes failed: {}{}",
+            output::visible(reason),
+            advice(reason)
+        ));
+    }
     for miss in stats.missed.iter().take(MISSES_SHOWN) {
         output::say(format_args!("miss: {}", output::visible(&miss.to_string())));
+    }
+}
+
+/// What to do about the failure that everybody meets first.
+fn advice(reason: &str) -> &'static str {
+    let untrusted = ["UnknownCA", "BadCertificate", "CertificateUnknown"];
+    if untrusted.iter().any(|alert| reason.contains(alert)) {
+        " (the client does not trust the certificate: `tapedeck ca trust` says how it will)"
+    } else {
+        ""
     }
 }
 

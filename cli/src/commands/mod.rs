@@ -1,5 +1,6 @@
 //! One module a command: from arguments to libraries to output.
 
+pub(crate) mod ca;
 pub(crate) mod cut;
 pub(crate) mod export;
 pub(crate) mod import;

@@ -1,9 +1,20 @@
 //! One client connection: bytes in and out, with limits of time; which protocol it speaks.
+//!
+//! ```text
+//!             preface                              any request but CONNECT
+//!  begun ──────────────► HTTP/2 ──► over   ┌───────────┐
+//!  ▲ ▲ │   anything else                   ▼           │
+//!  │ │ ├──────────────► HTTP/1 ────────────┴───────────┴──► over
+//!  │ │ │ ClientHello       │ CONNECT
+//!  │ │ └────────► TLS      └───────────► tunnel
+//!  │ └─────────────┘                       │
+//!  └───────────────────────────────────────┘
+//! ```
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -11,46 +22,126 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::http1::{PREFACE, RequestReader, Session};
 use super::http2;
 use super::responder::Responder;
+use super::socket::{Begun, Socket};
 
 /// Serves a connection until it ends.
 pub(crate) async fn serve(stream: TcpStream, responder: Arc<Responder>, stop: Arc<Stop>) {
     let limits = *responder.limits();
-    let mut line = Line::new(stream, stop, limits.write_timeout);
-    let mut reader = RequestReader::new(&limits);
+    let mut line = Line::new(
+        Socket::Plain(stream),
+        Arc::clone(&stop),
+        limits.write_timeout,
+    );
+    let mut begun = Vec::new();
+    // Whom the client believes to talk to, where it does not say.
+    let mut name = match line.socket.tcp().local_addr() {
+        Ok(addr) => addr.ip().to_canonical().to_string(),
+        Err(_) => return,
+    };
+    for _ in 0..MAX_LAYERS {
+        let inner = match speak(line, begun, &responder).await {
+            Spoken::Done => return,
+            Spoken::Tunnel {
+                inner,
+                begun: rest,
+                host,
+            } => {
+                begun = rest;
+                name = host;
+                inner
+            }
+            Spoken::Tls(outer, hello) => {
+                begun = Vec::new();
+                match tls(outer, hello, &name, &responder).await {
+                    Some(socket) => Line::new(socket, Arc::clone(&stop), limits.write_timeout),
+                    None => return,
+                }
+            }
+        };
+        line = inner;
+    }
+    count(&responder.counters().refused);
+}
+
+/// What came of speaking with a client.
+pub(crate) enum Spoken {
+    /// The connection is over.
+    Done,
+    /// The client made it a tunnel (CONNECT).
+    Tunnel {
+        inner: Line,
+        /// What it has sent into the tunnel.
+        begun: Vec<u8>,
+        /// Where the tunnel is to lead.
+        host: String,
+    },
+    /// The client begins with TLS.
+    Tls(Line, Vec<u8>),
+}
+
+/// Finds out what a client speaks, and speaks it. `begun` was received already.
+async fn speak(mut line: Line, begun: Vec<u8>, responder: &Arc<Responder>) -> Spoken {
+    let limits = responder.limits();
+    let mut reader = RequestReader::new(limits);
     let deadline = Instant::now() + limits.head_timeout;
+    reader.space().extend_from_slice(&begun);
     // The first bytes tell the protocol; the preface of HTTP/2 is made so that they do.
     loop {
-        match line.fill(reader.space(), deadline, true).await {
-            Filled::Bytes => {}
-            Filled::Timeout => {
-                responder
-                    .counters()
-                    .timeouts
-                    .fetch_add(1, Ordering::Relaxed);
-                return;
-            }
-            Filled::End | Filled::Lost | Filled::Stopping => return,
-        }
         let begun = reader.unread();
         if begun.starts_with(PREFACE) {
             let begun = begun.to_vec();
-            return http2::serve(line, begun, &responder).await;
+            http2::serve(line, begun, responder).await;
+            return Spoken::Done;
         }
         if begun.first() == Some(&TLS_HANDSHAKE) {
-            responder.counters().refused.fetch_add(1, Ordering::Relaxed);
-            if line.send(&mut Vec::new(), TLS_ALERT).await {
-                line.close().await;
-            }
-            return;
+            return Spoken::Tls(line, begun.to_vec());
         }
         if !PREFACE.starts_with(begun) {
-            return Session::new(line, reader, &responder).serve().await;
+            return Session::new(line, reader, responder).serve().await;
+        }
+        match line.fill(reader.space(), deadline, true).await {
+            Filled::Bytes => {}
+            Filled::Timeout => {
+                count(&responder.counters().timeouts);
+                return Spoken::Done;
+            }
+            Filled::End | Filled::Lost | Filled::Stopping => return Spoken::Done,
         }
     }
+}
+
+/// Shakes hands. `None`: there is no TLS to be had, and the connection is over.
+async fn tls(mut line: Line, hello: Vec<u8>, name: &str, responder: &Responder) -> Option<Socket> {
+    let Some(tls) = responder.tls() else {
+        count(&responder.counters().tls_without_authority);
+        if line.send(&mut Vec::new(), TLS_ALERT).await {
+            line.close().await;
+        }
+        return None;
+    };
+    let (socket, _) = line.into_parts();
+    let handshake = TlsAcceptor::from(tls.unnamed(name)).accept(Begun::new(hello, socket));
+    match timeout(responder.limits().head_timeout, handshake).await {
+        Ok(Ok(stream)) => Some(Socket::Tls(Box::new(stream))),
+        Ok(Err(error)) => {
+            responder.tls_failed(&error);
+            None
+        }
+        Err(_) => {
+            count(&responder.counters().timeouts);
+            None
+        }
+    }
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Tells the connections of one thread that the mock stops.
@@ -92,7 +183,7 @@ pub(crate) enum Filled {
 /// touches no timer.
 #[derive(Debug)]
 pub(crate) struct Line {
-    stream: TcpStream,
+    socket: Socket,
     timer: Pin<Box<Sleep>>,
     stop: Arc<Stop>,
     stopping: Pin<Box<OwnedNotified>>,
@@ -100,9 +191,9 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    fn new(stream: TcpStream, stop: Arc<Stop>, write_timeout: Duration) -> Self {
+    fn new(socket: Socket, stop: Arc<Stop>, write_timeout: Duration) -> Self {
         Self {
-            stream,
+            socket,
             timer: Box::pin(sleep_until(Instant::now() + write_timeout)),
             stopping: Box::pin(stop.wait()),
             stop,
@@ -111,8 +202,8 @@ impl Line {
     }
 
     /// The parts, for a protocol that reads and writes by itself.
-    pub(crate) fn into_parts(self) -> (TcpStream, Arc<Stop>) {
-        (self.stream, self.stop)
+    pub(crate) fn into_parts(self) -> (Socket, Arc<Stop>) {
+        (self.socket, self.stop)
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -139,7 +230,7 @@ impl Line {
             tokio::select! {
                 biased;
                 // Not `try_read`: that asks the kernel once more after each short read.
-                read = self.stream.read_buf(buffer) => return match read {
+                read = self.socket.read_buf(buffer) => return match read {
                     Ok(0) => Filled::End,
                     Ok(_) => Filled::Bytes,
                     Err(_) => Filled::Lost,
@@ -156,14 +247,19 @@ impl Line {
     }
 
     /// Sends both, and empties the first. `false`: the client is gone or takes nothing.
-    pub(crate) async fn send(&self, first: &mut Vec<u8>, second: &[u8]) -> bool {
+    pub(crate) async fn send(&mut self, first: &mut Vec<u8>, second: &[u8]) -> bool {
+        let stream = match &mut self.socket {
+            Socket::Plain(stream) => stream,
+            Socket::Tls(stream) => {
+                let sent = timeout(self.write_timeout, send_sealed(stream, first, second)).await;
+                return matches!(sent, Ok(Ok(())));
+            }
+        };
         let (mut a, mut b) = (first.as_slice(), second);
         while !(a.is_empty() && b.is_empty()) {
             let sent = match (a, b) {
-                (one, []) | ([], one) => self.stream.try_write(one),
-                (a, b) => self
-                    .stream
-                    .try_write_vectored(&[IoSlice::new(a), IoSlice::new(b)]),
+                (one, []) | ([], one) => stream.try_write(one),
+                (a, b) => stream.try_write_vectored(&[IoSlice::new(a), IoSlice::new(b)]),
             };
             match sent {
                 Ok(sent) => {
@@ -172,7 +268,7 @@ impl Line {
                     b = b.get(sent - of_a..).unwrap_or_default();
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    match timeout(self.write_timeout, self.stream.writable()).await {
+                    match timeout(self.write_timeout, stream.writable()).await {
                         Ok(Ok(())) => {}
                         Ok(Err(_)) | Err(_) => return false,
                     }
@@ -199,7 +295,7 @@ impl Line {
                 biased;
                 () = &mut sleep => return true,
                 () = &mut self.stopping, if interruptible => return true,
-                peeked = self.stream.peek(&mut next), if watch => match peeked {
+                peeked = self.socket.tcp().peek(&mut next), if watch => match peeked {
                     // The next request, or the end of a client that sends nothing more but may
                     // still read: both can wait.
                     Ok(_) => watch = false,
@@ -212,7 +308,7 @@ impl Line {
     /// Closes so that the client can read what was sent: a socket that is closed with unread bytes
     /// in it is reset, and the reset overtakes the answer (RFC 9112 section 9.6).
     pub(crate) async fn close(mut self) {
-        if self.stream.shutdown().await.is_err() {
+        if self.socket.shutdown().await.is_err() {
             return;
         }
         let deadline = Instant::now() + LINGER;
@@ -228,6 +324,27 @@ impl Line {
     }
 }
 
+/// Sends both through TLS, and empties the first.
+async fn send_sealed(
+    stream: &mut TlsStream<Begun>,
+    first: &mut Vec<u8>,
+    mut second: &[u8],
+) -> io::Result<()> {
+    // One record costs less than two.
+    if second.len() <= RECORD {
+        first.extend_from_slice(second);
+        second = &[];
+    }
+    stream.write_all(first).await?;
+    first.clear();
+    stream.write_all(second).await?;
+    stream.flush().await
+}
+
+/// The most that one TLS record carries (RFC 8446 section 5.1).
+const RECORD: usize = 16 << 10;
+/// TLS to the proxy, the tunnel through it, TLS in that, and room for one proxy behind another.
+const MAX_LAYERS: usize = 8;
 /// The first byte of a TLS record that carries a handshake (RFC 8446 section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 /// A fatal alert `handshake_failure`: the client reports a TLS failure, not a broken server.

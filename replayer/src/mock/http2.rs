@@ -1,35 +1,28 @@
-//! The HTTP/2 server, on the `h2` crate: prior knowledge (RFC 9113 section 3.3).
+//! The HTTP/2 server, on the `h2` crate: over TLS, and with prior knowledge (RFC 9113 section 3.3).
 //!
 //! Fields keep their order but for equal names, which stand together: `h2` takes a map. Floods
 //! (rapid reset, header bombs, pings, empty frames) meet the limits of `h2`, set here.
 
 use std::future::poll_fn;
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
 use http::{Request, StatusCode, header, request};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::call::Call;
 use super::connection::{Line, Stop};
 use super::responder::{Reply, Responder, scaled};
+use super::socket::Begun;
 
 /// Serves a connection whose first bytes, the preface at least, were read already.
 pub(crate) async fn serve(line: Line, begun: Vec<u8>, responder: &Arc<Responder>) {
-    let (stream, stop) = line.into_parts();
+    let (socket, stop) = line.into_parts();
     let limits = *responder.limits();
-    let io = Begun {
-        begun: begun.into(),
-        stream,
-    };
+    let io = Begun::new(begun, socket);
     let handshake = Builder::new()
         .max_concurrent_streams(limits.http2_streams)
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
@@ -286,58 +279,6 @@ fn timed_out(responder: &Responder) {
         .counters()
         .timeouts
         .fetch_add(1, Ordering::Relaxed);
-}
-
-/// A socket of which the first bytes were read already.
-struct Begun {
-    begun: Bytes,
-    stream: TcpStream,
-}
-
-impl AsyncRead for Begun {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.begun.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buffer);
-        }
-        let len = self.begun.len().min(buffer.remaining());
-        let part = self.begun.split_to(len);
-        buffer.put_slice(&part);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Begun {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, data)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, data)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }
 
 /// What a client may send ahead on one stream.

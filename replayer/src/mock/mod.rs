@@ -10,8 +10,9 @@
 //! are counted ([`Skipped`]).
 //!
 //! # Answering
-//! HTTP/1.0, HTTP/1.1 and HTTP/2 with prior knowledge on one port, translated where the recording
-//! spoke the other. By default at once ([`Latency`]). What nothing answers gets 501 with the
+//! HTTP/1.0, HTTP/1.1, HTTP/2 and, with a [`CertificateAuthority`], TLS on one port, translated where
+//! the recording spoke the other. A client may take it for its proxy: a request for any authority
+//! is answered, and a tunnel (CONNECT) to anywhere leads to the mock itself. By default at once ([`Latency`]). What nothing answers gets 501 with the
 //! nearest recorded requests and what differs ([`Miss`]).
 //!
 //! # In a test
@@ -43,12 +44,15 @@ mod miss;
 mod options;
 mod responder;
 mod server;
+mod socket;
 mod source;
+mod tls;
 
 pub use miss::{Miss, Nearest};
 pub use options::{Latency, Limits, Options, Repeat, Rules, Skipped, StartError};
 pub use responder::Stats;
 pub use server::{Mock, RunningMock};
+pub use tls::{AuthorityError, AuthorityFiles, CertificateAuthority};
 
 #[cfg(test)]
 mod tests;

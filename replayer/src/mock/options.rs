@@ -4,9 +4,12 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tapedeck_filter::Filter;
+
+use super::tls::CertificateAuthority;
 
 /// How a mock listens, matches and answers.
 #[derive(Clone, Debug)]
@@ -23,6 +26,8 @@ pub struct Options {
     pub rules: Rules,
     /// Which exchanges answer; `None`: all that can.
     pub filter: Option<Filter>,
+    /// Who signs the certificates of a mock that speaks TLS, too; `None`: it does not.
+    pub authority: Option<Arc<CertificateAuthority>>,
     /// The bounds of memory and time.
     pub limits: Limits,
 }
@@ -37,6 +42,7 @@ impl Default for Options {
             repeat: Repeat::Last,
             rules: Rules::default(),
             filter: None,
+            authority: None,
             limits: Limits::default(),
         }
     }
@@ -188,6 +194,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// TLS could not be set up.
+    #[error("cannot set up TLS")]
+    Tls(#[source] rustls::Error),
     /// A thread or its event loop could not be made.
     #[error("cannot start a serving thread")]
     Thread(#[source] io::Error),

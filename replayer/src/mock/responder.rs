@@ -1,5 +1,7 @@
 //! From a request to the answer that is sent, whatever the protocol; and what is counted.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,6 +15,7 @@ use super::call::Call;
 use super::index::{Found, Index};
 use super::miss::{Miss, MissLog, Recordings, nearest};
 use super::options::{Latency, Limits, Skipped};
+use super::tls::Tls;
 
 /// Where recorded responses come from.
 pub(crate) trait Source: Recordings + Send + Sync {
@@ -29,6 +32,8 @@ pub(crate) struct Responder {
     cache: Cache,
     latency: Option<f64>,
     limits: Limits,
+    tls: Option<Tls>,
+    tls_failures: Mutex<BTreeMap<String, u64>>,
     skipped: Skipped,
     /// By exchange.
     hits: Vec<AtomicU64>,
@@ -47,6 +52,7 @@ pub(crate) struct Counters {
     pub(crate) timeouts: AtomicU64,
     pub(crate) overloads: AtomicU64,
     pub(crate) unreadable: AtomicU64,
+    pub(crate) tls_without_authority: AtomicU64,
 }
 
 /// What a mock has done so far.
@@ -74,6 +80,11 @@ pub struct Stats {
     pub overloads: u64,
     /// Requests whose recorded answer could not be read from the archive.
     pub unreadable: u64,
+    /// Connections that began with TLS while there was no certificate authority
+    /// ([`Options::authority`](super::Options::authority)).
+    pub tls_without_authority: u64,
+    /// TLS handshakes that failed, by reason.
+    pub tls_failures: BTreeMap<String, u64>,
     /// Recorded exchanges that are not served.
     pub skipped: Skipped,
     /// Bytes of answers that are kept ready.
@@ -103,6 +114,7 @@ impl Responder {
         exchanges: usize,
         skipped: Skipped,
         latency: Latency,
+        tls: Option<Tls>,
         limits: Limits,
     ) -> Self {
         Self {
@@ -114,6 +126,8 @@ impl Responder {
                 Latency::Recorded { .. } | Latency::None => None,
             },
             limits,
+            tls,
+            tls_failures: Mutex::default(),
             skipped,
             hits: (0..exchanges).map(|_| AtomicU64::new(0)).collect(),
             misses: Mutex::default(),
@@ -202,6 +216,21 @@ impl Responder {
         self.latency
     }
 
+    /// How TLS is spoken; `None`: not at all.
+    pub(crate) const fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
+
+    /// Notes why a client and the mock did not agree. The reasons are few: alerts, mostly.
+    pub(crate) fn tls_failed(&self, error: &io::Error) {
+        let mut failures = lock(&self.tls_failures);
+        if failures.len() < MAX_REASONS {
+            *failures.entry(error.to_string()).or_default() += 1;
+        } else {
+            *failures.entry("other reasons".to_owned()).or_default() += 1;
+        }
+    }
+
     pub(crate) const fn limits(&self) -> &Limits {
         &self.limits
     }
@@ -233,6 +262,7 @@ impl Responder {
             timeouts,
             overloads,
             unreadable,
+            tls_without_authority,
         } = &self.counters;
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Stats {
@@ -246,6 +276,8 @@ impl Responder {
             timeouts: of(timeouts),
             overloads: of(overloads),
             unreadable: of(unreadable),
+            tls_without_authority: of(tls_without_authority),
+            tls_failures: lock(&self.tls_failures).clone(),
             skipped: self.skipped,
             cache_bytes: self.cache.bytes(),
         }
@@ -282,8 +314,12 @@ impl Responder {
     }
 
     fn misses(&self) -> MutexGuard<'_, MissLog> {
-        self.misses.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.misses)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How long after the end of a request something is due that was recorded at `recorded`.
@@ -359,6 +395,8 @@ impl Share {
     }
 }
 
+/// Distinct reasons of failed handshakes that are told apart.
+const MAX_REASONS: usize = 32;
 /// Answers above this are not cached, and count against [`Limits::answer_memory`].
 const LARGE: usize = 256 << 10;
 /// Bytes of a request that count against no shared bound.

@@ -15,12 +15,17 @@ use super::index::Builder;
 use super::miss::Recordings;
 use super::options::{Limits, Options, Skipped, StartError};
 use super::responder::{Responder, Source};
+use super::tls::Tls;
 
 /// Reads what can be served, and makes a responder of it.
 ///
 /// Rows without a request body are indexed from the index of the archive alone; only request bodies
 /// are read, in recorded order, so that each block is decompressed once.
 pub(crate) fn responder(archive: Arc<Archive>, options: &Options) -> Result<Responder, StartError> {
+    let tls = match &options.authority {
+        Some(authority) => Some(Tls::new(Arc::clone(authority)).map_err(StartError::Tls)?),
+        None => None,
+    };
     let exchanges = archive.len();
     if exchanges == 0 {
         return Err(StartError::EmptyArchive);
@@ -99,6 +104,7 @@ pub(crate) fn responder(archive: Arc<Archive>, options: &Options) -> Result<Resp
         count as usize,
         skipped,
         options.latency,
+        tls,
         options.limits,
     ))
 }

@@ -10,7 +10,7 @@ use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
 
 use super::super::answer::Http1Client;
-use super::super::connection::{Filled, Line};
+use super::super::connection::{Filled, Line, Spoken};
 use super::super::responder::{Reply, Responder, Share, scaled};
 use super::request::{Phase, Refusal, RequestReader, Step};
 
@@ -33,6 +33,10 @@ enum Next {
     Close,
     /// There is nobody to talk to.
     Gone,
+    /// The client asked for a tunnel and has it.
+    Tunnel {
+        host: String,
+    },
 }
 
 impl<'r> Session<'r> {
@@ -49,7 +53,7 @@ impl<'r> Session<'r> {
     }
 
     /// Answers until the connection ends.
-    pub(crate) async fn serve(mut self) {
+    pub(crate) async fn serve(mut self) -> Spoken {
         loop {
             let next = match self.reader.advance() {
                 Step::Ready => self.answer().await,
@@ -66,8 +70,18 @@ impl<'r> Session<'r> {
             };
             match next {
                 Next::GoOn => {}
-                Next::Close => return self.line.close().await,
-                Next::Gone => return,
+                Next::Close => {
+                    self.line.close().await;
+                    return Spoken::Done;
+                }
+                Next::Gone => return Spoken::Done,
+                Next::Tunnel { host } => {
+                    return Spoken::Tunnel {
+                        begun: self.reader.unread().to_vec(),
+                        inner: self.line,
+                        host,
+                    };
+                }
             }
         }
     }
@@ -112,6 +126,9 @@ impl<'r> Session<'r> {
     async fn answer(&mut self) -> Next {
         // Reading ahead needs no socket, so nothing else would let other connections run.
         consume_budget().await;
+        if self.reader.call().method == b"CONNECT" {
+            return self.tunnel().await;
+        }
         let reply = self.responder.respond(&self.reader.call()).await;
         let mut client = self.reader.client();
         client.close |= self.line.is_stopping();
@@ -121,6 +138,21 @@ impl<'r> Session<'r> {
         match self.responder.latency() {
             Some(factor) => self.send_on_time(&reply, client, factor).await,
             None => self.send(&reply, client).await,
+        }
+    }
+
+    /// Whoever the client wants to be connected to: it is connected to the mock.
+    async fn tunnel(&mut self) -> Next {
+        let host = host_of(self.reader.call().target);
+        self.reader.consume();
+        self.memory.release();
+        self.waiting = None;
+        self.out
+            .extend_from_slice(b"HTTP/1.1 200 Connection established\r\n\r\n");
+        if self.flush(&[]).await {
+            Next::Tunnel { host }
+        } else {
+            Next::Gone
         }
     }
 
@@ -208,6 +240,13 @@ impl<'r> Session<'r> {
         let (rest, _) = reply.answer.http1(&mut self.out, client);
         self.finish(&rest, true).await
     }
+}
+
+/// The host of an authority-form target (RFC 9112 section 3.2.3), without its port.
+fn host_of(target: &[u8]) -> String {
+    let target = String::from_utf8_lossy(target);
+    let host = target.rsplit_once(':').map_or(&*target, |(host, _)| host);
+    host.trim_matches(['[', ']']).to_owned()
 }
 
 /// Bodies up to this are copied behind their heads: cheaper than a second piece in the write.

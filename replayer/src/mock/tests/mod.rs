@@ -132,6 +132,7 @@ fn start_with(tapes: Vec<Tape>, options: &Options) -> Result<RunningMock, StartE
         count,
         skipped,
         options.latency,
+        None,
         options.limits,
     );
     RunningMock::start(listener, responder, options)

@@ -1,0 +1,280 @@
+//! The mock over TLS and as a proxy, with clients of other people.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "the helpers of these tests are tests"
+)]
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use common::{Tapedeck, pcaps, temp_folder};
+use tempfile::TempDir;
+
+/// A recorded GET that has one answer whoever asks, and its status and length.
+const TARGET: &str = "/reservations/available/dates?concertId=2";
+const STATUS: &str = "200";
+
+struct Stage {
+    folder: TempDir,
+    tape: PathBuf,
+    ca: PathBuf,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let folder = temp_folder();
+        let tape = folder.path().join("concert.tape");
+        let ca = folder.path().join("ca");
+        let capture = pcaps().join("040-concert/input.pcap");
+        Tapedeck::new([
+            "import".as_ref(),
+            capture.as_os_str(),
+            "-o".as_ref(),
+            tape.as_os_str(),
+        ])
+        .succeeds();
+        Tapedeck::new([
+            "ca".as_ref(),
+            "init".as_ref(),
+            "--dir".as_ref(),
+            ca.as_os_str(),
+        ])
+        .succeeds();
+        Self { folder, tape, ca }
+    }
+
+    fn certificate(&self) -> String {
+        self.ca.join("ca.pem").to_str().unwrap().to_owned()
+    }
+
+    fn mock(&self) -> Mock {
+        let ca = self.ca.to_str().unwrap();
+        Mock::start(&self.tape, &["--ca", ca])
+    }
+}
+
+struct Mock {
+    child: Child,
+    port: String,
+}
+
+impl Mock {
+    fn start(tape: &Path, more: &[&str]) -> Self {
+        let tape = tape.to_str().unwrap();
+        let args = ["mock", tape, "--listen", "127.0.0.1:0"];
+        let mut child = Tapedeck::new(args.iter().chain(more)).spawn();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let port = line.trim().rsplit(':').next().unwrap().to_owned();
+        Self { child, port }
+    }
+
+    /// Ends it as ctrl-c would, and gives what it said.
+    fn stop(mut self) -> String {
+        let pid = self.child.id().to_string();
+        let killed = Command::new("kill").args(["-INT", &pid]).status().unwrap();
+        assert!(killed.success());
+        let mut said = String::new();
+        let mut stderr = self.child.stderr.take().unwrap();
+        stderr.read_to_string(&mut said).unwrap();
+        self.child.wait().unwrap();
+        said
+    }
+}
+
+/// What curl says: status, version of HTTP, bytes of the body, and its own exit code.
+fn curl(args: &[&str]) -> (String, i32) {
+    let ran = Command::new("curl")
+        .args(["-sS", "-o", "/dev/null", "--max-time", "20"])
+        .args(["-w", "%{http_code} %{http_version} %{size_download}"])
+        .args(args)
+        .env_remove("HTTPS_PROXY")
+        .env_remove("HTTP_PROXY")
+        .env_remove("http_proxy")
+        .env_remove("https_proxy")
+        .env_remove("NO_PROXY")
+        .env_remove("no_proxy")
+        .stdin(Stdio::null())
+        .output()
+        .expect("curl runs");
+    let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+    (said, ran.status.code().unwrap_or(-1))
+}
+
+#[test]
+fn every_way_to_the_mock_gives_the_same_answer() {
+    let stage = Stage::new();
+    let mock = stage.mock();
+    let port = mock.port.as_str();
+    let ca = stage.certificate();
+    let plain = format!("http://127.0.0.1:{port}{TARGET}");
+    let (expected, _) = curl(&["--http1.1", &plain]);
+    assert!(
+        expected.starts_with(&format!("{STATUS} 1.1 ")),
+        "{expected}"
+    );
+    let length = expected.rsplit(' ').next().unwrap();
+    assert_ne!(length, "0");
+
+    let trust = ["--cacert", &ca, "--proxy-cacert", &ca];
+    let by_address = format!("https://127.0.0.1:{port}{TARGET}");
+    let by_name = format!("https://127.0.0.1.nip.test:443{TARGET}");
+    let to = format!("::127.0.0.1:{port}");
+    let proxy = format!("http://127.0.0.1:{port}");
+    let tls_proxy = format!("https://127.0.0.1:{port}");
+    let elsewhere = format!("https://192.0.2.7{TARGET}");
+    let recorded = format!("http://127.0.0.1:8080{TARGET}");
+    let ways: &[(&str, &[&str])] = &[
+        ("an address", &[&by_address]),
+        ("a name", &["--connect-to", &to, &by_name]),
+        ("proxy, plain", &["-x", &proxy, &recorded]),
+        ("proxy, tunnel, name", &["-x", &proxy, &by_name]),
+        ("proxy, tunnel, address", &["-x", &proxy, &elsewhere]),
+        ("proxy, tunnel, no TLS", &["-p", "-x", &proxy, &recorded]),
+        ("TLS to the proxy, TLS in it", &["-x", &tls_proxy, &by_name]),
+    ];
+    for (what, way) in ways {
+        let args: Vec<&str> = trust.iter().chain(*way).copied().collect();
+        let (said, code) = curl(&[&["--http1.1"], args.as_slice()].concat());
+        assert_eq!((said.as_str(), code), (expected.as_str(), 0), "{what}");
+        if way.last().is_some_and(|url| url.starts_with("https")) {
+            let (said, code) = curl(&[&["--http2"], args.as_slice()].concat());
+            let http2 = format!("{STATUS} 2 {length}");
+            assert_eq!((said, code), (http2, 0), "{what}");
+        }
+    }
+    // TLS 1.2 as well.
+    let (said, _) = curl(&[
+        "--cacert",
+        &ca,
+        "--tls-max",
+        "1.2",
+        "--http1.1",
+        &by_address,
+    ]);
+    assert_eq!(said, expected);
+    let said = mock.stop();
+    assert!(
+        said.contains("0 without a recorded answer, 0 refused"),
+        "{said}"
+    );
+    assert!(!said.contains("warning"), "{said}");
+}
+
+#[test]
+fn a_client_certificate_is_asked_for_and_taken() {
+    let stage = Stage::new();
+    let mock = stage.mock();
+    // Any will do, that of the authority, too.
+    let (certificate, key) = (stage.certificate(), stage.ca.join("ca.key"));
+    let url = format!("https://127.0.0.1:{}{TARGET}", mock.port);
+    let (said, code) = curl(&[
+        "--cacert",
+        &certificate,
+        "--cert",
+        &certificate,
+        "--key",
+        key.to_str().unwrap(),
+        &url,
+    ]);
+    assert!(said.starts_with(STATUS), "{said}");
+    assert_eq!(code, 0);
+    mock.stop();
+}
+
+#[test]
+fn clients_that_do_not_trust_are_named_with_the_remedy() {
+    let stage = Stage::new();
+    let mock = stage.mock();
+    let url = format!("https://127.0.0.1:{}{TARGET}", mock.port);
+    let (_, code) = curl(&[&url]);
+    assert_eq!(
+        code, 60,
+        "curl: the peer's certificate cannot be authenticated"
+    );
+    let said = mock.stop();
+    assert!(said.contains("1 TLS handshakes failed"), "{said}");
+    assert!(said.contains("tapedeck ca trust"), "{said}");
+}
+
+#[test]
+fn without_an_authority_tls_gets_an_alert_and_advice() {
+    let stage = Stage::new();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tapedeck"));
+    let home = stage.folder.path().to_str().unwrap();
+    let args = ["mock", stage.tape.to_str().unwrap(), "--listen"];
+    let mut child = child
+        .args(args)
+        .arg("127.0.0.1:0")
+        .env("XDG_DATA_HOME", home)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    stdout.read_line(&mut line).unwrap();
+    let port = line.trim().rsplit(':').next().unwrap().to_owned();
+    let mock = Mock { child, port };
+    let (_, code) = curl(&["-k", &format!("https://127.0.0.1:{}/", mock.port)]);
+    assert_eq!(code, 35, "curl: the TLS handshake failed");
+    let said = mock.stop();
+    assert!(said.contains("tapedeck ca init"), "{said}");
+}
+
+#[test]
+fn the_key_is_for_its_owner_only_and_nothing_is_replaced_unasked() {
+    let folder = temp_folder();
+    let ca = folder.path().join("deep/ca");
+    let init = ["ca", "init", "--dir", ca.to_str().unwrap()];
+    let said = Tapedeck::new(init).succeeds().stdout;
+    for client in ["curl", "Node", "Java", "Go", "Python"] {
+        assert!(
+            said.contains(client),
+            "no instructions for {client}: {said}"
+        );
+    }
+    let mode = |name: &str| {
+        let metadata = std::fs::metadata(ca.join(name)).unwrap();
+        metadata.permissions().mode() & 0o777
+    };
+    assert_eq!((mode("ca.key"), mode("ca.pem")), (0o600, 0o644));
+    let before = std::fs::read(ca.join("ca.key")).unwrap();
+    Tapedeck::new(init).fails(1, &["has a certificate authority already", "--force"]);
+    assert_eq!(std::fs::read(ca.join("ca.key")).unwrap(), before);
+    Tapedeck::new(init.iter().chain(&["--force"])).succeeds();
+    assert_ne!(std::fs::read(ca.join("ca.key")).unwrap(), before);
+}
+
+#[test]
+fn a_broken_authority_is_said_before_the_port_is_opened() {
+    let stage = Stage::new();
+    let mock = |says: &[&str]| {
+        let ca = stage.ca.to_str().unwrap();
+        let tape = stage.tape.to_str().unwrap();
+        let args = ["mock", tape, "--listen", "127.0.0.1:0", "--ca", ca];
+        Tapedeck::new(args).fails(1, says);
+    };
+    let (certificate, key) = (stage.ca.join("ca.pem"), stage.ca.join("ca.key"));
+    let good = std::fs::read(&certificate).unwrap();
+    std::fs::write(&certificate, "hello").unwrap();
+    mock(&["no certificate in PEM"]);
+    std::fs::remove_file(&certificate).unwrap();
+    mock(&["holds no certificate authority", "tapedeck ca init"]);
+    std::fs::write(&certificate, good).unwrap();
+    let other = temp_folder();
+    let dir = other.path().to_str().unwrap();
+    Tapedeck::new(["ca", "init", "--dir", dir]).succeeds();
+    std::fs::copy(other.path().join("ca.key"), &key).unwrap();
+    mock(&["does not belong to the certificate"]);
+    std::fs::write(&key, "hello").unwrap();
+    mock(&["no private key in PEM"]);
+}
