@@ -249,6 +249,11 @@ impl Pairing {
             && self.queue.front().is_some_and(|front| front.simple)
     }
 
+    /// Whether a request waits for its response.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
     /// The outstanding request of that exchange.
     pub(crate) fn pending(&mut self, key: StreamKey) -> Option<&mut Pending> {
         // The first for responses, the last for requests.

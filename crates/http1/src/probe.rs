@@ -52,10 +52,19 @@ pub(crate) fn start_line(bytes: &[u8]) -> Probe {
 }
 
 /// `HTTP/1.` DIGIT SP DIGIT. The role is told by seven bytes, but prose about HTTP has those too.
+/// `ICY SP DIGIT` is what streaming servers (SHOUTcast) say in the place of HTTP/1.0.
 pub(crate) fn status_line(bytes: &[u8]) -> Probe {
-    const PATTERN: &[u8; 10] = b"HTTP/1.0 0";
-    for (index, expected) in PATTERN.iter().enumerate() {
-        let Some(byte) = bytes.get(index) else {
+    match pattern(bytes, b"HTTP/1.0 0") {
+        Probe::No => pattern(bytes, b"ICY 0"),
+        other => other,
+    }
+}
+
+/// Whether bytes are that text, where `0` stands for a digit and a space for some.
+fn pattern(bytes: &[u8], expected: &[u8]) -> Probe {
+    let mut rest = bytes;
+    for expected in expected {
+        let Some((byte, behind)) = rest.split_first() else {
             return Probe::NeedMore;
         };
         let fits = match expected {
@@ -65,8 +74,19 @@ pub(crate) fn status_line(bytes: &[u8]) -> Probe {
         if !fits {
             return Probe::No;
         }
+        rest = behind;
+        if *expected == b' ' {
+            rest = skip_spaces(rest);
+        }
     }
     Probe::Yes(Role::Response)
+}
+
+/// What follows up to [`MAX_SPACES`] spaces: some programs write two where one is due.
+fn skip_spaces(bytes: &[u8]) -> &[u8] {
+    let spaces = bytes.iter().take(MAX_SPACES);
+    let spaces = spaces.take_while(|byte| **byte == b' ').count();
+    bytes.get(spaces..).unwrap_or_default()
 }
 
 /// A known method and an absolute path, or any token, a target and `HTTP/1.`.
@@ -85,9 +105,22 @@ pub(crate) fn request_line(bytes: &[u8]) -> Probe {
             Probe::No
         };
     };
-    // An absolute path tells HTTP from its relatives: RTSP, SIP and ICAP name a scheme.
-    if rest.first() == Some(&b'/') && METHODS.contains(&method) {
-        return Probe::Yes(Role::Request);
+    if METHODS.contains(&method) {
+        let rest = skip_spaces(rest);
+        // An absolute path tells HTTP from its relatives: RTSP, SIP and ICAP name a scheme.
+        if rest.first() == Some(&b'/') {
+            return Probe::Yes(Role::Request);
+        }
+        // A request without a target: servers answer it with 400.
+        let seen = rest.len().min(NO_TARGET.len());
+        if rest.get(..seen) == NO_TARGET.get(..seen) {
+            return if seen == NO_TARGET.len() {
+                Probe::Yes(Role::Request)
+            } else {
+                Probe::NeedMore
+            };
+        }
+        return target_and_version(rest);
     }
     target_and_version(rest)
 }
@@ -130,6 +163,10 @@ fn target_and_version(rest: &[u8]) -> Probe {
 }
 
 const VERSION: &[u8] = b" HTTP/1.";
+const NO_TARGET: &[u8] = b"HTTP/1.";
+
+/// How many spaces too many are read over where one is due.
+const MAX_SPACES: usize = 8;
 
 /// Bytes of empty lines that may stand before the first message.
 const MAX_BLANK: usize = 8;
@@ -190,6 +227,11 @@ mod tests {
         check(b"X-OWN /\xc3\xa4 HTTP/1.1\r\n", REQUEST);
         check(b"HTTP/1.0 404 Not Found\r\n", RESPONSE);
         check(b"HTTP/1.1 2", RESPONSE);
+        check(b"GET   /two HTTP/1.1\r\n", REQUEST);
+        check(b"GET HTTP/1.1\r\n", REQUEST);
+        check(b"GET  HTTP/1.1\r\n", REQUEST);
+        check(b"HTTP/1.1  200 OK\r\n", RESPONSE);
+        check(b"ICY 200 OK\r\n", RESPONSE);
     }
 
     #[test]
@@ -212,7 +254,9 @@ mod tests {
             b"\x00\x00\x00\x2d\x00\x00",
             b"\x10\x0e\x00\x04MQTT",
             b"\r\n\r\n\r\n\r\n\r\n",
-            b"GET  HTTP/1.1\r\n",
+            b"GET          /\r\n",
+            b"HTTP/1.1           2",
+            b"ICY\r\n",
         ] {
             check(bytes, Probe::No);
         }
@@ -231,6 +275,10 @@ mod tests {
             b"GET",
             b"GET ",
             b"HTTP/1.1",
+            b"HTTP/1.1  ",
+            b"IC",
+            b"GET  ",
+            b"GET HTTP/1",
             b"PURGE /x HTTP/1.",
         ] {
             check(bytes, Probe::NeedMore);

@@ -139,6 +139,25 @@ impl Conn {
         }
     }
 
+    /// Whether a segment with payload lies further than `range` from everything that was seen, both
+    /// in what it says and in what it acknowledges.
+    pub(crate) fn is_foreign(
+        &self,
+        direction: Direction,
+        segment: &Segment<'_>,
+        range: u64,
+    ) -> bool {
+        let control = TcpFlags::SYN.union(TcpFlags::RST).union(TcpFlags::ACK);
+        if segment.payload.is_empty() || segment.flags.0 & control.0 != TcpFlags::ACK.0 {
+            return false;
+        }
+        let is_far = |half: &Half, seq| {
+            half.state != HalfState::Unseen && half.offset(seq).abs_diff(half.next()) > range
+        };
+        is_far(&self.halves[direction], segment.seq)
+            && is_far(&self.halves[!direction], segment.ack)
+    }
+
     /// A SYN with another initial sequence number.
     fn other_syn(&self, half: &Half, is_answer: bool) -> SynKind {
         if is_answer && !self.is_closed() && half.is_fresh() && half.backlog.is_none() {

@@ -16,11 +16,20 @@ impl Reassembler {
             direction: !id.direction,
             ..id
         };
-        // Each round that goes on has delivered something.
-        while self.drain(id, Force::No, sink) | self.drain(peer, Force::No, sink) {}
+        self.drain_pair(id, sink);
         self.rearm(id);
         self.rearm(peer);
         self.close_if_ended(id.slot, sink);
+    }
+
+    /// Delivers what may be delivered in either direction, as they were interleaved.
+    pub(crate) fn drain_pair(&mut self, id: HalfId, sink: &mut impl Sink) {
+        let peer = HalfId {
+            direction: !id.direction,
+            ..id
+        };
+        // Each round that goes on has delivered something.
+        while self.drain(id, Force::No, sink) | self.drain(peer, Force::No, sink) {}
     }
 
     /// Delivers what waits at the front of a half and may be delivered; true if there was any.
@@ -130,9 +139,7 @@ impl Reassembler {
         let aborted = matches!(conn.phase, Phase::Aborted(_));
         let at = conn.last_seen;
         if !conn.is_closed() {
-            for direction in Direction::BOTH {
-                self.flush(HalfId { slot, direction }, sink);
-            }
+            self.flush(slot, sink);
             for direction in Direction::BOTH {
                 let id = HalfId { slot, direction };
                 if self.conns[slot as usize].halves[direction].state != HalfState::Ended {
@@ -149,25 +156,38 @@ impl Reassembler {
         self.free.push(slot);
     }
 
-    /// Delivers everything that a half still holds: nothing more will come.
-    pub(crate) fn flush(&mut self, id: HalfId, sink: &mut impl Sink) {
-        while self.conns[id.slot as usize].halves[id.direction]
-            .backlog
-            .is_some()
-        {
-            self.give_up_hole(id, GapCause::Lost, sink);
-            if !self.drain(id, Force::Yes, sink) {
+    /// Delivers everything that a connection still holds: nothing more will come. Holes are given up
+    /// in the order in which they showed, and in between each direction waits for the other as ever:
+    /// whoever reads both must not see an answer before what it answers.
+    fn flush(&mut self, slot: u32, sink: &mut impl Sink) {
+        let halves = Direction::BOTH.map(|direction| HalfId { slot, direction });
+        loop {
+            self.drain_pair(halves[0], sink);
+            let holes = halves.into_iter().filter_map(|id| {
+                let half = &self.conns[slot as usize].halves[id.direction];
+                let since = half.hole_since()?;
+                Some((since, id))
+            });
+            let Some((_, id)) = holes.min_by_key(|(since, _)| *since) else {
                 break;
+            };
+            self.give_up_hole(id, GapCause::Lost, sink);
+        }
+        for id in halves {
+            let half = &mut self.conns[slot as usize].halves[id.direction];
+            let (next, at) = (half.next(), half.last_at);
+            // As when the grace is over: one byte may be a FIN.
+            if let Some(backlog) = half.backlog.as_ref()
+                && backlog.hole_end().is_none()
+                && backlog.acked > next + 1
+            {
+                let len = backlog.acked - next;
+                self.gap(id, len, GapCause::Lost, at, sink);
+                self.drain_pair(id, sink);
             }
         }
-        let half = &mut self.conns[id.slot as usize].halves[id.direction];
-        let (next, at) = (half.next(), half.last_at);
-        // As when the grace is over: one byte may be a FIN.
-        if let Some(acked) = half.backlog.as_ref().map(|backlog| backlog.acked)
-            && acked > next + 1
-        {
-            self.gap(id, acked - next, GapCause::Lost, at, sink);
-        }
+        // What still waits does so for bytes that the other side cannot have sent.
+        while self.drain(halves[0], Force::Yes, sink) | self.drain(halves[1], Force::Yes, sink) {}
     }
 
     /// Tells the sink when both halves have ended, and lets the connection linger.

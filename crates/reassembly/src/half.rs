@@ -171,6 +171,17 @@ impl Half {
         matches!(self.state, HalfState::Open) && self.backlog.is_none()
     }
 
+    /// When the hole at the front showed, where there is one: what lies behind it was captured then.
+    pub(crate) fn hole_since(&self) -> Option<Timestamp> {
+        let backlog = self.backlog.as_ref()?;
+        let (end, since) = match (backlog.first(), backlog.ending) {
+            (Some((offset, chunk)), _) => (offset, chunk.at),
+            (None, Some(ending)) => (ending.offset, ending.at),
+            (None, None) => return None,
+        };
+        (end > self.next).then_some(since)
+    }
+
     pub(crate) fn memory(&self) -> usize {
         self.backlog.as_ref().map_or(0, |backlog| backlog.memory())
     }

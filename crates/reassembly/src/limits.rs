@@ -24,8 +24,9 @@ pub struct Limits {
     /// the queues and threads of one capture (AF_PACKET blocks retire after some tens of
     /// milliseconds), shorter than what a reader of live exchanges would notice.
     pub ack_grace: Duration,
-    /// How long a connection may say nothing before it is cut. Keep-alive connections of HTTP
-    /// pause for minutes.
+    /// How long a connection may say nothing before it is cut. Keep-alive connections and answers
+    /// that are waited for (long polls, reports) pause for many minutes, and what is cut in between
+    /// loses the pair; a silent connection costs little, and `max_connections` bounds them all.
     pub idle_timeout: Duration,
     /// How long a SYN waits for an answer.
     pub handshake_timeout: Duration,
@@ -45,7 +46,7 @@ impl Default for Limits {
             max_ahead: 1 << 30,
             hole_timeout: Duration::from_secs(3),
             ack_grace: Duration::from_millis(100),
-            idle_timeout: Duration::from_mins(5),
+            idle_timeout: Duration::from_hours(1),
             handshake_timeout: Duration::from_secs(5),
             close_linger: Duration::from_secs(5),
             reset_linger: Duration::from_secs(1),

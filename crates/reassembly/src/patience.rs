@@ -35,7 +35,7 @@ impl Reassembler {
             match backlog.hole_end() {
                 Some(end) if end > next && end <= mark => {
                     self.gap(id, end - next, GapCause::Lost, at, sink);
-                    self.drain(id, Force::No, sink);
+                    self.drain_pair(id, sink);
                 }
                 // Nothing came behind. One byte is as likely a FIN that was lost.
                 None if mark > next + 1 => {
@@ -61,7 +61,7 @@ impl Reassembler {
     pub(crate) fn hole_is_old(&mut self, id: HalfId, now: Timestamp, sink: &mut impl Sink) {
         loop {
             self.give_up_hole(id, GapCause::Limit, sink);
-            self.drain(id, Force::No, sink);
+            self.drain_pair(id, sink);
             let half = &mut self.conns[id.slot as usize].halves[id.direction];
             let next = half.next();
             let Some(backlog) = half.backlog.as_mut() else {

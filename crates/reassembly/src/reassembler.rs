@@ -44,9 +44,9 @@ pub struct Reassembler {
 /// the time, files in a row by hours.
 const CLOCK_STEP: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// How far a RST may lie from the next byte. Stray ones, of an earlier connection with the same
-/// ports, lie anywhere.
-const RESET_RANGE: u64 = 64 << 20;
+/// How far a RST may lie from the next byte; and how far a segment in both its numbers, before it
+/// is one of another connection with the same ports. Those lie anywhere.
+const STRAY_RANGE: u64 = 64 << 20;
 
 impl Reassembler {
     /// A reassembler without connections.
@@ -135,6 +135,11 @@ impl Reassembler {
                     return;
                 }
             }
+        } else if conn.is_foreign(direction, segment, STRAY_RANGE) {
+            // The port is used again, and the capture missed the SYN.
+            self.close(slot, sink);
+            self.first_segment(key, source_is_low, segment, sink);
+            return;
         }
         self.segment(slot, direction, segment, sink);
     }
@@ -527,7 +532,7 @@ impl Reassembler {
         let conn = &mut self.conns[id.slot as usize];
         let (half, _) = conn.pair(id.direction);
         if half.state != HalfState::Ended {
-            if offset.abs_diff(half.next()) > RESET_RANGE {
+            if offset.abs_diff(half.next()) > STRAY_RANGE {
                 self.anomaly(id, Anomaly::SegmentOutOfRange, sink);
                 return;
             }

@@ -137,6 +137,19 @@ pub(crate) fn parse(raw: Vec<u8>, section: Section, lines: usize) -> Parsed {
     parsed
 }
 
+/// The head of a response of HTTP/0.9, which has none.
+pub(crate) const fn empty_response() -> Head {
+    Head {
+        raw: Vec::new(),
+        protocol: Protocol::Http10,
+        start: StartLine::Response {
+            status: None,
+            reason: Span { start: 0, len: 0 },
+        },
+        fields: Vec::new(),
+    }
+}
+
 impl Parsed {
     /// Whether nothing casts doubt on this being a head at all.
     pub(crate) fn sound(&self) -> bool {
@@ -211,8 +224,11 @@ impl Parsed {
         let (status, reason) = match code.split_at_checked(3) {
             Some((digits, reason))
                 if digits.iter().all(u8::is_ascii_digit)
-                    && matches!(reason.first(), None | Some(b' ')) =>
+                    && reason.first().is_none_or(|next| !next.is_ascii_digit()) =>
             {
+                if !matches!(reason.first(), None | Some(b' ')) {
+                    self.malformed();
+                }
                 let status = digits
                     .iter()
                     .fold(0, |value, digit| value * 10 + u16::from(digit - b'0'));
@@ -233,7 +249,8 @@ impl Parsed {
     fn version(&mut self, version: &[u8]) -> Option<Protocol> {
         match version {
             b"HTTP/1.1" => Some(Protocol::Http11),
-            b"HTTP/1.0" => Some(Protocol::Http10),
+            // SHOUTcast's answers are those of HTTP/1.0 but for the name.
+            b"HTTP/1.0" | b"ICY" => Some(Protocol::Http10),
             _ => {
                 let (name, number) = version.split_at_checked(5)?;
                 if !name.eq_ignore_ascii_case(b"HTTP/") {

@@ -192,14 +192,14 @@ pub(super) fn look_request(bytes: &[u8]) -> Look {
 
 /// Whether a response is due to begin here.
 pub(super) fn look_response(bytes: &[u8]) -> Look {
-    const NAME: &[u8] = b"HTTP/";
-    let seen = bytes.len().min(NAME.len());
-    if bytes.get(..seen) != NAME.get(..seen) {
-        Look::Junk
-    } else if seen < NAME.len() {
-        Look::NeedMore
-    } else {
-        Look::Message
+    let begins = |name: &[u8]| {
+        let seen = bytes.len().min(name.len());
+        (bytes.get(..seen) == name.get(..seen)).then_some(seen == name.len())
+    };
+    match begins(b"HTTP/").or_else(|| begins(b"ICY ")) {
+        Some(true) => Look::Message,
+        Some(false) => Look::NeedMore,
+        None => Look::Junk,
     }
 }
 

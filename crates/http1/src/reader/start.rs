@@ -90,9 +90,18 @@ impl Reader {
         if direction == Direction::ToClient && self.pairing.simple_is_next() {
             // The response of HTTP/0.9 is a body and nothing else.
             half.started = true;
+            let first_byte = half.first_byte;
             let held = std::mem::take(&mut half.buffer);
             let key = self.begin(at, direction, out);
             self.pairing.final_head(key);
+            out.event(Event::Head {
+                stream: key,
+                role: Role::Response,
+                first_byte,
+                at: first_byte,
+                interim: false,
+                head: head::empty_response(),
+            });
             self.begin_body(at, direction, key, Framing::UntilClose, out);
             self.feed(at, direction, &held, out);
             return data;
@@ -106,8 +115,9 @@ impl Reader {
             anomaly(None, direction, what, out);
         }
         let began = std::mem::take(&mut half.buffer);
-        // Bytes from before the first message were sent before the capture.
-        if direction == Direction::ToClient && half.started {
+        // Bytes from before the first message were sent before the capture, unless a request was
+        // seen: then they may be its answer.
+        if direction == Direction::ToClient && (half.started || self.pairing.is_waiting()) {
             self.lose_place(at, direction, Missing::MALFORMED, true, out);
         }
         let half = &mut self.halves[direction];

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use tapedeck_model::{Anomaly, Direction, SeqNum, TcpFlags};
+use tapedeck_model::{Anomaly, Connection, Direction, Input, SeqNum, TcpFlags, Timestamp};
 use tapedeck_testkit::{Conversation, SegmentBuf};
 
 use super::{Log, check, check_law};
-use crate::{Limits, Reassembler};
+use crate::{Limits, Reassembler, Sink, Slot};
 
 const UP: Direction = Direction::ToServer;
 const DOWN: Direction = Direction::ToClient;
@@ -313,7 +313,7 @@ fn snaplen_cuts_are_gaps_in_their_place() {
     // Out of order as well.
     talk.segments.swap(3, 5);
     for (index, segment) in talk.segments.iter_mut().enumerate() {
-        segment.at = tapedeck_model::Timestamp::from_nanos(index as i64);
+        segment.at = Timestamp::from_nanos(index as i64);
     }
     check(&talk.segments, expected);
 }
@@ -395,6 +395,88 @@ fn a_port_is_used_again_right_after_the_close() {
 }
 
 #[test]
+fn a_port_is_used_again_and_its_syn_was_lost() {
+    for close in [true, false] {
+        let mut talk = started();
+        talk.client(b"old");
+        talk.server(b"answer");
+        if close {
+            talk.close();
+        }
+        let mut again = Conversation::new("10.0.0.1:40000", "10.0.0.2:80")
+            .starting(talk.now)
+            .with_isn(0x7000_0000, 0x9000_0000);
+        again.client(b"new");
+        again.server(b"reply");
+        let mut segments = talk.segments;
+        segments.extend(again.segments);
+        let end = if close { "Fin" } else { "Cut" };
+        check(
+            &segments,
+            &format!(
+                "10.0.0.1:40000 10.0.0.2:80 Handshake
+                 >>> old {end}
+                 <<< answer {end}
+                 10.0.0.1:40000 10.0.0.2:80 Midstream
+                 >>> new Cut
+                 <<< reply Cut"
+            ),
+        );
+    }
+}
+
+/// What a sink was told of data and gaps, in order over both directions.
+#[derive(Default)]
+struct Order(Vec<String>);
+
+impl Sink for Order {
+    fn opened(&mut self, _: Slot, _: Connection) {}
+
+    fn input(&mut self, _: Slot, direction: Direction, _: Timestamp, input: Input<'_>) {
+        let arrow = if direction == UP { '>' } else { '<' };
+        match input {
+            Input::Data(data) => self.0.push(format!("{arrow}{}", data.escape_ascii())),
+            Input::Gap(gap) => self.0.push(format!("{arrow}({})", gap.len)),
+            Input::Fin | Input::Reset | Input::Cut => {}
+        }
+    }
+
+    fn anomaly(&mut self, _: Slot, _: Direction, _: Anomaly) {}
+
+    fn closed(&mut self, _: Slot, _: Timestamp) {}
+}
+
+/// Whether the grace is over, or the capture, or a limit is reached: what a side said behind a hole
+/// comes before the answer to it.
+#[test]
+fn the_directions_stay_interleaved_behind_holes() {
+    let mut talk = started();
+    talk.client(b"ask1");
+    talk.lose(DOWN, 7);
+    talk.client(b"ask2");
+    talk.server(b"answer2");
+    talk.lose(UP, 4);
+    talk.server(b"answer3");
+    talk.client(b"ask4");
+    talk.lose(DOWN, 7);
+    talk.client(b"ask5");
+    let order = ">ask1 <(7) >ask2 <answer2 >(4) <answer3 >ask4 <(7) >ask5";
+    let grace = Limits::default().ack_grace;
+    for later in [None, Some(grace), Some(Duration::from_mins(10))] {
+        let mut told = Order::default();
+        let mut reassembler = Reassembler::new(Limits::default());
+        for segment in &talk.segments {
+            reassembler.push(&segment.as_segment(), &mut told);
+        }
+        if let Some(later) = later {
+            reassembler.handle_timeout(talk.now.saturating_add(later), &mut told);
+        }
+        reassembler.finish(&mut told);
+        assert_eq!(told.0.join(" "), order, "{later:?}");
+    }
+}
+
+#[test]
 fn what_comes_behind_the_close_opens_nothing() {
     let mut talk = started();
     talk.client(b"one");
@@ -466,7 +548,7 @@ fn a_half_closed_connection_goes_on() {
 fn idleness_cuts_both_halves_and_what_follows_is_midstream() {
     let mut talk = started();
     talk.client(b"ask");
-    talk.wait(Duration::from_mins(6));
+    talk.wait(Duration::from_mins(61));
     talk.client(b"again");
     let ledger = check(
         &talk.segments,
@@ -699,9 +781,8 @@ fn a_clock_that_steps_back_does_not_stop_time() {
     talk.client(b"b");
     let mut rest = Vec::new();
     for seconds in [0_i64, 1, 2, 3, 4, 5] {
-        let mut other = Conversation::new("10.0.0.9:9", "10.0.0.2:80").starting(
-            tapedeck_model::Timestamp::from_nanos(seconds * 1_000_000_000),
-        );
+        let mut other = Conversation::new("10.0.0.9:9", "10.0.0.2:80")
+            .starting(Timestamp::from_nanos(seconds * 1_000_000_000));
         other.client(b"x");
         rest.extend(other.segments);
     }
@@ -723,7 +804,7 @@ fn sequence_numbers_wrap() {
     talk.client(b"more");
     talk.segments.swap(3, 5);
     for (index, segment) in talk.segments.iter_mut().enumerate() {
-        segment.at = tapedeck_model::Timestamp::from_nanos(index as i64);
+        segment.at = Timestamp::from_nanos(index as i64);
     }
     let index = data(&talk.segments, b"more");
     assert_eq!(index, 3);
