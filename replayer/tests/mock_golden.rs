@@ -15,7 +15,7 @@ use tapedeck_archive::{
     Archive, BodyBuffer, HeadView, MessageView, Provenance, Scratch, Writer, WriterOptions,
 };
 use tapedeck_exchange::{Engine, Limits, Recorder};
-use tapedeck_model::{BodyPart, Exchange};
+use tapedeck_model::{BodyPart, Exchange, UnreadConnection};
 use tapedeck_packet::CaptureReader;
 use tapedeck_replayer::mock::{Mock, Options, StartError};
 use tokio::runtime;
@@ -33,6 +33,8 @@ impl Recorder for ToArchive {
     fn exchange(&mut self, exchange: &Exchange) {
         self.0.exchange(exchange).unwrap();
     }
+
+    fn unread(&mut self, _connection: &UnreadConnection) {}
 }
 
 fn import(capture: &Path, archive: &Path) {

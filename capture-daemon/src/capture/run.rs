@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tapedeck_archive::{WriteError, Writer};
 use tapedeck_exchange::{Engine, Limits, Recorder};
-use tapedeck_model::{BodyPart, Exchange, Ledger, Timestamp};
+use tapedeck_model::{BodyPart, Exchange, Ledger, Timestamp, UnreadConnection};
 
 use crate::capture::{Backend, Opened};
 use crate::sources::{Drops, PacketSource, SourceError};
@@ -277,4 +277,6 @@ impl Recorder for Archiver {
             Err(error) => self.error = Some(error),
         }
     }
+
+    fn unread(&mut self, _connection: &UnreadConnection) {}
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use tapedeck_archive::{Provenance, WriteError, Writer};
 use tapedeck_exchange::{Limits, Pipeline, Recorder};
 use tapedeck_filter::Filter;
-use tapedeck_model::{BodyPart, Exchange, Ledger};
+use tapedeck_model::{BodyPart, Exchange, Ledger, UnreadConnection};
 use tapedeck_packet::CaptureReader;
 
 use super::cut::cut;
@@ -242,6 +242,8 @@ impl Recorder for Recording {
             Err(error) => self.error = Some(error),
         }
     }
+
+    fn unread(&mut self, _connection: &UnreadConnection) {}
 }
 
 /// Opens an input, and says how long it is (0: unknown).

@@ -2,7 +2,7 @@
 //! wire side runs it. `-` is the standard input.
 //!
 //! ```text
-//! cargo run --release -p tapedeck-exchange --example read -- FILE
+//! cargo run --release -p tapedeck-exchange --example read -- FILE [KEYLOG]
 //! ```
 
 #![expect(clippy::print_stdout, reason = "its output is what it is for")]
@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::{self, Read};
 
 use tapedeck_exchange::{Engine, Limits, Recorder};
-use tapedeck_model::{BodyPart, Exchange};
+use tapedeck_model::{BodyPart, Exchange, UnreadConnection};
 use tapedeck_packet::CaptureReader;
 
 #[derive(Default)]
@@ -20,6 +20,7 @@ struct Count {
     exchanges: u64,
     whole: u64,
     body_bytes: u64,
+    unread: u64,
 }
 
 impl Recorder for Count {
@@ -35,10 +36,14 @@ impl Recorder for Count {
             self.body_bytes += message.body.len;
         }
     }
+
+    fn unread(&mut self, _connection: &UnreadConnection) {
+        self.unread += 1;
+    }
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let path = std::env::args().nth(1).ok_or("usage: read FILE")?;
+    let path = std::env::args().nth(1).ok_or("usage: read FILE [KEYLOG]")?;
     let input: Box<dyn Read> = match path.as_str() {
         "-" => Box::new(io::stdin().lock()),
         path => Box::new(File::open(path)?),
@@ -46,6 +51,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut capture = CaptureReader::open(input)?;
     let mut engine = Engine::new(Limits::default());
     let mut count = Count::default();
+    if let Some(path) = std::env::args().nth(2) {
+        engine.secrets(&std::fs::read(path)?);
+    }
     while let Some(packet) = capture.next_packet()? {
         engine.packet(&packet, &mut count);
     }
@@ -54,9 +62,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         exchanges,
         whole,
         body_bytes,
+        unread,
     } = count;
     println!(
-        "{} packets, {exchanges} exchanges, {whole} of them whole, {body_bytes} bytes of bodies",
+        "{} packets, {exchanges} exchanges, {whole} of them whole, {body_bytes} bytes of bodies, \
+         {unread} TLS connections not read",
         engine.ledger().packets_seen
     );
     Ok(())

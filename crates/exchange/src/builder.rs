@@ -17,6 +17,7 @@ use tapedeck_model::{
     Protocol, Role, StreamKey, Timestamp,
 };
 
+use crate::sealed::TlsShared;
 use crate::{Limits, Recorder};
 
 /// Under pressure, a body leaves in parts of at least this size: smaller ones would cost more in
@@ -32,6 +33,7 @@ pub(crate) struct Shared {
     pub(crate) body_memory: usize,
     /// The next [`Exchange::key`].
     pub(crate) next_key: u64,
+    pub(crate) tls: TlsShared,
 }
 
 /// The exchanges under construction of one connection, in the order of their stream keys.
@@ -73,6 +75,10 @@ impl Builder {
 
     pub(crate) fn connection(&self) -> &Arc<Connection> {
         &self.connection
+    }
+
+    pub(crate) fn set_connection(&mut self, connection: Arc<Connection>) {
+        self.connection = connection;
     }
 
     pub(crate) fn head(

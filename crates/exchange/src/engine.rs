@@ -1,15 +1,19 @@
+use std::sync::Arc;
+
 use tapedeck_model::{
     Anomaly, BodyPart, Connection, ConnectionId, Direction, Exchange, Input, Ledger, Segment,
-    Timestamp, Workloads,
+    Timestamp, UnreadConnection, Workloads,
 };
 use tapedeck_packet::RawPacket;
 use tapedeck_reassembly::{Reassembler, Sink, Slot};
+use tapedeck_tls::{Added, Edition, KeyLog};
 
 use crate::Limits;
 use crate::builder::Shared;
 use crate::connection::Analysis;
 use crate::intake::Intake;
 use crate::output::{KEY_BITS, Output};
+use crate::sealed::TlsShared;
 
 /// Where exchanges go.
 ///
@@ -22,8 +26,11 @@ pub trait Recorder {
     /// Takes an exchange that is over.
     fn exchange(&mut self, exchange: &Exchange);
 
+    /// Takes a connection of TLS that could not be read, or not to its end, and is over.
+    fn unread(&mut self, connection: &UnreadConnection);
+
     /// Whose the ends of a connection are, where the recorder knows more than the packets told.
-    /// Asked before each exchange of the connection, so that what becomes known late still
+    /// Asked before each exchange of the connection (and before it goes to [`Self::unread`]), so that what becomes known late still
     /// reaches those that follow; `None`: nothing new.
     fn workloads(&mut self, connection: &Connection) -> Option<Workloads> {
         let _ = connection;
@@ -34,6 +41,7 @@ pub trait Recorder {
 /// Reads packets, and finds the exchanges in them. See the [crate] for the contract.
 #[derive(Debug)]
 pub struct Engine {
+    log: Arc<KeyLog>,
     intake: Intake,
     connections: Connections,
 }
@@ -50,10 +58,21 @@ impl Engine {
     /// `step` engines and a different `first` below it for each, no id or key is given twice.
     #[must_use]
     pub fn numbered(limits: Limits, first: u64, step: u64) -> Self {
+        let log = Arc::new(KeyLog::new(limits.tls_secrets));
         Self {
             intake: Intake::new(limits.fragments),
-            connections: Connections::numbered(limits, first, step),
+            connections: Connections::numbered(limits, Arc::clone(&log), first, step),
+            log,
         }
+    }
+
+    /// Adds the text of a TLS key log (`SSLKEYLOGFILE`): whole lines, any number of them. Connections
+    /// are read with the secrets that were there before their packets; for a few packets more, they
+    /// wait.
+    pub fn secrets(&mut self, text: &[u8]) -> Added {
+        let added = self.log.add(text);
+        self.connections.advance(added.edition);
+        added
     }
 
     /// Reads the next packet.
@@ -114,11 +133,11 @@ struct Open {
 }
 
 impl Connections {
-    pub(crate) fn new(limits: Limits) -> Self {
-        Self::numbered(limits, 0, 1)
+    pub(crate) fn new(limits: Limits, log: Arc<KeyLog>) -> Self {
+        Self::numbered(limits, log, 0, 1)
     }
 
-    fn numbered(limits: Limits, first: u64, step: u64) -> Self {
+    fn numbered(limits: Limits, log: Arc<KeyLog>, first: u64, step: u64) -> Self {
         Self {
             reassembler: Reassembler::numbered(limits.reassembly, first, step),
             analyses: Analyses {
@@ -128,11 +147,17 @@ impl Connections {
                     ledger: Ledger::default(),
                     body_memory: 0,
                     next_key: 0,
+                    tls: TlsShared::new(log),
                 },
                 opened: 0,
                 closed: None,
             },
         }
+    }
+
+    /// From now on, connections can be read with that edition of the key log.
+    pub(crate) fn advance(&self, edition: Edition) {
+        self.analyses.shared.tls.keys.advance(edition);
     }
 
     /// From now on, [`take_closed`](Self::take_closed) must be called now and then.

@@ -2,7 +2,7 @@
 //!
 //! [`Engine`] is the whole wire side of Tapedeck in one sans-IO machine: packets go in, in the
 //! order of their capture, and exchanges come out through a [`Recorder`] when both of their sides
-//! have ended. It owns the composition of `packet`, `reassembly`, `http1` and `http2`, and nothing
+//! have ended. It owns the composition of `packet`, `reassembly`, `tls`, `http1` and `http2`, and nothing
 //! else does: a file and a live capture run through the same code, and give the same result.
 //!
 //! It does not read files or sockets, knows no clock (time is the packet's), and neither masks nor
@@ -18,12 +18,16 @@
 
 mod builder;
 mod connection;
+mod conversation;
+mod detecting;
 mod engine;
 mod intake;
 mod limits;
 mod output;
 mod pipeline;
+mod sealed;
 
 pub use engine::{Engine, Recorder};
 pub use limits::Limits;
 pub use pipeline::Pipeline;
+pub use tapedeck_tls::Added;

@@ -12,6 +12,15 @@ pub struct Limits {
     pub http1: tapedeck_http1::Limits,
     /// Of each HTTP/2 connection.
     pub http2: tapedeck_http2::Limits,
+    /// Of each TLS connection.
+    pub tls: tapedeck_tls::Limits,
+    /// Bytes that wait in all TLS connections: pieces of records, and what came before the keys did.
+    /// Beyond half of it, connections that wait for keys are given up; beyond it, any that has
+    /// something to wait for. Room for the records under way on some thousands of connections.
+    pub tls_memory: usize,
+    /// Secrets of a TLS key log that are kept. A session of TLS 1.3 has five, of TLS 1.2 one; each takes
+    /// 100 to 200 bytes.
+    pub tls_secrets: usize,
     /// How many bytes of one direction are looked at before a connection counts as not HTTP.
     /// Enough for any method and the longest target that servers accept by default (8 KiB).
     pub detect_bytes: usize,
@@ -40,6 +49,9 @@ impl Default for Limits {
             reassembly: tapedeck_reassembly::Limits::default(),
             http1: tapedeck_http1::Limits::default(),
             http2: tapedeck_http2::Limits::default(),
+            tls: tapedeck_tls::Limits::default(),
+            tls_memory: 64 << 20,
+            tls_secrets: 500_000,
             detect_bytes: 8 << 10,
             detect_midstream_bytes: 16 << 20,
             part_len: 1 << 20,
@@ -59,6 +71,7 @@ impl Limits {
         self.reassembly.max_connections = (self.reassembly.max_connections / workers).max(1);
         self.reassembly.max_buffered /= workers;
         self.body_memory /= workers;
+        self.tls_memory /= workers;
         self
     }
 }

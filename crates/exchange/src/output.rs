@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tapedeck_model::{BodyPart, Exchange};
+use tapedeck_model::{BodyPart, Exchange, UnreadConnection};
 
 use crate::Recorder;
 
@@ -11,6 +11,7 @@ use crate::Recorder;
 pub(crate) enum Output {
     BodyPart(BodyPart),
     Exchange(Box<Exchange>),
+    Unread(Box<UnreadConnection>),
 }
 
 /// How many bits of an [`Exchange::key`] count the exchanges of a connection. Those above are its
@@ -19,10 +20,11 @@ pub(crate) const KEY_BITS: u32 = 32;
 
 impl Output {
     /// The id of the connection that it is of.
-    pub(crate) const fn connection(&self) -> u64 {
+    pub(crate) fn connection(&self) -> u64 {
         match self {
             Self::BodyPart(part) => part.key >> KEY_BITS,
             Self::Exchange(exchange) => exchange.key >> KEY_BITS,
+            Self::Unread(unread) => unread.connection.id.0,
         }
     }
 
@@ -35,6 +37,12 @@ impl Output {
                 }
                 recorder.exchange(&exchange);
             }
+            Self::Unread(mut unread) => {
+                if let Some(workloads) = recorder.workloads(&unread.connection) {
+                    Arc::make_mut(&mut unread.connection).workloads = workloads;
+                }
+                recorder.unread(&unread);
+            }
         }
     }
 }
@@ -46,5 +54,9 @@ impl Recorder for Vec<Output> {
 
     fn exchange(&mut self, exchange: &Exchange) {
         self.push(Output::Exchange(Box::new(exchange.clone())));
+    }
+
+    fn unread(&mut self, connection: &UnreadConnection) {
+        self.push(Output::Unread(Box::new(connection.clone())));
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use tapedeck_exchange::{Engine, Limits, Recorder};
-use tapedeck_model::{BodyPart, Exchange, Ledger, Message, Missing, Role};
+use tapedeck_model::{BodyPart, Exchange, Ledger, Message, Missing, Role, UnreadConnection};
 use tapedeck_packet::{LinkType, RawPacket};
 use tapedeck_testkit::{Conversation, Faults, Rng, SegmentBuf, wire};
 
@@ -34,6 +34,8 @@ impl Recorder for Tape {
     fn exchange(&mut self, exchange: &Exchange) {
         self.exchanges.push(exchange.clone());
     }
+
+    fn unread(&mut self, _connection: &UnreadConnection) {}
 }
 
 /// What an exchange says, without the times at which it said it.
@@ -149,6 +151,11 @@ fn assert_conserved(ledger: &Ledger) {
         ledger.payload_bytes_delivered
             + ledger.payload_bytes_duplicate
             + ledger.payload_bytes_dropped,
+        "{ledger:?}"
+    );
+    assert_eq!(
+        ledger.payload_bytes_delivered + ledger.bytes_tls_plain,
+        ledger.bytes_http + ledger.bytes_not_http + ledger.bytes_tls,
         "{ledger:?}"
     );
 }
@@ -286,7 +293,7 @@ fn what_is_not_http_is_counted_by_kind() {
     assert_eq!(ledger.connections_tls, 1);
     assert_eq!(ledger.connections_not_http, 2);
     assert_eq!(ledger.connections_empty, 1, "{ledger:?}");
-    assert_eq!(ledger.bytes_not_http, ledger.payload_bytes_delivered);
+    assert_eq!((ledger.bytes_tls, ledger.bytes_not_http), (13, 23));
 }
 
 #[test]

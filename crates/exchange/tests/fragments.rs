@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tapedeck_exchange::{Engine, Limits, Recorder};
-use tapedeck_model::{BodyPart, Exchange, Ledger, Missing, Role, Timestamp};
+use tapedeck_model::{BodyPart, Exchange, Ledger, Missing, Role, Timestamp, UnreadConnection};
 use tapedeck_packet::{LinkType, RawPacket};
 use tapedeck_testkit::{Conversation, Faults, Rng, SegmentBuf, wire};
 
@@ -18,6 +18,8 @@ impl Recorder for Tape {
     fn exchange(&mut self, exchange: &Exchange) {
         self.0.push(exchange.clone());
     }
+
+    fn unread(&mut self, _connection: &UnreadConnection) {}
 }
 
 const ENDS: [[&str; 2]; 2] = [

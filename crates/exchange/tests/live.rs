@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use tapedeck_exchange::{Engine, Limits, Recorder};
-use tapedeck_model::{BodyPart, Connection, Exchange, Scope, Workload, Workloads};
+use tapedeck_model::{
+    BodyPart, Connection, Exchange, Scope, UnreadConnection, Workload, Workloads,
+};
 use tapedeck_packet::{LinkType, RawPacket};
 use tapedeck_testkit::{Conversation, SegmentBuf, wire};
 
@@ -17,6 +19,8 @@ impl Recorder for Tape {
     fn exchange(&mut self, exchange: &Exchange) {
         self.0.push(exchange.clone());
     }
+
+    fn unread(&mut self, _connection: &UnreadConnection) {}
 
     fn workloads(&mut self, connection: &Connection) -> Option<Workloads> {
         let known = connection.server.port == 80 && connection.workloads.server.is_none();

@@ -12,7 +12,7 @@ mod messages;
 use tapedeck_exchange::{Engine, Limits, Recorder};
 use tapedeck_filter::Filter;
 use tapedeck_interchange::content;
-use tapedeck_model::{BodyPart, Exchange, Timestamp};
+use tapedeck_model::{BodyPart, Exchange, Timestamp, UnreadConnection};
 use tapedeck_packet::{CaptureReader, LinkType, RawPacket, decode};
 
 /// A reader to be fed.
@@ -113,6 +113,8 @@ fn engine(bytes: &[u8]) {
             );
             self.0 += 1;
         }
+
+        fn unread(&mut self, _connection: &UnreadConnection) {}
     }
 
     let Ok(mut capture) = CaptureReader::open(bytes) else {

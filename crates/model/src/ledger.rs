@@ -8,14 +8,19 @@ macro_rules! ledger {
     ($($(#[$doc:meta])* $field:ident,)*) => {
         /// Counters of everything that a capture saw, kept and gave up, each with its cause.
         ///
-        /// Two laws hold, and are tested:
+        /// Three laws hold, and are tested:
         ///
         /// ```text
         /// packets_seen       = segments + packets_not_tcp + packets_fragment
         ///                    + packets_joined + packets_undecodable
         /// payload_bytes_seen = payload_bytes_delivered + payload_bytes_duplicate
         ///                    + payload_bytes_dropped
+        /// payload_bytes_delivered + bytes_tls_plain
+        ///                    = bytes_http + bytes_not_http + bytes_tls
         /// ```
+        ///
+        /// What is said within TLS is counted like what is said without: `bytes_tls_plain` come out of
+        /// `bytes_tls`, and are HTTP or not.
         ///
         /// A fragmented IP packet counts as what it turned out to be (a segment, say) once, for the
         /// fragment that completed it; its other fragments are `packets_joined`.
@@ -81,13 +86,37 @@ ledger! {
     connections_midstream,
     /// Connections evicted because of a limit.
     connections_evicted,
-    /// Connections that carried TLS, unreadable without keys.
+    /// Connections that carried TLS.
     connections_tls,
-    /// Connections that carried neither HTTP nor TLS.
+    /// Of these: unread, or not to their end, because no secret was there.
+    tls_no_keys,
+    /// Of these: because the handshake was before the capture, or lost.
+    tls_handshake_not_seen,
+    /// Of these: because of their version.
+    tls_unsupported_version,
+    /// Of these: because of their cipher suite, or compression.
+    tls_unsupported_suite,
+    /// Of these: because of a second handshake.
+    tls_renegotiation,
+    /// Of these: because of what is not TLS.
+    tls_malformed,
+    /// Of these: because records did not open any more.
+    tls_desynchronised,
+    /// Of these: because of a limit.
+    tls_limit,
+    /// Connections on which something was said, within TLS or without, that was not HTTP.
     connections_not_http,
     /// Connections on which nothing was said.
     connections_empty,
-    /// Payload bytes of connections that were not HTTP.
+    /// Payload bytes of TLS connections.
+    bytes_tls,
+    /// Of these: of records that were read.
+    bytes_tls_read,
+    /// What those records held for the application.
+    bytes_tls_plain,
+    /// Bytes given to HTTP readers, out of TLS or plain.
+    bytes_http,
+    /// Bytes that were not HTTP, out of TLS or plain.
     bytes_not_http,
     /// Bytes on HTTP connections that belonged to no message (re-synchronisation).
     bytes_skipped,

@@ -147,11 +147,15 @@ fn find<'a>(extensions: &[(u16, &'a [u8])], wanted: u16) -> Option<&'a [u8]> {
         .map(|(_, data)| *data)
 }
 
+/// The longest name that DNS has (RFC 1035 section 2.3.4). A longer one names no server, and would be
+/// kept for as long as its connection.
+const LONGEST_NAME: usize = 255;
+
 /// The first host name of a server name list (RFC 6066 section 3).
 fn server_name(data: &[u8]) -> Option<Vec<u8>> {
     let mut list = Cursor(Cursor(data).vec16()?);
     match (list.u8()?, list.vec16()?) {
-        (0, name) => Some(name.to_vec()),
+        (0, name) if name.len() <= LONGEST_NAME => Some(name.to_vec()),
         _ => None,
     }
 }

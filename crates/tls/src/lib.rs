@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod cipher;
+mod half;
 mod hello;
 mod key_log;
 mod limits;
@@ -29,10 +30,9 @@ mod session;
 #[cfg(test)]
 mod tests;
 
-pub use key_log::KeyLog;
+pub use key_log::{Added, Edition, KeyLog, Keys};
 pub use limits::Limits;
 pub use reader::{Reader, Sink};
-pub use session::{Closed, Facts, Version};
 
 use tapedeck_model::Role;
 
@@ -45,6 +45,38 @@ pub enum Probe {
     No,
     /// Too few to tell.
     NeedMore,
+}
+
+/// How much bytes from the middle of a connection look like TLS.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Likeness {
+    /// Not at all.
+    None,
+    /// They begin with what may be the header of a record.
+    Header,
+    /// They are records, each beginning where the one before it ends. Others look so once in 10^11
+    /// times.
+    Records,
+}
+
+/// How much bytes look like records of a connection whose beginning was not seen.
+#[must_use]
+pub fn likeness(bytes: &[u8]) -> Likeness {
+    let mut rest = bytes;
+    let mut likeness = Likeness::None;
+    while let Some(header) = records::Header::midstream(rest) {
+        let Some(behind) = rest.get(header.record_len()..) else {
+            return likeness.max(Likeness::Header);
+        };
+        rest = behind;
+        likeness = Likeness::Records;
+    }
+    match (rest.len(), likeness) {
+        (_, Likeness::None) => Likeness::None,
+        // Too few bytes for a header.
+        (0..records::Header::LEN, _) => Likeness::Records,
+        (_, _) => Likeness::Header,
+    }
 }
 
 /// Whether the first bytes of a direction begin a TLS connection (RFC 8446 sections 4 and 5.1).

@@ -57,6 +57,10 @@ impl Messages {
         Some(Message { kind, body })
     }
 
+    pub(crate) const fn memory(&self) -> usize {
+        self.head.capacity() + self.body.capacity()
+    }
+
     /// Bytes were lost: what comes next begins a record, and with luck a message.
     pub(crate) fn reset(&mut self) {
         *self = Self::default();

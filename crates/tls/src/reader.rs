@@ -10,20 +10,23 @@
 //! Each direction walks through these epochs on its own. Where it needs to know what the other one
 //! says, or a key that the log does not hold yet, it waits, and its input is held.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
-use tapedeck_model::{Direction, Gap, GapCause, Input, PerDirection, Timestamp};
+use tapedeck_model::{Direction, Gap, GapCause, Input, PerDirection, Timestamp, Tls, Unread};
 
 use crate::Limits;
 use crate::cipher::Opener;
-use crate::key_log::{KeyLog, Secret};
-use crate::messages::{self, Messages};
+use crate::half::{HELD_INPUT, Half, Held};
+use crate::key_log::{Keys, Secret};
+use crate::messages;
 use crate::records::{Framing, Header, Next, Record, kind};
-use crate::session::{Closed, Early, Epoch, Facts, Session};
+use crate::session::{Early, Epoch, Session};
 
 /// Where a [`Reader`] puts the plaintext.
 pub trait Sink {
+    /// Told once, before the first plaintext: what the handshake came to.
+    fn agreed(&mut self, _facts: &Tls) {}
+
     /// What comes next in one direction of the connection within TLS. A record that was lost is a
     /// gap of unknown length; `close_notify` is a [`Fin`](Input::Fin). The time is that of the
     /// record's last byte.
@@ -42,48 +45,16 @@ impl<F: FnMut(Timestamp, Direction, Input<'_>)> Sink for F {
 #[derive(Debug)]
 pub struct Reader {
     limits: Limits,
-    key_log: Arc<KeyLog>,
+    keys: Arc<Keys>,
     session: Session,
     halves: PerDirection<Half>,
+    /// The caller's scratch during a call, empty between calls.
     plain: Vec<u8>,
+    closed: Option<Unread>,
+    /// The sink was told.
+    agreed: bool,
     trial_bytes: u64,
 }
-
-/// One direction.
-#[derive(Debug)]
-struct Half {
-    framing: Framing,
-    epoch: Epoch,
-    seq: u64,
-    opener: Option<Opener>,
-    /// The traffic secret of `opener` (TLS 1.3).
-    secret: Option<Secret>,
-    messages: Messages,
-    /// What was lost since the last record that opened.
-    gap: Option<Gap>,
-    /// How many records that may have been.
-    lost: u64,
-    /// A record is complete, and waits since then.
-    waiting: Option<Timestamp>,
-    /// What came behind it.
-    held: VecDeque<(Timestamp, Held)>,
-    held_bytes: usize,
-    /// TCP's direction has ended.
-    ended: bool,
-    /// That end, or `close_notify`, was handed on.
-    over: bool,
-    /// Plaintext was handed on.
-    talked: bool,
-}
-
-#[derive(Debug)]
-enum Held {
-    Data(Vec<u8>),
-    Other(Input<'static>),
-}
-
-/// What an input that is held takes beside its bytes.
-const HELD_INPUT: usize = size_of::<(Timestamp, Held)>();
 
 /// A trial costs at least as much as the decryption of so many bytes: keys are derived and set up.
 const LEAST_TRIAL: usize = 1 << 10;
@@ -91,6 +62,8 @@ const LEAST_TRIAL: usize = 1 << 10;
 /// What became of a record.
 enum Step {
     Done,
+    /// It will never be read, and what follows does not depend on it.
+    Lost,
     /// A guess at a record that did not open.
     NotProven,
     /// Something must be known first.
@@ -108,52 +81,84 @@ struct Candidate {
 impl Reader {
     /// A reader that has seen nothing.
     #[must_use]
-    pub fn new(limits: Limits, key_log: Arc<KeyLog>) -> Self {
+    pub fn new(limits: Limits, keys: Arc<Keys>) -> Self {
         Self {
             limits,
-            key_log,
+            keys,
             session: Session::new(),
             halves: PerDirection {
                 to_server: Half::new(),
                 to_client: Half::new(),
             },
             plain: Vec::new(),
+            closed: None,
+            agreed: false,
             trial_bytes: 0,
         }
     }
 
     /// What the connection told of itself so far. Complete before the first plaintext comes out.
     #[must_use]
-    pub const fn facts(&self) -> &Facts {
+    pub const fn facts(&self) -> &Tls {
         &self.session.facts
+    }
+
+    /// Why it is closed to us, once it is.
+    #[must_use]
+    pub const fn closed(&self) -> Option<Unread> {
+        self.closed
+    }
+
+    /// Bytes of the records of a direction that were read, headers and handshake included.
+    #[must_use]
+    pub fn bytes_read(&self, direction: Direction) -> u64 {
+        self.halves[direction].read
+    }
+
+    /// Whether input is held until the other direction, or a key log, has said more.
+    #[must_use]
+    pub const fn is_waiting(&self) -> bool {
+        self.halves.to_server.waiting.is_some() || self.halves.to_client.waiting.is_some()
     }
 
     /// Bytes held.
     #[must_use]
     pub fn memory(&self) -> usize {
-        let of = |half: &Half| half.framing.memory() + half.held_bytes;
-        self.plain.capacity() + of(&self.halves.to_server) + of(&self.halves.to_client)
+        self.halves.to_server.memory() + self.halves.to_client.memory()
     }
 
-    /// Reads what comes next in one direction.
+    /// Reads what comes next in one direction. Records are opened in `scratch`, whose content does
+    /// not matter; it is a parameter so that all readers can use the same memory.
     pub fn push(
         &mut self,
         at: Timestamp,
         direction: Direction,
         input: Input<'_>,
+        scratch: &mut Vec<u8>,
         sink: &mut impl Sink,
     ) {
         let half = &mut self.halves[direction];
         let is_end = matches!(input, Input::Fin | Input::Reset | Input::Cut);
         half.ended |= is_end;
-        if self.session.facts.closed.is_some() {
+        if self.closed.is_some() {
             if is_end {
                 half.end(at, direction, input, sink);
             }
             return;
         }
-        if let Err(closed) = self.try_push(at, direction, input, sink) {
+        std::mem::swap(&mut self.plain, scratch);
+        let result = self.try_push(at, direction, input, sink);
+        std::mem::swap(&mut self.plain, scratch);
+        if let Err(closed) = result {
             self.close(at, closed, sink);
+        }
+    }
+
+    /// Stops reading, because the caller has no room for what this reader holds.
+    pub fn give_up(&mut self, at: Timestamp, sink: &mut impl Sink) {
+        if self.closed.is_none() {
+            let why = self.is_waiting().then(|| self.waits_for()).flatten();
+            self.close(at, why.unwrap_or(Unread::Limit), sink);
         }
     }
 
@@ -163,7 +168,7 @@ impl Reader {
         direction: Direction,
         input: Input<'_>,
         sink: &mut impl Sink,
-    ) -> Result<(), Closed> {
+    ) -> Result<(), Unread> {
         let half = &mut self.halves[direction];
         if half.waiting.is_some() {
             half.hold(at, input);
@@ -179,20 +184,26 @@ impl Reader {
             .iter()
             .any(|half| half.held_bytes > self.limits.held_bytes)
         {
-            return Err(self.waits_for().unwrap_or(Closed::Limit));
+            return Err(self.waits_for().unwrap_or(Unread::Limit));
         }
         if halves.iter().all(|half| half.ended) && halves.iter().any(|half| half.waiting.is_some())
         {
-            return Err(self.waits_for().unwrap_or(Closed::NoKeys));
+            return Err(self.waits_for().unwrap_or(Unread::NoKeys));
         }
         Ok(())
     }
 
-    /// Why a direction that waits will wait for ever.
-    fn waits_for(&self) -> Option<Closed> {
+    /// Why a direction that waits will wait for ever, if nothing more comes.
+    fn waits_for(&self) -> Option<Unread> {
+        let PerDirection {
+            to_server,
+            to_client,
+        } = &self.halves;
+        let undecided = to_server.epoch == Epoch::Early && self.session.early == Early::Undecided;
         match self.session.facts.suite {
-            None => Some(Closed::HandshakeNotSeen),
-            Some(_) if self.halves.to_client.waiting.is_some() => Some(Closed::NoKeys),
+            None => Some(Unread::HandshakeNotSeen),
+            Some(_) if to_client.waiting.is_some() => Some(Unread::NoKeys),
+            Some(_) if to_server.waiting.is_some() && !undecided => Some(Unread::NoKeys),
             Some(_) => None,
         }
     }
@@ -204,7 +215,7 @@ impl Reader {
         direction: Direction,
         input: Input<'_>,
         sink: &mut impl Sink,
-    ) -> Result<(), Closed> {
+    ) -> Result<(), Unread> {
         let half = &mut self.halves[direction];
         match input {
             Input::Data(mut data) => {
@@ -222,7 +233,7 @@ impl Reader {
     }
 
     /// Goes on with a direction that waits.
-    fn retry(&mut self, direction: Direction, sink: &mut impl Sink) -> Result<(), Closed> {
+    fn retry(&mut self, direction: Direction, sink: &mut impl Sink) -> Result<(), Unread> {
         let Some(at) = self.halves[direction].waiting.take() else {
             return Ok(());
         };
@@ -247,8 +258,8 @@ impl Reader {
     }
 
     /// Nothing more can be read: ends what will not be ended otherwise.
-    fn close(&mut self, at: Timestamp, closed: Closed, sink: &mut impl Sink) {
-        self.session.facts.closed = Some(closed);
+    fn close(&mut self, at: Timestamp, closed: Unread, sink: &mut impl Sink) {
+        self.closed = Some(closed);
         for direction in Direction::BOTH {
             let half = &mut self.halves[direction];
             half.framing = Framing::new();
@@ -271,7 +282,6 @@ impl Reader {
                 }
             }
         }
-        self.plain = Vec::new();
     }
 
     /// Reads the records that are complete.
@@ -281,7 +291,7 @@ impl Reader {
         direction: Direction,
         data: &mut &[u8],
         sink: &mut impl Sink,
-    ) -> Result<(), Closed> {
+    ) -> Result<(), Unread> {
         loop {
             let half = &mut self.halves[direction];
             if half.over {
@@ -290,15 +300,20 @@ impl Reader {
             }
             let record = match half.framing.next(data) {
                 Next::NeedMore => return Ok(()),
-                Next::Malformed => return Err(Closed::Malformed),
+                Next::Malformed => return Err(Unread::Malformed),
                 Next::Record(record) => record,
             };
             let guess = half.framing.is_guess();
             let step = self.record(at, direction, &record, guess, sink)?;
             let half = &mut self.halves[direction];
             match step {
-                Step::Done if guess => half.framing.accept(),
-                Step::Done => {}
+                Step::Done => {
+                    half.read += record.bytes().len() as u64;
+                    if guess {
+                        half.framing.accept();
+                    }
+                }
+                Step::Lost => {}
                 Step::NotProven => half.framing.reject(&record),
                 Step::Blocked => {
                     half.framing.unread(&record);
@@ -316,7 +331,7 @@ impl Reader {
         record: &Record<'_>,
         guess: bool,
         sink: &mut impl Sink,
-    ) -> Result<Step, Closed> {
+    ) -> Result<Step, Unread> {
         let Some((header, payload)) = record.split() else {
             return Ok(Step::Done);
         };
@@ -350,12 +365,12 @@ impl Reader {
         header: Header,
         payload: &[u8],
         guess: bool,
-    ) -> Result<Option<Step>, Closed> {
+    ) -> Result<Option<Step>, Unread> {
         let to_server = direction == Direction::ToServer;
         let known = self.session.client_is_known();
         if !known && (!to_server || header.kind() != kind::HANDSHAKE) {
             return if to_server {
-                Err(Closed::HandshakeNotSeen)
+                Err(Unread::HandshakeNotSeen)
             } else {
                 Ok(Some(Step::Blocked))
             };
@@ -364,7 +379,7 @@ impl Reader {
             return if to_server && known {
                 Ok(Some(Step::Blocked))
             } else {
-                Err(Closed::HandshakeNotSeen)
+                Err(Unread::HandshakeNotSeen)
             };
         }
         let step = match header.kind() {
@@ -383,12 +398,12 @@ impl Reader {
                 Step::Done
             }
             kind::APPLICATION_DATA if to_server && self.session.early == Early::Rejected => {
-                Step::Done
+                Step::Lost
             }
             kind::APPLICATION_DATA if to_server && self.session.facts.version.is_none() => {
                 Step::Blocked
             }
-            kind::APPLICATION_DATA => return Err(Closed::HandshakeNotSeen),
+            kind::APPLICATION_DATA => return Err(Unread::HandshakeNotSeen),
             _ => Step::Done,
         };
         Ok(Some(step))
@@ -402,7 +417,7 @@ impl Reader {
         record: (Header, &[u8]),
         guess: bool,
         sink: &mut impl Sink,
-    ) -> Result<Step, Closed> {
+    ) -> Result<Step, Unread> {
         let mut plain = std::mem::take(&mut self.plain);
         let opened = self.open(direction, record, guess, &mut plain);
         let result = match opened {
@@ -425,7 +440,7 @@ impl Reader {
                 if !refused {
                     half.lose_record();
                 }
-                Ok(Step::Done)
+                Ok(Step::Lost)
             }
             Err(closed) => Err(closed),
         };
@@ -441,17 +456,17 @@ impl Reader {
         (header, payload): (Header, &[u8]),
         guess: bool,
         plain: &mut Vec<u8>,
-    ) -> Result<Option<u8>, Closed> {
+    ) -> Result<Option<u8>, Unread> {
         let half = &mut self.halves[direction];
         if half.opener.is_none() && half.epoch != Epoch::Plain {
             (half.opener, half.secret) = if self.session.is_tls13() {
                 let secret = self
                     .session
-                    .traffic_secret(&self.key_log, direction, half.epoch);
+                    .traffic_secret(&self.keys, direction, half.epoch);
                 let opener = secret.and_then(|secret| self.session.open_with(&secret));
                 (opener, secret)
             } else {
-                (self.session.open_tls12(&self.key_log, direction), None)
+                (self.session.open_tls12(&self.keys, direction), None)
             };
         }
         let window = half.lost.min(self.limits.lost_records);
@@ -464,7 +479,7 @@ impl Reader {
                 }
                 self.trial_bytes += payload.len().max(LEAST_TRIAL) as u64;
                 if self.trial_bytes > self.limits.trial_bytes {
-                    return Err(Closed::Desynchronised);
+                    return Err(Unread::Desynchronised);
                 }
             }
             if window == 0 && !guess {
@@ -481,7 +496,7 @@ impl Reader {
         (header, payload): (Header, &[u8]),
         window: u64,
         plain: &mut Vec<u8>,
-    ) -> Result<Option<u8>, Closed> {
+    ) -> Result<Option<u8>, Unread> {
         for candidate in self.candidates(direction) {
             let first = candidate.first;
             for seq in first..=first.saturating_add(window) {
@@ -500,7 +515,7 @@ impl Reader {
                 }
                 self.trial_bytes += payload.len().max(LEAST_TRIAL) as u64;
                 if self.trial_bytes > self.limits.trial_bytes {
-                    return Err(Closed::Desynchronised);
+                    return Err(Unread::Desynchronised);
                 }
             }
         }
@@ -520,14 +535,14 @@ impl Reader {
         };
         if !self.session.is_tls13() {
             if half.epoch == Epoch::Plain {
-                let opener = self.session.open_tls12(&self.key_log, direction);
+                let opener = self.session.open_tls12(&self.keys, direction);
                 add(Epoch::Application, opener, None);
             }
             return candidates;
         }
         for epoch in [Epoch::Handshake, Epoch::Application] {
             if epoch > half.epoch {
-                let secret = self.session.traffic_secret(&self.key_log, direction, epoch);
+                let secret = self.session.traffic_secret(&self.keys, direction, epoch);
                 let opener = secret.and_then(|secret| self.session.open_with(&secret));
                 add(epoch, opener, secret);
             }
@@ -553,7 +568,7 @@ impl Reader {
         kind: u8,
         plain: &[u8],
         sink: &mut impl Sink,
-    ) -> Result<(), Closed> {
+    ) -> Result<(), Unread> {
         const CLOSE_NOTIFY: u8 = 0;
         let half = &mut self.halves[direction];
         match (kind, plain) {
@@ -563,6 +578,9 @@ impl Reader {
                     self.session.early = Early::Rejected;
                 }
                 if !plain.is_empty() {
+                    if !std::mem::replace(&mut self.agreed, true) {
+                        sink.agreed(&self.session.facts);
+                    }
                     half.say_gap(at, direction, sink);
                     half.talked = true;
                     sink.input(at, direction, Input::Data(plain));
@@ -575,7 +593,7 @@ impl Reader {
         Ok(())
     }
 
-    fn handshake(&mut self, direction: Direction, mut bytes: &[u8]) -> Result<(), Closed> {
+    fn handshake(&mut self, direction: Direction, mut bytes: &[u8]) -> Result<(), Unread> {
         while let Some(message) = self.halves[direction]
             .messages
             .next(&mut bytes, self.limits.message_len)
@@ -585,7 +603,7 @@ impl Reader {
         Ok(())
     }
 
-    fn message(&mut self, direction: Direction, message: &messages::Message) -> Result<(), Closed> {
+    fn message(&mut self, direction: Direction, message: &messages::Message) -> Result<(), Unread> {
         use Direction::{ToClient, ToServer};
         use messages::kind;
 
@@ -617,105 +635,16 @@ impl Reader {
                 let next = half
                     .secret
                     .and_then(|secret| session.next_secret(&secret))
-                    .ok_or(Closed::Malformed)?;
+                    .ok_or(Unread::Malformed)?;
                 half.enter(Epoch::Application);
                 half.opener = session.open_with(&next);
                 half.secret = Some(next);
             }
             (Epoch::Application, _, kind::CLIENT_HELLO | kind::SERVER_HELLO) => {
-                return Err(Closed::Renegotiation);
+                return Err(Unread::Renegotiation);
             }
             _ => {}
         }
         Ok(())
-    }
-}
-
-impl Half {
-    fn new() -> Self {
-        Self {
-            framing: Framing::new(),
-            epoch: Epoch::Plain,
-            seq: 0,
-            opener: None,
-            secret: None,
-            messages: Messages::default(),
-            gap: None,
-            lost: 0,
-            waiting: None,
-            held: VecDeque::new(),
-            held_bytes: 0,
-            ended: false,
-            over: false,
-            talked: false,
-        }
-    }
-
-    /// The next record is under other keys.
-    fn enter(&mut self, epoch: Epoch) {
-        self.epoch = epoch;
-        self.seq = 0;
-        self.opener = None;
-        self.secret = None;
-    }
-
-    /// A record opened under this number; `whole`: nothing that was said is lost before it.
-    fn found(&mut self, seq: u64, whole: bool) {
-        self.seq = seq.saturating_add(1);
-        self.lost = 0;
-        if whole {
-            self.gap = None;
-        }
-    }
-
-    fn lose(&mut self, gap: Gap) {
-        self.lost = self.lost.saturating_add(self.framing.gap(gap.len));
-        self.messages.reset();
-        self.gap.get_or_insert(Gap {
-            len: 0,
-            cause: gap.cause,
-        });
-    }
-
-    /// A record did not open.
-    fn lose_record(&mut self) {
-        self.lost = self.lost.saturating_add(1);
-        self.messages.reset();
-        self.gap.get_or_insert(Gap {
-            len: 0,
-            cause: GapCause::Lost,
-        });
-    }
-
-    fn hold(&mut self, at: Timestamp, input: Input<'_>) {
-        let held = match input {
-            Input::Data(data) => {
-                self.held_bytes += HELD_INPUT + data.len();
-                Held::Data(data.to_vec())
-            }
-            Input::Gap(gap) => {
-                // So that no number of them takes memory without end.
-                self.held_bytes += HELD_INPUT;
-                Held::Other(Input::Gap(gap))
-            }
-            Input::Fin => Held::Other(Input::Fin),
-            Input::Reset => Held::Other(Input::Reset),
-            Input::Cut => Held::Other(Input::Cut),
-        };
-        self.held.push_back((at, held));
-    }
-
-    fn say_gap(&mut self, at: Timestamp, direction: Direction, sink: &mut impl Sink) {
-        if let Some(gap) = self.gap.take() {
-            sink.input(at, direction, Input::Gap(gap));
-        }
-    }
-
-    fn end(&mut self, at: Timestamp, direction: Direction, end: Input<'_>, sink: &mut impl Sink) {
-        if !self.over {
-            self.say_gap(at, direction, sink);
-            self.over = true;
-            sink.input(at, direction, end);
-        }
     }
 }

@@ -24,9 +24,18 @@ impl Header {
     }
 
     /// The length of the record, header included.
-    const fn record_len(self) -> usize {
+    pub(crate) const fn record_len(self) -> usize {
         let [_, _, _, high, low] = self.bytes;
         Self::LEN + u16::from_be_bytes([high, low]) as usize
+    }
+
+    /// The header that bytes begin with, if they do: of TLS 1.0 to 1.3 behind the first flight.
+    pub(crate) fn midstream(bytes: &[u8]) -> Option<Self> {
+        let header = Self {
+            bytes: *bytes.first_chunk()?,
+        };
+        let [_, _, minor, ..] = header.bytes;
+        (header.is_plausible() && (1..=3).contains(&minor)).then_some(header)
     }
 
     fn is_plausible(self) -> bool {

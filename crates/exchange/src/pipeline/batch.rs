@@ -4,6 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 
 use tapedeck_model::{Endpoint, Segment, Timestamp};
+use tapedeck_tls::Edition;
 
 /// A batch is on its way with this many packets (few in tests, which have few)...
 const PACKETS: usize = if cfg!(test) { 16 } else { 1024 };
@@ -17,6 +18,8 @@ pub(super) struct Batch {
     /// The ordinal of the first packet in the capture.
     pub(super) first: u64,
     items: Vec<Item>,
+    /// Editions of the key log, each with the ordinal of the first packet that may use it.
+    editions: Vec<(u64, Edition)>,
     payloads: Vec<u8>,
 }
 
@@ -40,6 +43,7 @@ impl Batch {
     pub(super) fn clear(&mut self, first: u64) {
         self.first = first;
         self.items.clear();
+        self.editions.clear();
         self.payloads.clear();
     }
 
@@ -65,8 +69,22 @@ impl Batch {
         });
     }
 
+    /// The packets from here on may use that edition of the key log.
+    pub(super) fn push_edition(&mut self, edition: Edition) {
+        let next = self.first + self.items.len() as u64;
+        self.editions.push((next, edition));
+    }
+
+    /// The edition that this batch brings for the packet of that ordinal.
+    pub(super) fn edition_at(&self, ordinal: u64) -> Option<Edition> {
+        let mut latest = self.editions.iter().rev();
+        latest
+            .find(|(first, _)| *first <= ordinal)
+            .map(|(_, edition)| *edition)
+    }
+
     pub(super) const fn is_empty(&self) -> bool {
-        self.items.is_empty()
+        self.items.is_empty() && self.editions.is_empty()
     }
 
     pub(super) const fn is_full(&self) -> bool {

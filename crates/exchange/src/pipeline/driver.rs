@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 
 use tapedeck_model::Ledger;
 use tapedeck_packet::RawPacket;
+use tapedeck_tls::{Added, KeyLog};
 
 use super::batch::{Batch, Spread};
 use super::merge::Merge;
@@ -69,6 +70,14 @@ impl Pipeline {
         }
     }
 
+    /// Adds the text of a TLS key log: see [`Engine::secrets`]. It is for packets that come later.
+    pub fn secrets(&mut self, text: &[u8]) -> Added {
+        match &mut self.mode {
+            Mode::Inline(engine) => engine.secrets(text),
+            Mode::Spread(driver) => driver.secrets(text),
+        }
+    }
+
     /// The capture is over: ends everything that is open, and says what was seen, kept and lost.
     ///
     /// # Panics
@@ -88,6 +97,7 @@ impl Pipeline {
 /// The caller's side of the workers.
 #[derive(Debug)]
 pub(super) struct Driver {
+    log: Arc<KeyLog>,
     intake: Intake,
     spread: Spread,
     batch: Batch,
@@ -108,14 +118,18 @@ impl Driver {
     fn new(limits: Limits, workers: usize) -> io::Result<Self> {
         let fragments = limits.fragments;
         let limits = limits.share(workers);
-        Self::with(fragments, workers, move |worker, batches, yields| {
-            worker::run(worker, Connections::new(limits.clone()), &batches, &yields);
+        let log = Arc::new(KeyLog::new(limits.tls_secrets));
+        let shared = Arc::clone(&log);
+        Self::with(fragments, log, workers, move |worker, batches, yields| {
+            let connections = Connections::new(limits.clone(), Arc::clone(&shared));
+            worker::run(worker, connections, &batches, &yields);
         })
     }
 
     /// A driver of workers that do `work`.
     pub(super) fn with(
         fragments: tapedeck_packet::DefragLimits,
+        log: Arc<KeyLog>,
         workers: usize,
         work: impl Fn(usize, Receiver<Arc<Batch>>, SyncSender<Yield>) + Clone + Send + 'static,
     ) -> io::Result<Self> {
@@ -135,6 +149,7 @@ impl Driver {
             })
         };
         Ok(Self {
+            log,
             intake: Intake::new(fragments),
             spread: Spread::new(workers),
             batch: Batch::default(),
@@ -155,6 +170,12 @@ impl Driver {
         if self.batch.is_full() {
             self.submit(recorder);
         }
+    }
+
+    pub(super) fn secrets(&mut self, text: &[u8]) -> Added {
+        let added = self.log.add(text);
+        self.batch.push_edition(added.edition);
+        added
     }
 
     /// Sends the batch to all workers; waits for them first, when enough is under way.

@@ -76,6 +76,9 @@ impl Merge {
                 rename(&mut exchange.key);
                 Arc::make_mut(&mut exchange.connection).id = ConnectionId(id);
             }
+            Output::Unread(unread) => {
+                Arc::make_mut(&mut unread.connection).id = ConnectionId(id);
+            }
         }
         id
     }

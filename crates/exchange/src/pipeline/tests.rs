@@ -1,11 +1,13 @@
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tapedeck_model::{BodyPart, Exchange, Ledger, Role, Timestamp};
+use tapedeck_model::{BodyPart, Exchange, Ledger, Role, Timestamp, UnreadConnection};
 use tapedeck_packet::{LinkType, RawPacket};
 use tapedeck_testkit::{Conversation, Faults, Rng, SegmentBuf, wire};
+use tapedeck_tls::KeyLog;
 
 use super::Pipeline;
 use super::driver::Driver;
@@ -21,6 +23,7 @@ struct Tape(Vec<Told>);
 enum Told {
     Part(u64, Role, Vec<u8>),
     Exchange(Box<Exchange>),
+    Unread(Box<UnreadConnection>),
 }
 
 impl Recorder for Tape {
@@ -31,6 +34,10 @@ impl Recorder for Tape {
 
     fn exchange(&mut self, exchange: &Exchange) {
         self.0.push(Told::Exchange(Box::new(exchange.clone())));
+    }
+
+    fn unread(&mut self, connection: &UnreadConnection) {
+        self.0.push(Told::Unread(Box::new(connection.clone())));
     }
 }
 
@@ -139,9 +146,11 @@ fn a_panic_of_one_worker_is_the_callers_and_hangs_nobody() {
     for survives in [0, 2, usize::MAX] {
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             let fragments = Limits::default().fragments;
-            let mut driver = Driver::with(fragments, 3, move |number, batches, yields| {
+            let log = Arc::new(KeyLog::new(0));
+            let shared = Arc::clone(&log);
+            let mut driver = Driver::with(fragments, log, 3, move |number, batches, yields| {
                 if number != 1 {
-                    let connections = Connections::new(Limits::default());
+                    let connections = Connections::new(Limits::default(), Arc::clone(&shared));
                     return worker::run(number, connections, &batches, &yields);
                 }
                 for _ in batches.iter().take(survives) {

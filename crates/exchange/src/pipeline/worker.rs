@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 
-use tapedeck_model::{BodyPart, ConnectionId, Exchange, Ledger};
+use tapedeck_model::{BodyPart, ConnectionId, Exchange, Ledger, UnreadConnection};
 
 use super::batch::Batch;
 use crate::Recorder;
@@ -54,6 +54,9 @@ pub(super) fn run(
     while let Ok(batch) = batches.recv() {
         let mut tape = Tape::default();
         for (ordinal, at, segment) in batch.packets_of(worker) {
+            if let Some(edition) = batch.edition_at(ordinal) {
+                connections.advance(edition);
+            }
             tape.cause = Some(Cause::Time(ordinal));
             connections.time(at, &mut tape);
             if let Some(segment) = segment {
@@ -64,6 +67,9 @@ pub(super) fn run(
                     tape.made.opened.push(ordinal);
                 }
             }
+        }
+        if let Some(edition) = batch.edition_at(u64::MAX) {
+            connections.advance(edition);
         }
         tape.made.closed = connections.take_closed();
         // Before the yield: the driver uses the batch again when it has all of them.
@@ -102,5 +108,9 @@ impl Recorder for Tape {
 
     fn exchange(&mut self, exchange: &Exchange) {
         self.push(Output::Exchange(Box::new(exchange.clone())));
+    }
+
+    fn unread(&mut self, connection: &UnreadConnection) {
+        self.push(Output::Unread(Box::new(connection.clone())));
     }
 }

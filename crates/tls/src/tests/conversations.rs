@@ -8,9 +8,11 @@ use rustls::crypto::aws_lc_rs as provider;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
-use tapedeck_model::{Direction, Gap, GapCause, Input, PerDirection, Timestamp};
+use tapedeck_model::{
+    Direction, Gap, GapCause, Input, PerDirection, Timestamp, Tls, TlsVersion, Unread,
+};
 
-use crate::{Closed, Facts, KeyLog, Limits, Probe, Reader, Version, probe};
+use crate::{KeyLog, Keys, Limits, Probe, Reader, probe};
 
 pub(super) type Flight = (Direction, Vec<u8>);
 
@@ -93,10 +95,10 @@ impl Peers {
         talk
     }
 
-    fn log(&self) -> Arc<KeyLog> {
+    fn log(&self) -> Arc<Keys> {
         let log = KeyLog::new(1000);
         log.add(self.text.0.lock().unwrap().as_bytes());
-        Arc::new(log)
+        Arc::new(Keys::new(Arc::new(log)))
     }
 }
 
@@ -164,13 +166,15 @@ fn drain(reader: &mut impl Read) {
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(super) struct Heard {
     pub(super) text: PerDirection<String>,
-    pub(super) facts: Facts,
+    pub(super) facts: Tls,
+    pub(super) closed: Option<Unread>,
 }
 
 pub(super) fn listen<'a>(
-    log: Arc<KeyLog>,
+    log: Arc<Keys>,
     inputs: impl IntoIterator<Item = (Direction, Input<'a>)>,
 ) -> Heard {
+    let mut scratch = Vec::new();
     let mut reader = Reader::new(Limits::default(), log);
     let mut text = PerDirection::<String>::default();
     let mut sink = |_, direction: Direction, input: Input<'_>| {
@@ -183,14 +187,21 @@ pub(super) fn listen<'a>(
         }
     };
     for (direction, input) in inputs {
-        reader.push(Timestamp::EPOCH, direction, input, &mut sink);
+        reader.push(Timestamp::EPOCH, direction, input, &mut scratch, &mut sink);
     }
     for direction in Direction::BOTH {
-        reader.push(Timestamp::EPOCH, direction, Input::Cut, &mut sink);
+        reader.push(
+            Timestamp::EPOCH,
+            direction,
+            Input::Cut,
+            &mut scratch,
+            &mut sink,
+        );
     }
     Heard {
         text,
         facts: reader.facts().clone(),
+        closed: reader.closed(),
     }
 }
 
@@ -198,6 +209,10 @@ pub(super) fn whole(flights: &[Flight]) -> impl Iterator<Item = (Direction, Inpu
     flights
         .iter()
         .map(|(direction, bytes)| (*direction, Input::Data(bytes)))
+}
+
+fn no_keys() -> Arc<Keys> {
+    Arc::new(Keys::new(Arc::new(KeyLog::new(0))))
 }
 
 fn cases() -> Vec<Peers> {
@@ -237,13 +252,13 @@ fn every_suite_new_and_resumed() {
             assert_eq!(heard.text.to_client, "200 OK ".repeat(4000) + "end.");
             assert_eq!(heard.facts.server_name.as_deref(), Some(&b"shop.test"[..]));
             assert_eq!(heard.facts.alpn.as_deref(), Some(&b"http/1.1"[..]));
-            assert_eq!(heard.facts.closed, None);
+            assert_eq!(heard.closed, None);
             let suite = talk.client.negotiated_cipher_suite().unwrap();
             assert_eq!(heard.facts.suite, Some(u16::from(suite.suite())));
             let version = if suite.tls13().is_some() {
-                Version::Tls13
+                TlsVersion::Tls13
             } else {
-                Version::Tls12
+                TlsVersion::Tls12
             };
             assert_eq!(heard.facts.version, Some(version));
         }
@@ -403,19 +418,27 @@ fn keys_may_come_late() {
     let peers = tls13();
     let talk = peers.talk(None, |talk| talk.say(Direction::ToServer, b"hello"));
     let log = Arc::new(KeyLog::new(1000));
-    let mut reader = Reader::new(Limits::default(), log.clone());
+    let keys = Arc::new(Keys::new(log.clone()));
+    let mut scratch = Vec::new();
+    let mut reader = Reader::new(Limits::default(), keys.clone());
     let mut text = Vec::new();
     let mut sink = |_: Timestamp, _: Direction, input: Input<'_>| match input {
         Input::Data(data) => text.extend_from_slice(data),
         _ => text.push(b'.'),
     };
     for (direction, input) in whole(&talk.flights) {
-        reader.push(Timestamp::EPOCH, direction, input, &mut sink);
+        reader.push(Timestamp::EPOCH, direction, input, &mut scratch, &mut sink);
     }
     assert!(reader.memory() > 0);
-    log.add(peers.text.0.lock().unwrap().as_bytes());
+    keys.advance(log.add(peers.text.0.lock().unwrap().as_bytes()).edition);
     for direction in Direction::BOTH {
-        reader.push(Timestamp::EPOCH, direction, Input::Fin, &mut sink);
+        reader.push(
+            Timestamp::EPOCH,
+            direction,
+            Input::Fin,
+            &mut scratch,
+            &mut sink,
+        );
     }
     assert_eq!(text, b"hello..");
 }
@@ -424,8 +447,8 @@ fn keys_may_come_late() {
 fn without_keys_it_says_so() {
     for peers in cases() {
         let talk = peers.talk(None, call);
-        let heard = listen(Arc::new(KeyLog::new(0)), whole(&talk.flights));
-        assert_eq!(heard.facts.closed, Some(Closed::NoKeys));
+        let heard = listen(no_keys(), whole(&talk.flights));
+        assert_eq!(heard.closed, Some(Unread::NoKeys));
         assert_eq!(heard.facts.server_name.as_deref(), Some(&b"shop.test"[..]));
         assert_eq!((&*heard.text.to_server, &*heard.text.to_client), (".", "."));
     }
@@ -440,17 +463,19 @@ fn what_is_held_is_bounded() {
         }
     });
     let limits = Limits::default();
-    let mut reader = Reader::new(limits, Arc::new(KeyLog::new(0)));
+    let mut scratch = Vec::new();
+    let mut reader = Reader::new(limits, no_keys());
     for (direction, input) in whole(&talk.flights) {
         reader.push(
             Timestamp::EPOCH,
             direction,
             input,
+            &mut scratch,
             &mut |_, _, _: Input<'_>| {},
         );
         assert!(reader.memory() <= 2 * limits.held_bytes);
     }
-    assert_eq!(reader.facts().closed, Some(Closed::NoKeys));
+    assert_eq!(reader.closed(), Some(Unread::NoKeys));
 }
 
 #[test]
@@ -461,6 +486,7 @@ fn trials_are_bounded() {
         trial_bytes: 1 << 20,
         ..Limits::default()
     };
+    let mut scratch = Vec::new();
     let mut reader = Reader::new(limits, peers.log());
     let mut text = Vec::new();
     let mut sink = |_: Timestamp, _: Direction, input: Input<'_>| match input {
@@ -470,18 +496,30 @@ fn trials_are_bounded() {
     };
     let at = Timestamp::EPOCH;
     for (direction, input) in whole(&talk.flights) {
-        reader.push(at, direction, input, &mut sink);
+        reader.push(at, direction, input, &mut scratch, &mut sink);
     }
     let gap = Gap {
         len: 0,
         cause: GapCause::Lost,
     };
-    reader.push(at, Direction::ToServer, Input::Gap(gap), &mut sink);
+    reader.push(
+        at,
+        Direction::ToServer,
+        Input::Gap(gap),
+        &mut scratch,
+        &mut sink,
+    );
     // Each looks like a record, and none is.
     let bait = [23, 3, 3, 0, 1].repeat(2000);
-    reader.push(at, Direction::ToServer, Input::Data(&bait), &mut sink);
-    assert_eq!(reader.facts().closed, Some(Closed::Desynchronised));
-    reader.push(at, Direction::ToServer, Input::Fin, &mut sink);
+    reader.push(
+        at,
+        Direction::ToServer,
+        Input::Data(&bait),
+        &mut scratch,
+        &mut sink,
+    );
+    assert_eq!(reader.closed(), Some(Unread::Desynchronised));
+    reader.push(at, Direction::ToServer, Input::Fin, &mut scratch, &mut sink);
     assert_eq!(text, b"hello<gap>.");
 }
 
@@ -490,7 +528,7 @@ fn a_connection_without_its_beginning_is_closed() {
     let peers = tls13();
     let talk = peers.talk(None, call);
     let heard = listen(peers.log(), whole(&talk.flights[2..]));
-    assert_eq!(heard.facts.closed, Some(Closed::HandshakeNotSeen));
+    assert_eq!(heard.closed, Some(Unread::HandshakeNotSeen));
 }
 
 #[test]

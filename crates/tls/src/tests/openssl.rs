@@ -5,11 +5,11 @@ use std::sync::Arc;
 use tapedeck_model::{Direction, Gap, GapCause, Input};
 
 use super::conversations::{Flight, listen, whole};
-use crate::KeyLog;
+use crate::{KeyLog, Keys};
 
 struct Case {
     name: &'static str,
-    log: Arc<KeyLog>,
+    log: Arc<Keys>,
     flights: Vec<Flight>,
 }
 
@@ -22,13 +22,15 @@ fn cases() -> Vec<Case> {
             "case" => {
                 cases.push(Case {
                     name: rest,
-                    log: Arc::new(KeyLog::new(10)),
+                    log: Arc::new(Keys::new(Arc::new(KeyLog::new(0)))),
                     flights: Vec::new(),
                 });
                 continue;
             }
             "keys" => {
-                cases.last().unwrap().log.add(rest.as_bytes());
+                let log = KeyLog::new(10);
+                log.add(rest.as_bytes());
+                cases.last_mut().unwrap().log = Arc::new(Keys::new(Arc::new(log)));
                 continue;
             }
             ">" => Direction::ToServer,
@@ -49,7 +51,7 @@ fn every_suite_is_read() {
     let response = "200 OK ".repeat(20) + ".";
     for Case { name, log, flights } in cases {
         let heard = listen(log.clone(), whole(&flights));
-        assert_eq!(heard.facts.closed, None, "{name}");
+        assert_eq!(heard.closed, None, "{name}");
         assert_eq!(heard.text.to_server, request, "{name}");
         assert_eq!(heard.text.to_client, response, "{name}");
         let bytewise = flights.iter().flat_map(|(direction, bytes)| {

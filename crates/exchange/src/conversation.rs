@@ -1,0 +1,386 @@
+//! What is said on a connection: finds out in which protocol, and has it read.
+//!
+//! ```text
+//!                   a request or status line               Upgrade: h2c
+//!   Detecting ───────────────────────────────► Http1 ──────────────────► Http2
+//!     │ │ │                                                                ▲
+//!     │ │ └──────────── preface, SETTINGS, frames ─────────────────────────┘
+//!     │ └────────────── a record of TLS ───────► the caller goes on
+//!     └──────────────── anything else ─────────► NotHttp
+//! ```
+//!
+//! With its handshake seen, the first bytes of either direction decide: an HTTP/1 server never
+//! speaks first, and an HTTP/2 server only with SETTINGS. A connection that predates the capture,
+//! or whose beginning was lost, is looked at segment by segment until one begins like a message.
+//! The bias is towards missing a conversation rather than inventing one.
+
+use std::sync::Arc;
+
+use tapedeck_http1 as http1;
+use tapedeck_http2 as http2;
+use tapedeck_model::{
+    Connection, Direction, Event, EventSink, Input, Origin, Role, StreamKey, Timestamp, Workloads,
+};
+
+use crate::Recorder;
+use crate::builder::{Builder, Shared};
+use crate::detecting::{Detecting, Verdict};
+
+/// What is said on a connection: TCP's bytes, or those within TLS.
+#[derive(Debug)]
+pub(crate) struct Conversation {
+    protocol: Protocol,
+    builder: Builder,
+    /// It is certain who is the client.
+    sides_known: bool,
+    within_tls: bool,
+    /// The guess of who is the client was wrong: every direction is turned around.
+    flipped: bool,
+    /// Something was said.
+    heard: bool,
+}
+
+#[derive(Debug)]
+enum Protocol {
+    Detecting(Detecting),
+    Http1(Box<http1::Reader>),
+    Http2(Box<http2::Reader>),
+    NotHttp,
+}
+
+/// Whether a conversation can be gone on with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Next {
+    GoOn,
+    /// It is TLS, and has taken nothing of the input; what it holds is for the reader of TLS.
+    /// The role of the hello, `None` where that was not seen.
+    Tls(Option<Role>),
+}
+
+impl Conversation {
+    pub(crate) fn new(connection: Connection) -> Self {
+        let midstream = connection.origin == Origin::Midstream;
+        Self {
+            protocol: Protocol::Detecting(Detecting::new(midstream)),
+            builder: Builder::new(Arc::new(connection)),
+            sides_known: !midstream,
+            within_tls: false,
+            flipped: false,
+            heard: false,
+        }
+    }
+
+    /// The same from its beginning, now within TLS; with what came before that was known.
+    pub(crate) fn within_tls(&mut self, connection: Arc<Connection>) -> Detecting {
+        let within = Self {
+            protocol: Protocol::Detecting(Detecting::new(false)),
+            builder: Builder::new(connection),
+            sides_known: true,
+            within_tls: true,
+            flipped: false,
+            heard: false,
+        };
+        match std::mem::replace(self, within).protocol {
+            Protocol::Detecting(detecting) => detecting,
+            Protocol::Http1(_) | Protocol::Http2(_) | Protocol::NotHttp => Detecting::default(),
+        }
+    }
+
+    pub(crate) fn connection(&self) -> &Arc<Connection> {
+        self.builder.connection()
+    }
+
+    /// What is known of the connection has changed; for exchanges that begin from here on.
+    pub(crate) fn set_connection(&mut self, connection: Arc<Connection>) {
+        self.builder.set_connection(connection);
+    }
+
+    pub(crate) fn input(
+        &mut self,
+        shared: &mut Shared,
+        recorder: &mut impl Recorder,
+        direction: Direction,
+        at: Timestamp,
+        input: Input<'_>,
+    ) -> Next {
+        let direction = if self.flipped { !direction } else { direction };
+        let mut out = Out {
+            builder: &mut self.builder,
+            shared,
+            recorder,
+            switch: None,
+        };
+        let len = match input {
+            Input::Data(data) => data.len() as u64,
+            _ => 0,
+        };
+        self.heard |= len > 0;
+        match &mut self.protocol {
+            Protocol::Detecting(_) => {
+                return self.detect(shared, recorder, direction, at, input);
+            }
+            Protocol::Http1(reader) => {
+                out.shared.ledger.bytes_http += len;
+                reader.push(at, direction, input, &mut out);
+                if let Some(switch) = out.switch {
+                    self.switch_to_http2(shared, recorder, at, switch);
+                }
+            }
+            Protocol::Http2(reader) => {
+                out.shared.ledger.bytes_http += len;
+                reader.push(at, direction, input, &mut out);
+            }
+            Protocol::NotHttp => shared.ledger.bytes_not_http += len,
+        }
+        Next::GoOn
+    }
+
+    /// Whether it ended before anything but what looks like TLS was seen of it.
+    pub(crate) fn is_like_tls(&self) -> bool {
+        matches!(&self.protocol, Protocol::Detecting(detecting) if detecting.like_tls)
+    }
+
+    pub(crate) fn close(mut self, shared: &mut Shared, recorder: &mut impl Recorder) {
+        self.builder.finish(shared, recorder);
+        if let Protocol::Detecting(detecting) = &mut self.protocol {
+            detecting.forget();
+            shared.ledger.bytes_not_http += detecting.passed_over();
+            // Where nothing was said, the reassembler counts the connection as empty.
+            shared.ledger.connections_not_http += u64::from(self.heard);
+        }
+    }
+
+    fn detect(
+        &mut self,
+        shared: &mut Shared,
+        recorder: &mut impl Recorder,
+        direction: Direction,
+        at: Timestamp,
+        input: Input<'_>,
+    ) -> Next {
+        let Protocol::Detecting(detecting) = &mut self.protocol else {
+            return Next::GoOn;
+        };
+        let data = match input {
+            Input::Data(data) => data,
+            Input::Gap(gap) => {
+                detecting.hold_gap(direction, at, gap);
+                return Next::GoOn;
+            }
+            Input::Fin => {
+                detecting.hold_end(direction, at, Input::Fin);
+                return Next::GoOn;
+            }
+            Input::Reset => {
+                detecting.hold_end(direction, at, Input::Reset);
+                return Next::GoOn;
+            }
+            Input::Cut => {
+                detecting.hold_end(direction, at, Input::Cut);
+                return Next::GoOn;
+            }
+        };
+
+        match detecting.judge_with(direction, data) {
+            Verdict::Http1(role) => {
+                let reader = Box::new(http1::Reader::new(shared.limits.http1));
+                self.begin(
+                    shared,
+                    recorder,
+                    Protocol::Http1(reader),
+                    role,
+                    (direction, at, data),
+                );
+            }
+            Verdict::Http2(role) => {
+                let limits = shared.limits.http2.clone();
+                let reader = Box::new(http2::Reader::new(limits, http2::Start::Detect));
+                self.begin(
+                    shared,
+                    recorder,
+                    Protocol::Http2(reader),
+                    role,
+                    (direction, at, data),
+                );
+            }
+            Verdict::Tls(role) if !self.within_tls => return Next::Tls(Some(role)),
+            Verdict::TlsMidstream if !self.within_tls => return Next::Tls(None),
+            Verdict::NeedMore
+                if detecting.len(direction) + data.len() < shared.limits.detect_bytes =>
+            {
+                detecting.hold(direction, at, data);
+            }
+            Verdict::Tls(_) | Verdict::TlsMidstream | Verdict::Neither | Verdict::NeedMore => {
+                detecting.forget();
+                let limit = shared.limits.detect_midstream_bytes;
+                let passed_over = detecting.passed_over() + data.len() as u64;
+                // In the middle of a connection, the next segment may begin a message.
+                let enough = !detecting.midstream || passed_over > limit;
+                if enough && detecting.like_tls && !self.within_tls {
+                    return Next::Tls(None);
+                }
+                detecting.pass_over(direction, at, data);
+                if enough {
+                    shared.ledger.connections_not_http += 1;
+                    shared.ledger.bytes_not_http += detecting.passed_over();
+                    self.protocol = Protocol::NotHttp;
+                }
+            }
+        }
+        Next::GoOn
+    }
+
+    /// The protocol is known: gives its reader what was held, then `data`.
+    fn begin(
+        &mut self,
+        shared: &mut Shared,
+        recorder: &mut impl Recorder,
+        protocol: Protocol,
+        role: Role,
+        (direction, at, data): (Direction, Timestamp, &[u8]),
+    ) {
+        let before = std::mem::replace(&mut self.protocol, protocol);
+        let Protocol::Detecting(detecting) = before else {
+            return;
+        };
+        shared.ledger.bytes_skipped += detecting.passed_over();
+        shared.ledger.bytes_http += detecting.passed_over();
+
+        let expected = match role {
+            Role::Request => Direction::ToServer,
+            Role::Response => Direction::ToClient,
+        };
+        if direction != expected && !self.sides_known {
+            self.flipped = true;
+            let turned = turned(self.builder.connection());
+            self.builder = Builder::new(Arc::new(turned));
+        }
+
+        // `input` turns the directions itself from here on, so these go in as they came.
+        detecting.replay(|direction, at, input| {
+            self.input(shared, recorder, direction, at, input);
+        });
+        self.input(shared, recorder, direction, at, Input::Data(data));
+    }
+
+    fn switch_to_http2(
+        &mut self,
+        shared: &mut Shared,
+        recorder: &mut impl Recorder,
+        at: Timestamp,
+        (stream, direction, rest): (StreamKey, Direction, Vec<u8>),
+    ) {
+        self.builder.switch_to_http2(stream);
+        let mut reader = Box::new(http2::Reader::new(
+            shared.limits.http2.clone(),
+            http2::Start::Upgraded,
+        ));
+        if !rest.is_empty() {
+            let mut out = Out {
+                builder: &mut self.builder,
+                shared,
+                recorder,
+                switch: None,
+            };
+            reader.push(at, direction, Input::Data(&rest), &mut out);
+        }
+        self.protocol = Protocol::Http2(reader);
+    }
+}
+
+/// The connection with its sides swapped.
+pub(crate) fn turned(connection: &Connection) -> Connection {
+    Connection {
+        client: connection.server,
+        server: connection.client,
+        workloads: Workloads {
+            client: connection.workloads.server.clone(),
+            server: connection.workloads.client.clone(),
+        },
+        ..connection.clone()
+    }
+}
+
+/// Takes the events of a reader to the builder and the ledger.
+struct Out<'a, R> {
+    builder: &'a mut Builder,
+    shared: &'a mut Shared,
+    recorder: &'a mut R,
+    switch: Option<(StreamKey, Direction, Vec<u8>)>,
+}
+
+impl<R: Recorder> EventSink for Out<'_, R> {
+    fn event(&mut self, event: Event<'_>) {
+        let Self {
+            builder,
+            shared,
+            recorder,
+            switch,
+        } = self;
+        match event {
+            Event::Head {
+                stream,
+                role,
+                first_byte,
+                at,
+                interim,
+                head,
+            } => {
+                builder.head(shared, (stream, role), (first_byte, at), interim, head);
+            }
+            Event::Body {
+                stream,
+                role,
+                at,
+                data,
+            } => {
+                builder.body(shared, *recorder, (stream, role), at, data);
+            }
+            Event::BodyGap { stream, role, gap } => builder.body_gap(shared, (stream, role), gap),
+            Event::Trailers {
+                stream,
+                role,
+                at,
+                trailers,
+            } => {
+                builder.trailers(shared, (stream, role), at, trailers);
+            }
+            Event::End {
+                stream,
+                role,
+                at,
+                end,
+            } => {
+                builder.end(shared, *recorder, (stream, role), at, end);
+            }
+            Event::Absent {
+                stream,
+                role,
+                at: _,
+                missing,
+            } => {
+                builder.absent(shared, *recorder, (stream, role), missing);
+            }
+            Event::Pushed { stream } => builder.pushed(shared, stream),
+            Event::Tunnel { stream } => builder.tunnel(shared, stream),
+            Event::SwitchToHttp2 {
+                stream,
+                direction,
+                rest,
+            } => {
+                *switch = Some((stream, direction, rest.to_vec()));
+            }
+            Event::Skipped { direction: _, len } => shared.ledger.bytes_skipped += len,
+            Event::Anomaly {
+                stream,
+                direction: _,
+                anomaly,
+            } => {
+                shared.ledger.count(anomaly);
+                if let Some(stream) = stream {
+                    builder.anomaly(stream, anomaly);
+                }
+            }
+        }
+    }
+}
