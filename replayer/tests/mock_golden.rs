@@ -34,7 +34,9 @@ impl Recorder for ToArchive {
         self.0.exchange(exchange).unwrap();
     }
 
-    fn unread(&mut self, _connection: &UnreadConnection) {}
+    fn unread(&mut self, connection: &UnreadConnection) {
+        self.0.unread(connection).unwrap();
+    }
 }
 
 fn import(capture: &Path, archive: &Path) {

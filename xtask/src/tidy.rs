@@ -30,6 +30,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "tapedeck-model",
             "tapedeck-packet",
             "tapedeck-reassembly",
+            "tapedeck-tls",
         ],
     ),
     ("tapedeck-archive", &["tapedeck-model"]),

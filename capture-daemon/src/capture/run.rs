@@ -278,5 +278,10 @@ impl Recorder for Archiver {
         }
     }
 
-    fn unread(&mut self, _connection: &UnreadConnection) {}
+    fn unread(&mut self, connection: &UnreadConnection) {
+        if self.error.is_none() {
+            self.is_dirty = true;
+            self.error = self.writer.unread(connection).err();
+        }
+    }
 }

@@ -243,7 +243,11 @@ impl Recorder for Recording {
         }
     }
 
-    fn unread(&mut self, _connection: &UnreadConnection) {}
+    fn unread(&mut self, connection: &UnreadConnection) {
+        if self.error.is_none() {
+            self.error = self.writer.unread(connection).err();
+        }
+    }
 }
 
 /// Opens an input, and says how long it is (0: unknown).

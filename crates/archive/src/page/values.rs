@@ -23,7 +23,8 @@ impl<'a> RowValues<'a> {
         let response = exchange.response.as_ref();
         let both = request.zip(response);
         let head = request.and_then(|request| request.head.as_ref());
-        let (scheme, authority) = head.map_or((None, None), origin);
+        let secure = exchange.connection.tls.is_some();
+        let (scheme, authority) = head.map_or((None, None), |head| origin(head, secure));
         Self {
             time: exchange.time(),
             duration: both.map(|(request, response)| response.last_byte.since(request.first_byte)),
@@ -46,25 +47,25 @@ impl<'a> RowValues<'a> {
 }
 
 /// The scheme and authority that a request was made to (RFC 9112 section 3.3, RFC 9113
-/// section 8.3.1).
-fn origin(head: &Head) -> (Option<&[u8]>, Option<&[u8]>) {
+/// section 8.3.1). `secure`: within TLS.
+fn origin(head: &Head, secure: bool) -> (Option<&[u8]>, Option<&[u8]>) {
     if head.protocol == Protocol::Http2 {
         return (
             head.field(":scheme"),
             head.field(":authority").or_else(|| head.field("host")),
         );
     }
-    let plain: Option<&[u8]> = Some(b"http");
+    let scheme: Option<&[u8]> = Some(if secure { b"https" } else { b"http" });
     let Some(target) = head.target() else {
-        return (plain, head.field("host"));
+        return (scheme, head.field("host"));
     };
     if head.method() == Some(b"CONNECT") {
-        return (plain, Some(target));
+        return (scheme, Some(target));
     }
     if let Some((scheme, authority)) = absolute_form(target) {
         return (Some(scheme), Some(authority));
     }
-    (plain, head.field("host"))
+    (scheme, head.field("host"))
 }
 
 /// Scheme and authority of `http://shop/cart`; `None` for `/cart` and `*`.
