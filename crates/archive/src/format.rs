@@ -18,8 +18,8 @@ pub(crate) const CHUNK_MAGIC: [u8; 4] = *b"\x89TCK";
 
 /// The major version: a reader refuses a larger one.
 ///
-/// 1: the first.
-pub(crate) const MAJOR: u16 = 1;
+/// 1: the first. 2: narrow columns, in blocks and in the index; see ADR 7.
+pub(crate) const MAJOR: u16 = 2;
 /// The minor version: a reader accepts a larger one, and passes over what it does not know.
 ///
 /// 0: the first.
@@ -84,6 +84,19 @@ impl ChunkKind {
             // Never copied, only mapped.
             Self::Directory => MAX_DIRECTORY,
             _ => MAX_RAW,
+        }
+    }
+
+    /// The version of the payload's structure that is written; readers read all before it, too.
+    pub(crate) const fn version(self) -> u16 {
+        match self {
+            Self::Exchanges => 2,
+            Self::Page
+            | Self::Provenance
+            | Self::Bodies
+            | Self::Ledger
+            | Self::Directory
+            | Self::Unread => 1,
         }
     }
 

@@ -338,22 +338,24 @@ impl Segment {
         body: &BodyView<'b>,
         buffer: &'b mut BodyBuffer,
     ) -> Result<&'b [u8], ReadError> {
-        if body.pieces.is_empty() {
-            return Ok(body.inline);
-        }
-        if let ([piece], []) = (body.pieces, body.inline)
-            && let Some(offset) = self
-                .source
-                .piece_offset(body, piece.reference.to_native())?
-        {
+        let mut pieces = body.pieces();
+        let first = pieces.next();
+        if let Some(piece) = first.filter(|_| pieces.len() == 0 && body.inline.is_empty()) {
+            let found = self.source.piece_offset(body, &piece)?;
+            let offset = found.unwrap_or(body.origin.offset);
             let damaged = |damage| ReadError::Damaged { offset, damage };
+            if found.is_none() {
+                return slice(body.own_bytes(), piece.start, piece.len).map_err(damaged);
+            }
             let chunk = self.source.any_chunk(offset).map_err(damaged)?;
             if chunk.kind == ChunkKind::Bodies
                 && let Some(plain) = chunk.plain()
             {
-                return slice(plain, piece.start.to_native(), piece.len.to_native())
-                    .map_err(damaged);
+                return slice(plain, piece.start, piece.len).map_err(damaged);
             }
+        }
+        if first.is_none() {
+            return Ok(body.inline);
         }
         let limit = buffer.limit;
         if body.len() > limit {

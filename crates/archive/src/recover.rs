@@ -194,7 +194,7 @@ impl Recovery<'_> {
         message: &mut Message,
     ) -> Result<bool, WriteError> {
         let body: BodyView<'_> = view.body();
-        if body.pieces.is_empty() {
+        if body.pieces().len() == 0 {
             message.body.tail = body.inline.to_vec();
             return Ok(true);
         }

@@ -2,7 +2,9 @@
 
 use rkyv::util::AlignedVec;
 
-use crate::block::view::{BlockOrigin, Layout, Record, access};
+use crate::block::layout::Layout;
+use crate::block::v1;
+use crate::block::view::{BlockOrigin, Record, access};
 use crate::error::Damage;
 use crate::format::ChunkKind;
 use crate::source::{Chunk, Inflater};
@@ -41,8 +43,12 @@ impl Scratch {
         self.inflater.inflate(chunk, &mut self.buffer)?;
         self.references.clear();
         self.references.extend(chunk.references());
+        self.layout.clear();
         if chunk.kind == ChunkKind::Exchanges {
-            self.layout.compute(access(&self.buffer)?)?;
+            if chunk.version == 1 {
+                (self.buffer, self.references) = v1::upgrade(&self.buffer, &self.references)?;
+            }
+            self.layout.compute(access(&self.buffer)?, chunk.version)?;
         }
         self.loaded = Some((archive, offset));
         Ok(())
@@ -67,7 +73,6 @@ impl Scratch {
             archive,
             offset,
             references: &self.references,
-            bytes: block.bytes.as_slice(),
         };
         Record::new(block, number, start, origin)
     }
@@ -75,7 +80,7 @@ impl Scratch {
     /// The bytes that pieces point into.
     pub(crate) fn bytes(&self, kind: ChunkKind) -> Result<&[u8], Damage> {
         match kind {
-            ChunkKind::Exchanges => Ok(access(&self.buffer)?.bytes.as_slice()),
+            ChunkKind::Exchanges => Ok(access(&self.buffer)?.bodies.as_slice()),
             _ => Ok(&self.buffer),
         }
     }

@@ -11,8 +11,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::FromBytes;
 use zstd::bulk::Decompressor;
 
-use crate::block::records::OWN_BLOCK;
-use crate::block::view::BodyView;
+use crate::block::view::{BodyView, Piece};
 use crate::error::{Damage, OpenError, ReadError};
 use crate::format::{
     ALIGNMENT, ChunkHeader, ChunkKind, Codec, FOOTER_LEN, FOOTER_MAGIC, FileHeader, Footer,
@@ -123,7 +122,8 @@ impl Source {
         let header = self.chunk_header(offset)?;
         let kind = ChunkKind::from_number(header.kind).ok_or(Damage::Unknown)?;
         let codec = Codec::from_number(header.codec).ok_or(Damage::Unknown)?;
-        if header.version.get() != VERSION_OF_CHUNKS {
+        let version = header.version.get();
+        if version == 0 || version > kind.version() {
             return Err(Damage::Unknown);
         }
         let start = offset as usize + HEADER_LEN;
@@ -143,6 +143,7 @@ impl Source {
         }
         Ok(Chunk {
             kind,
+            version,
             codec,
             first_row: header.first_row.get(),
             references,
@@ -158,11 +159,11 @@ impl Source {
         block: &mut Scratch,
         mut each: impl FnMut(&[u8]) -> Result<(), ReadError>,
     ) -> Result<(), ReadError> {
-        for piece in body.pieces {
-            let (start, len) = (piece.start.to_native(), piece.len.to_native());
-            let Some(offset) = self.piece_offset(body, piece.reference.to_native())? else {
+        for piece in body.pieces() {
+            let (start, len) = (piece.start, piece.len);
+            let Some(offset) = self.piece_offset(body, &piece)? else {
                 let offset = body.origin.offset;
-                let bytes = slice(body.origin.bytes, start, len)
+                let bytes = slice(body.own_bytes(), start, len)
                     .map_err(|damage| ReadError::Damaged { offset, damage })?;
                 each(bytes)?;
                 continue;
@@ -190,16 +191,16 @@ impl Source {
     pub(crate) fn piece_offset(
         &self,
         body: &BodyView<'_>,
-        reference: u32,
+        piece: &Piece,
     ) -> Result<Option<u64>, ReadError> {
         let origin = &body.origin;
         if origin.archive != self.instance {
             return Err(ReadError::ForeignBody);
         }
-        if reference == OWN_BLOCK {
+        let Some(reference) = piece.reference else {
             return Ok(None);
-        }
-        let found = origin.references.get(reference as usize).copied();
+        };
+        let found = origin.references.get(reference).copied();
         found.map(Some).ok_or(ReadError::Damaged {
             offset: origin.offset,
             damage: Damage::Structure("a body names no block"),
@@ -268,13 +269,12 @@ fn check_header(map: &[u8], path: &Path) -> Result<u64, OpenError> {
     Ok(header.archive.get())
 }
 
-/// Every kind of chunk is at its first version.
-const VERSION_OF_CHUNKS: u16 = 1;
-
 /// A chunk whose checksum matches.
 #[derive(Clone, Copy)]
 pub(crate) struct Chunk<'a> {
     pub(crate) kind: ChunkKind,
+    /// Of the payload's structure: between 1 and [`ChunkKind::version`].
+    pub(crate) version: u16,
     codec: Codec,
     pub(crate) first_row: u64,
     references: &'a [u8],

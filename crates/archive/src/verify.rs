@@ -7,8 +7,7 @@ use rkyv::util::AlignedVec;
 use tapedeck_model::Exchange;
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::block::records::OWN_BLOCK;
-use crate::block::view::{BodyView, Record};
+use crate::block::view::{BodyView, Piece, Record};
 use crate::error::{Damage, OpenError};
 use crate::format::{ChunkKind, Footer, PageEntry};
 use crate::page::builder::{BodyLengths, PageBuilder};
@@ -218,24 +217,16 @@ impl<'a> Verifier<'a> {
         let messages = record.request().into_iter().chain(record.response());
         messages.into_iter().all(|message| {
             let body = message.body();
-            body.pieces
-                .iter()
-                .all(|piece| self.has_piece(&body, piece.reference.to_native(), piece))
+            body.pieces().all(|piece| self.has_piece(&body, &piece))
         })
     }
 
-    fn has_piece(
-        &self,
-        body: &BodyView<'_>,
-        reference: u32,
-        piece: &crate::block::records::ArchivedPiece,
-    ) -> bool {
-        let block = if reference == OWN_BLOCK {
-            Some(body.origin.offset)
-        } else {
-            body.origin.references.get(reference as usize).copied()
+    fn has_piece(&self, body: &BodyView<'_>, piece: &Piece) -> bool {
+        let block = match piece.reference {
+            None => Some(body.origin.offset),
+            Some(reference) => body.origin.references.get(reference).copied(),
         };
-        let end = piece.start.to_native().checked_add(piece.len.to_native());
+        let end = piece.start.checked_add(piece.len);
         let len = block.and_then(|offset| self.blocks.get(&offset));
         end.zip(len).is_some_and(|(end, len)| end <= *len)
     }

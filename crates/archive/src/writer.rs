@@ -10,7 +10,6 @@ use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::block::builder::{BlockBuilder, Location, Placement};
-use crate::block::records;
 use crate::bodies::{BodyStore, Hash, is_dense};
 use crate::error::WriteError;
 use crate::format::{ChunkKind, Codec, Footer, MAX_RAW, PageEntry};
@@ -147,7 +146,8 @@ impl Writer {
         let provenance = provenance.encode();
         let archive = xxh3_64(&provenance);
         let mut output = Output::create(path, overwrite, archive, level)?;
-        let block_limit = limits.block.clamp(1, MAX_RAW / 2);
+        // A block can come out five times as long as it was estimated.
+        let block_limit = limits.block.clamp(1, MAX_RAW / 8);
         let provenance = output.chunk(Chunk {
             kind: ChunkKind::Provenance,
             version: 1,
@@ -414,7 +414,7 @@ impl Writer {
                 })?;
         let offset = self.output.chunk(Chunk {
             kind: ChunkKind::Exchanges,
-            version: records::VERSION,
+            version: ChunkKind::Exchanges.version(),
             codec: Codec::Zstd,
             first_row: self.block_first_row,
             references: &references,
@@ -526,6 +526,11 @@ fn with_true_lengths<'a>(
     Cow::Owned(exchange)
 }
 
+/// At most, in a block.
+const FIELD_LEN: usize = 20;
+const GAP_LEN: usize = 24;
+const ARRIVAL_LEN: usize = 16;
+
 /// About how many bytes an exchange takes in a block, its bodies not counted.
 fn heads_len(exchange: &Exchange) -> usize {
     let Exchange {
@@ -540,12 +545,11 @@ fn heads_len(exchange: &Exchange) -> usize {
         .flat_map(|message| message.head.iter().chain(&message.trailers))
         .chain(interim.iter().map(|interim| &interim.head));
     let heads: usize = heads
-        .map(|head| head.raw.len() + head.fields.len() * size_of::<records::WideField>() + 48)
+        .map(|head| head.raw.len() + head.fields.len() * FIELD_LEN + 48)
         .sum();
     let tables: usize = messages
         .map(|message| {
-            message.body.gaps.len() * size_of::<records::Gap>()
-                + message.body.arrivals.len() * size_of::<records::Arrival>()
+            message.body.gaps.len() * GAP_LEN + message.body.arrivals.len() * ARRIVAL_LEN
         })
         .sum();
     heads + tables + 512

@@ -1,195 +1,203 @@
-//! Version 1 of what lies in an exchange block, as rkyv archives it. See `docs/format.md`.
+//! Version 2 of what lies in an exchange block, as rkyv archives it. See `docs/format.md`.
 //!
 //! rkyv has no schema evolution: a change here is a new version of the chunk, in a new module
-//! beside this one, and this one stays for ever.
+//! beside this one, and this one stays for ever, as [`super::v1`] does.
 
 use rkyv::{Archive, Serialize};
 
-/// The version of these structures, as the chunk header tells it.
-pub(crate) const VERSION: u16 = 1;
+use super::packed::Packed;
+use crate::details::{StoredTls, StoredWorkload};
 
-/// The root.
+/// The root: one group of columns for each kind of thing.
 #[derive(Archive, Debug, Default, Serialize)]
 #[rkyv(derive(Debug))]
 pub(crate) struct Block {
-    /// Record times count from here.
+    /// The time before the first record's.
     pub(crate) base: i64,
-    pub(crate) records: Vec<Record>,
-    pub(crate) messages: Vec<Message>,
-    pub(crate) heads: Vec<Head>,
-    pub(crate) fields: Vec<Field>,
-    pub(crate) wide_fields: Vec<WideField>,
+    pub(crate) records: Records,
+    /// Requests, responses.
+    pub(crate) messages: [Messages; 2],
+    /// Heads of requests, of final responses, and all others: interim responses and trailers.
+    pub(crate) heads: [Heads; 3],
+    pub(crate) pieces: Pieces,
+    pub(crate) gaps: Gaps,
+    pub(crate) arrivals: Arrivals,
     /// When each interim response came, from the time of its record.
-    pub(crate) interims: Vec<i64>,
-    pub(crate) pieces: Vec<Piece>,
-    pub(crate) gaps: Vec<Gap>,
-    pub(crate) arrivals: Vec<Arrival>,
-    pub(crate) connections: Vec<Connection>,
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) interims: Packed,
+    pub(crate) n_interims: u32,
+    pub(crate) connections: Connections,
+    pub(crate) tls: Vec<StoredTls>,
+    pub(crate) workloads: Vec<StoredWorkload>,
+    pub(crate) anomalies: Vec<[u64; 2]>,
+    /// Inline bodies.
+    pub(crate) bodies: Vec<u8>,
 }
 
-/// An exchange. In the arrays: the request, the interim responses, the response.
-#[derive(Archive, Clone, Copy, Debug, Serialize)]
+/// Exchanges.
+#[derive(Archive, Debug, Default, Serialize)]
 #[rkyv(derive(Debug))]
-pub(crate) struct Record {
-    /// When it began, from the block's base.
-    pub(crate) time: i64,
-    pub(crate) stream: u64,
-    pub(crate) anomalies: [u64; 2],
+pub(crate) struct Records {
+    pub(crate) n: u32,
+    /// From the time of the record before.
+    pub(crate) time: Packed,
     /// Number of its connection in the block.
-    pub(crate) connection: u32,
-    pub(crate) n_interims: u32,
-    pub(crate) request_absent: u16,
-    pub(crate) response_absent: u16,
-    pub(crate) protocol: u8,
+    pub(crate) connection: Packed,
+    /// From the stream of the record before on the same connection; for the first, from one below
+    /// [`Connections::first_stream`].
+    pub(crate) stream: Packed,
+    /// Number of the set in `anomalies`.
+    pub(crate) anomalies: Packed,
+    pub(crate) n_interims: Packed,
+    pub(crate) request_absent: Packed,
+    pub(crate) response_absent: Packed,
+    pub(crate) protocol: Packed,
     /// Of [`record_flags`].
-    pub(crate) flags: u8,
+    pub(crate) flags: Packed,
 }
 
 pub(crate) mod record_flags {
-    pub(crate) const REQUEST: u8 = 1;
-    pub(crate) const RESPONSE: u8 = 2;
-    pub(crate) const TUNNEL: u8 = 4;
-    pub(crate) const PUSHED: u8 = 8;
+    pub(crate) const REQUEST: u64 = 1;
+    pub(crate) const RESPONSE: u64 = 2;
+    pub(crate) const TUNNEL: u64 = 4;
+    pub(crate) const PUSHED: u64 = 8;
 }
 
-/// A request or a response. In the arrays: the head, the trailers, the body.
-#[derive(Archive, Clone, Copy, Debug, Serialize)]
+/// Requests, or responses.
+#[derive(Archive, Debug, Default, Serialize)]
 #[rkyv(derive(Debug))]
-pub(crate) struct Message {
+pub(crate) struct Messages {
+    pub(crate) n: u32,
     /// From the time of the record.
-    pub(crate) first_byte: i64,
+    pub(crate) first_byte: Packed,
     /// From `first_byte`.
-    pub(crate) last_byte: i64,
-    /// Length of the whole body: of the pieces, then of what lies in `bytes`.
-    pub(crate) body_len: u64,
-    pub(crate) inline_len: u32,
-    pub(crate) n_pieces: u32,
-    pub(crate) n_gaps: u32,
-    pub(crate) n_arrivals: u32,
-    pub(crate) reset_code: u32,
-    pub(crate) missing: u16,
+    pub(crate) last_byte: Packed,
+    /// Bytes of its body in `bodies`.
+    pub(crate) inline_len: Packed,
+    pub(crate) n_pieces: Packed,
+    pub(crate) n_gaps: Packed,
+    pub(crate) n_arrivals: Packed,
+    pub(crate) reset_code: Packed,
+    pub(crate) missing: Packed,
     /// Of [`message_flags`].
-    pub(crate) flags: u8,
+    pub(crate) flags: Packed,
 }
 
 pub(crate) mod message_flags {
-    pub(crate) const HEAD: u8 = 1;
-    pub(crate) const TRAILERS: u8 = 2;
-    pub(crate) const RESET: u8 = 4;
+    pub(crate) const HEAD: u64 = 1;
+    pub(crate) const TRAILERS: u64 = 2;
+    pub(crate) const RESET: u64 = 4;
 }
 
-/// A head, an interim head or a trailer section. In the arrays: its fields; in `bytes`: its bytes.
-#[derive(Archive, Clone, Copy, Debug, Serialize)]
+/// Heads of one kind, their fields, and their bytes. Everything in a head is a distance from the
+/// end of what came before it in this order: the first part of the start line, its second part,
+/// the fields, each with name and value, the head's end. Distances wrap, since what came before
+/// need not lie before.
+#[derive(Archive, Debug, Default, Serialize)]
 #[rkyv(derive(Debug))]
-pub(crate) struct Head {
-    pub(crate) raw_len: u32,
-    pub(crate) n_fields: u32,
-    /// The method, or the reason phrase.
-    pub(crate) first: Span,
-    /// The target.
-    pub(crate) second: Span,
-    pub(crate) status: u16,
-    pub(crate) protocol: u8,
+pub(crate) struct Heads {
+    pub(crate) n: u32,
+    pub(crate) n_all_fields: u32,
     /// 0 none, 1 request, 2 response.
-    pub(crate) start: u8,
+    pub(crate) start: Packed,
     /// Of [`head_flags`].
-    pub(crate) flags: u8,
+    pub(crate) flags: Packed,
+    pub(crate) protocol: Packed,
+    pub(crate) status: Packed,
+    /// The method, or the reason phrase.
+    pub(crate) first_skip: Packed,
+    pub(crate) first_len: Packed,
+    /// The target.
+    pub(crate) second_skip: Packed,
+    pub(crate) second_len: Packed,
+    pub(crate) n_fields: Packed,
+    /// From the end of the last field, or of the start line where there is none.
+    pub(crate) rest: Packed,
+    /// To the name of each field.
+    pub(crate) name_skip: Packed,
+    pub(crate) name_len: Packed,
+    pub(crate) value_skip: Packed,
+    pub(crate) value_len: Packed,
+    /// Of [`field_flags`].
+    pub(crate) field_flags: Packed,
+    pub(crate) bytes: Vec<u8>,
 }
 
 pub(crate) mod head_flags {
-    pub(crate) const METHOD: u8 = 1;
-    pub(crate) const TARGET: u8 = 2;
-    pub(crate) const STATUS: u8 = 4;
-    /// The fields are in `wide_fields`.
-    pub(crate) const WIDE: u8 = 8;
-}
-
-/// Bytes within a head.
-#[derive(Archive, Clone, Copy, Debug, Default, Serialize)]
-#[rkyv(derive(Debug))]
-pub(crate) struct Span {
-    pub(crate) start: u32,
-    pub(crate) len: u32,
-}
-
-/// A field, by distances: from the end of the field before (first: of the head's beginning) to the
-/// name, and from the name's end to the value. Like heads then have equal fields, wherever they lie.
-#[derive(Archive, Clone, Copy, Debug, Serialize)]
-#[rkyv(derive(Debug))]
-pub(crate) struct Field {
-    pub(crate) skip: u16,
-    pub(crate) name_len: u16,
-    pub(crate) gap: u16,
-    pub(crate) value_len: u16,
-}
-
-/// A field that [`Field`] cannot express: longer, out of order, or with an unknown name or value.
-#[derive(Archive, Clone, Copy, Debug, Serialize)]
-#[rkyv(derive(Debug))]
-pub(crate) struct WideField {
-    pub(crate) name: Span,
-    pub(crate) value: Span,
-    /// Of [`field_flags`].
-    pub(crate) flags: u32,
+    pub(crate) const METHOD: u64 = 1;
+    pub(crate) const TARGET: u64 = 2;
+    pub(crate) const STATUS: u64 = 4;
+    /// The fields begin with the head, and the parts of the start line lie among them, as in
+    /// HTTP/2. Else they begin behind the start line.
+    pub(crate) const FIELDS_FIRST: u64 = 8;
 }
 
 pub(crate) mod field_flags {
-    pub(crate) const NAME_UNKNOWN: u32 = 1;
-    pub(crate) const VALUE_UNKNOWN: u32 = 2;
+    pub(crate) const NAME_UNKNOWN: u64 = 1;
+    pub(crate) const VALUE_UNKNOWN: u64 = 2;
 }
 
-/// Bytes of a body that lie elsewhere.
-#[derive(Archive, Clone, Copy, Debug, Serialize)]
+/// Bytes of bodies that lie elsewhere.
+#[derive(Archive, Debug, Default, Serialize)]
 #[rkyv(derive(Debug))]
-pub(crate) struct Piece {
-    /// Number of the reference before the stored payload; [`OWN_BLOCK`]: this block.
-    pub(crate) reference: u32,
-    /// Where in the body block, or in `bytes` of the exchange block.
-    pub(crate) start: u32,
-    pub(crate) len: u32,
+pub(crate) struct Pieces {
+    pub(crate) n: u32,
+    /// 0: this block; else number of the reference before the stored payload, from 1.
+    pub(crate) reference: Packed,
+    /// Where in the body block, or in `bodies` of the exchange block.
+    pub(crate) start: Packed,
+    pub(crate) len: Packed,
 }
-
-/// [`Piece::reference`] to the block that holds the piece.
-pub(crate) const OWN_BLOCK: u32 = u32::MAX;
 
 /// Bytes that are missing in a body.
-#[derive(Archive, Clone, Copy, Debug, Serialize)]
+#[derive(Archive, Debug, Default, Serialize)]
 #[rkyv(derive(Debug))]
-pub(crate) struct Gap {
-    pub(crate) offset: u64,
-    pub(crate) len: u64,
+pub(crate) struct Gaps {
+    pub(crate) n: u32,
+    pub(crate) offset: Packed,
+    pub(crate) len: Packed,
     /// 0 lost, 1 snaplen, 2 limit.
-    pub(crate) cause: u8,
+    pub(crate) cause: Packed,
 }
 
-/// When a part of a body came.
-#[derive(Archive, Clone, Copy, Debug, Serialize)]
+/// When parts of a body came.
+#[derive(Archive, Debug, Default, Serialize)]
 #[rkyv(derive(Debug))]
-pub(crate) struct Arrival {
-    pub(crate) offset: u64,
-    /// From the message's first byte.
-    pub(crate) at: i64,
+pub(crate) struct Arrivals {
+    pub(crate) n: u32,
+    /// From the one before in the same body.
+    pub(crate) offset: Packed,
+    /// From the one before in the same body; for the first, from the message's first byte.
+    pub(crate) at: Packed,
 }
 
-/// A connection.
-#[derive(Archive, Clone, Copy, Debug, Serialize)]
+/// Connections.
+#[derive(Archive, Debug, Default, Serialize)]
 #[rkyv(derive(Debug))]
-pub(crate) struct Connection {
-    pub(crate) id: u64,
-    pub(crate) scope: u64,
-    pub(crate) opened: i64,
-    /// IPv4: the first four bytes, the others zero.
-    pub(crate) client: [u8; 16],
-    pub(crate) server: [u8; 16],
-    pub(crate) client_port: u16,
-    pub(crate) server_port: u16,
+pub(crate) struct Connections {
+    pub(crate) n: u32,
+    pub(crate) id: Packed,
+    pub(crate) scope: Packed,
+    /// From the block's base.
+    pub(crate) opened: Packed,
+    /// The address as a number, in two halves; that of an IPv4 address is in the low one.
+    pub(crate) client_high: Packed,
+    pub(crate) client_low: Packed,
+    pub(crate) client_port: Packed,
+    pub(crate) server_high: Packed,
+    pub(crate) server_low: Packed,
+    pub(crate) server_port: Packed,
+    pub(crate) first_stream: Packed,
+    /// Number in `tls`, from 1; 0: none.
+    pub(crate) tls: Packed,
+    /// Numbers in `workloads`, from 1; 0: none.
+    pub(crate) client_workload: Packed,
+    pub(crate) server_workload: Packed,
     /// Of [`connection_flags`].
-    pub(crate) flags: u8,
+    pub(crate) flags: Packed,
 }
 
 pub(crate) mod connection_flags {
-    pub(crate) const CLIENT_V6: u8 = 1;
-    pub(crate) const SERVER_V6: u8 = 2;
-    pub(crate) const MIDSTREAM: u8 = 4;
+    pub(crate) const CLIENT_V6: u64 = 1;
+    pub(crate) const SERVER_V6: u64 = 2;
+    pub(crate) const MIDSTREAM: u64 = 4;
 }

@@ -1,84 +1,25 @@
 //! A block is read in place.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 use std::sync::Arc;
 
 use rkyv::rancor::Failure;
 use tapedeck_model::{
     self as model, Anomalies, ConnectionId, Endpoint, Exchange, Field, Gap, GapCause, Interim,
-    Message, Missing, Origin, Protocol, Scope, Span, StartLine, Timestamp,
+    Message, Missing, Origin, Protocol, Scope, Span, StartLine, Timestamp, Tls, Workload,
+    Workloads,
     exchange::{Arrival, Body, BodyGap},
 };
 
+use super::builder::head_kind;
+use super::layout::{Cursor, Start};
 use super::records::{
-    ArchivedArrival, ArchivedBlock, ArchivedConnection, ArchivedField, ArchivedGap, ArchivedHead,
-    ArchivedMessage, ArchivedPiece, ArchivedRecord, ArchivedSpan, ArchivedWideField,
-    connection_flags, field_flags, head_flags, message_flags, record_flags,
+    ArchivedBlock, ArchivedHeads, ArchivedMessages, connection_flags, field_flags, head_flags,
+    message_flags, record_flags,
 };
+use crate::details::{StoredTls, StoredWorkload};
 use crate::error::Damage;
-
-/// Where a record's things begin in the arrays of its block.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Cursor {
-    message: u32,
-    head: u32,
-    field: u32,
-    wide_field: u32,
-    interim: u32,
-    piece: u32,
-    gap: u32,
-    arrival: u32,
-    byte: u32,
-}
-
-/// Where every record of a block begins: computed, and with it checked, once a block.
-#[derive(Debug, Default)]
-pub(crate) struct Layout {
-    starts: Vec<Cursor>,
-}
-
-impl Layout {
-    /// Walks through the whole block, so that no later access can fall outside of it.
-    pub(crate) fn compute(&mut self, block: &ArchivedBlock) -> Result<(), Damage> {
-        self.starts.clear();
-        let mut cursor = Cursor::default();
-        for record in block.records.iter() {
-            self.starts.push(cursor);
-            cursor.record(block, record)?;
-            if block
-                .connections
-                .get(record.connection.to_native() as usize)
-                .is_none()
-            {
-                return Err(Damage::Structure("a record names no connection"));
-            }
-        }
-        let ends = Cursor {
-            message: block.messages.len() as u32,
-            head: block.heads.len() as u32,
-            field: block.fields.len() as u32,
-            wide_field: block.wide_fields.len() as u32,
-            interim: block.interims.len() as u32,
-            piece: block.pieces.len() as u32,
-            gap: block.gaps.len() as u32,
-            arrival: block.arrivals.len() as u32,
-            byte: block.bytes.len() as u32,
-        };
-        if cursor == ends {
-            Ok(())
-        } else {
-            Err(Damage::Structure("a table is longer than its records"))
-        }
-    }
-
-    pub(crate) fn start(&self, record: usize) -> Option<Cursor> {
-        self.starts.get(record).copied()
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.starts.len()
-    }
-}
 
 /// The block in these bytes, after every pointer and length in them was checked.
 pub(crate) fn access(bytes: &[u8]) -> Result<&ArchivedBlock, Damage> {
@@ -89,12 +30,11 @@ pub(crate) fn access(bytes: &[u8]) -> Result<&ArchivedBlock, Damage> {
 /// An exchange with its heads and bodies, read in place.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'s> {
-    record: &'s ArchivedRecord,
-    connection: &'s ArchivedConnection,
-    time: Timestamp,
+    block: &'s ArchivedBlock,
+    number: usize,
+    start: Start,
     request: Option<MessageView<'s>>,
     response: Option<MessageView<'s>>,
-    block: &'s ArchivedBlock,
     /// Where the interim responses begin.
     interim: Cursor,
     /// What is added to the id of the connection; see `Segment`.
@@ -105,41 +45,32 @@ impl<'s> Record<'s> {
     pub(crate) fn new(
         block: &'s ArchivedBlock,
         number: usize,
-        start: Cursor,
+        start: Start,
         origin: BlockOrigin<'s>,
     ) -> Result<Self, Damage> {
-        let record = block
-            .records
-            .get(number)
-            .ok_or(Damage::Structure("a row names no record"))?;
-        let connection = block
-            .connections
-            .get(record.connection.to_native() as usize)
-            .ok_or(Damage::Structure("a record names no connection"))?;
-        let base = Timestamp::from_nanos(block.base.to_native());
-        let time = moved(base, record.time.to_native());
-        let mut cursor = start;
-        let request = if record.flags & record_flags::REQUEST != 0 {
-            Some(cursor.message(block, time, origin)?)
+        let flags = block.records.flags.get(number);
+        let mut cursor = start.cursor;
+        let time = start.time;
+        let request = if flags & record_flags::REQUEST != 0 {
+            Some(cursor.message(block, head_kind::REQUEST, time, origin)?)
         } else {
             None
         };
         let interim = cursor;
-        for _ in 0..record.n_interims.to_native() {
+        for _ in 0..block.records.n_interims.get(number) {
             cursor.interim(block, time)?;
         }
-        let response = if record.flags & record_flags::RESPONSE != 0 {
-            Some(cursor.message(block, time, origin)?)
+        let response = if flags & record_flags::RESPONSE != 0 {
+            Some(cursor.message(block, head_kind::RESPONSE, time, origin)?)
         } else {
             None
         };
         Ok(Self {
-            record,
-            connection,
-            time,
+            block,
+            number,
+            start,
             request,
             response,
-            block,
             interim,
             first_connection: 0,
         })
@@ -156,51 +87,63 @@ impl<'s> Record<'s> {
     /// When the exchange began.
     #[must_use]
     pub fn time(&self) -> Timestamp {
-        self.time
+        self.start.time
     }
 
     /// The connection that carried it.
     #[must_use]
     pub fn connection(&self) -> model::Connection {
-        let connection = self.connection;
-        let flag = |flag: u8| connection.flags & flag != 0;
+        let number = self.block.records.connection.get(self.number) as usize;
+        let connections = &self.block.connections;
+        let flags = connections.flags.get(number);
+        let endpoint = |high: u64, low: u64, port: u64, is_v6: bool| {
+            Endpoint::new(address_of(high, low, is_v6), port as u16)
+        };
+        let base = Timestamp::from_nanos(self.block.base.to_native());
         model::Connection {
             id: ConnectionId(
-                connection
+                connections
                     .id
-                    .to_native()
+                    .get(number)
                     .wrapping_add(self.first_connection),
             ),
-            client: Endpoint::new(
-                address(connection.client, flag(connection_flags::CLIENT_V6)),
-                connection.client_port.to_native(),
+            client: endpoint(
+                connections.client_high.get(number),
+                connections.client_low.get(number),
+                connections.client_port.get(number),
+                flags & connection_flags::CLIENT_V6 != 0,
             ),
-            server: Endpoint::new(
-                address(connection.server, flag(connection_flags::SERVER_V6)),
-                connection.server_port.to_native(),
+            server: endpoint(
+                connections.server_high.get(number),
+                connections.server_low.get(number),
+                connections.server_port.get(number),
+                flags & connection_flags::SERVER_V6 != 0,
             ),
-            scope: Scope(connection.scope.to_native()),
-            origin: if flag(connection_flags::MIDSTREAM) {
+            scope: Scope(connections.scope.get(number)),
+            origin: if flags & connection_flags::MIDSTREAM != 0 {
                 Origin::Midstream
             } else {
                 Origin::Handshake
             },
-            opened: Timestamp::from_nanos(connection.opened.to_native()),
-            tls: None,
-            workloads: tapedeck_model::Workloads::default(),
+            opened: moved(base, connections.opened.get(number)),
+            tls: self.tls(connections.tls.get(number)),
+            workloads: Workloads {
+                client: self.workload(connections.client_workload.get(number)),
+                server: self.workload(connections.server_workload.get(number)),
+            },
         }
     }
 
     /// The ordinal within an HTTP/1 connection, or the stream id in HTTP/2.
     #[must_use]
     pub fn stream(&self) -> u64 {
-        self.record.stream.to_native()
+        self.start.stream
     }
 
     /// The protocol.
     #[must_use]
     pub fn protocol(&self) -> Protocol {
-        protocol(self.record.protocol)
+        protocol(self.block.records.protocol.get(self.number))
     }
 
     /// The request.
@@ -217,8 +160,8 @@ impl<'s> Record<'s> {
 
     /// The interim responses (1xx), in order.
     pub fn interim(&self) -> impl Iterator<Item = InterimView<'s>> + use<'s> {
-        let (block, time, mut cursor) = (self.block, self.time, self.interim);
-        let n_interims = self.record.n_interims.to_native();
+        let (block, time, mut cursor) = (self.block, self.start.time, self.interim);
+        let n_interims = block.records.n_interims.get(self.number);
         // `new` went over the same interims without finding fault.
         (0..n_interims).map_while(move |_| cursor.interim(block, time).ok())
     }
@@ -226,32 +169,35 @@ impl<'s> Record<'s> {
     /// Why the request is not there, where it is not.
     #[must_use]
     pub fn request_absent(&self) -> Missing {
-        Missing::from_bits(self.record.request_absent.to_native())
+        Missing::from_bits(self.block.records.request_absent.get(self.number) as u16)
     }
 
     /// Why the response is not there, where it is not.
     #[must_use]
     pub fn response_absent(&self) -> Missing {
-        Missing::from_bits(self.record.response_absent.to_native())
+        Missing::from_bits(self.block.records.response_absent.get(self.number) as u16)
     }
 
     /// Whether the exchange turned its connection or stream into a tunnel.
     #[must_use]
     pub fn tunnel(&self) -> bool {
-        self.record.flags & record_flags::TUNNEL != 0
+        self.flags() & record_flags::TUNNEL != 0
     }
 
     /// Whether the server pushed it.
     #[must_use]
     pub fn pushed(&self) -> bool {
-        self.record.flags & record_flags::PUSHED != 0
+        self.flags() & record_flags::PUSHED != 0
     }
 
     /// What was irregular.
     #[must_use]
     pub fn anomalies(&self) -> Anomalies {
-        let [low, high] = self.record.anomalies.map(|bits| bits.to_native());
-        Anomalies::from_bits(u128::from(low) | u128::from(high) << 64)
+        let number = self.block.records.anomalies.get(self.number) as usize;
+        let set = self.block.anomalies.get(number);
+        Anomalies::from_bits(set.map_or(0, |[low, high]| {
+            u128::from(low.to_native()) | u128::from(high.to_native()) << 64
+        }))
     }
 
     /// The exchange as the model has it, its bodies without their bytes: [`Body::len`] is set,
@@ -279,6 +225,27 @@ impl<'s> Record<'s> {
             anomalies: self.anomalies(),
         }
     }
+
+    fn flags(&self) -> u64 {
+        self.block.records.flags.get(self.number)
+    }
+
+    fn tls(&self, number: u64) -> Option<Arc<Tls>> {
+        let found = self.block.tls.get(index_from_1(number)?)?;
+        let stored: StoredTls = rkyv::deserialize::<_, Failure>(found).ok()?;
+        Some(Arc::new(stored.into()))
+    }
+
+    fn workload(&self, number: u64) -> Option<Arc<Workload>> {
+        let found = self.block.workloads.get(index_from_1(number)?)?;
+        let stored: StoredWorkload = rkyv::deserialize::<_, Failure>(found).ok()?;
+        Some(Arc::new(stored.into()))
+    }
+}
+
+/// The index of what is numbered from 1.
+pub(super) fn index_from_1(number: u64) -> Option<usize> {
+    usize::try_from(number.checked_sub(1)?).ok()
 }
 
 /// An interim response, read in place.
@@ -293,10 +260,11 @@ pub struct InterimView<'s> {
 /// A request or a response, read in place.
 #[derive(Clone, Copy, Debug)]
 pub struct MessageView<'s> {
-    message: &'s ArchivedMessage,
-    head: Option<HeadView<'s>>,
-    trailers: Option<HeadView<'s>>,
-    body: BodyView<'s>,
+    pub(super) messages: &'s ArchivedMessages,
+    pub(super) number: usize,
+    pub(super) head: Option<HeadView<'s>>,
+    pub(super) trailers: Option<HeadView<'s>>,
+    pub(super) body: BodyView<'s>,
 }
 
 impl<'s> MessageView<'s> {
@@ -327,20 +295,23 @@ impl<'s> MessageView<'s> {
     /// When its last byte came.
     #[must_use]
     pub fn last_byte(&self) -> Timestamp {
-        moved(self.body.first_byte, self.message.last_byte.to_native())
+        moved(
+            self.body.first_byte,
+            self.messages.last_byte.get(self.number),
+        )
     }
 
     /// Why it is not whole.
     #[must_use]
     pub fn missing(&self) -> Missing {
-        Missing::from_bits(self.message.missing.to_native())
+        Missing::from_bits(self.messages.missing.get(self.number) as u16)
     }
 
     /// The error code of an HTTP/2 RST_STREAM that ended it.
     #[must_use]
     pub fn reset_code(&self) -> Option<u32> {
-        (self.message.flags & message_flags::RESET != 0)
-            .then(|| self.message.reset_code.to_native())
+        let has_code = self.messages.flags.get(self.number) & message_flags::RESET != 0;
+        has_code.then(|| self.messages.reset_code.get(self.number) as u32)
     }
 
     fn to_message(self) -> Message {
@@ -365,10 +336,10 @@ impl<'s> MessageView<'s> {
 /// A head or a trailer section, read in place.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadView<'s> {
-    head: &'s ArchivedHead,
-    raw: &'s [u8],
-    fields: &'s [ArchivedField],
-    wide_fields: &'s [ArchivedWideField],
+    pub(super) heads: &'s ArchivedHeads,
+    pub(super) number: usize,
+    pub(super) first_field: usize,
+    pub(super) raw: &'s [u8],
 }
 
 impl<'s> HeadView<'s> {
@@ -381,31 +352,43 @@ impl<'s> HeadView<'s> {
     /// The version that the message names.
     #[must_use]
     pub fn protocol(&self) -> Protocol {
-        protocol(self.head.protocol)
+        protocol(self.heads.protocol.get(self.number))
     }
 
     /// The method of a request.
     #[must_use]
     pub fn method(&self) -> Option<&'s [u8]> {
-        self.span(head_flags::METHOD, 1, &self.head.first)
+        match self.start() {
+            StartLine::Request { method, .. } => method.map(|span| span.of(self.raw)),
+            StartLine::Response { .. } | StartLine::None => None,
+        }
     }
 
     /// The target of a request, as on the wire.
     #[must_use]
     pub fn target(&self) -> Option<&'s [u8]> {
-        self.span(head_flags::TARGET, 1, &self.head.second)
+        match self.start() {
+            StartLine::Request { target, .. } => target.map(|span| span.of(self.raw)),
+            StartLine::Response { .. } | StartLine::None => None,
+        }
     }
 
     /// The status code of a response.
     #[must_use]
     pub fn status(&self) -> Option<u16> {
-        (self.head.flags & head_flags::STATUS != 0).then(|| self.head.status.to_native())
+        match self.start() {
+            StartLine::Response { status, .. } => status,
+            StartLine::Request { .. } | StartLine::None => None,
+        }
     }
 
     /// The reason phrase of a response; empty where there was none.
     #[must_use]
     pub fn reason(&self) -> &'s [u8] {
-        self.span(0, 2, &self.head.first).unwrap_or_default()
+        match self.start() {
+            StartLine::Response { reason, .. } => reason.of(self.raw),
+            StartLine::Request { .. } | StartLine::None => &[],
+        }
     }
 
     /// The header fields, in the order of the wire.
@@ -433,60 +416,89 @@ impl<'s> HeadView<'s> {
     /// The head as the model has it.
     #[must_use]
     pub fn to_head(self) -> model::Head {
-        let span =
-            |flag: u8, span: &ArchivedSpan| (self.head.flags & flag != 0).then(|| Span::from(span));
         model::Head {
             raw: self.raw.to_vec(),
             protocol: self.protocol(),
-            start: match self.head.start {
-                1 => StartLine::Request {
-                    method: span(head_flags::METHOD, &self.head.first),
-                    target: span(head_flags::TARGET, &self.head.second),
-                },
-                2 => StartLine::Response {
-                    status: self.status(),
-                    reason: (&self.head.first).into(),
-                },
-                _ => StartLine::None,
-            },
+            start: self.start(),
             fields: self.spans().collect(),
         }
     }
 
-    fn span(&self, flag: u8, start: u8, span: &ArchivedSpan) -> Option<&'s [u8]> {
-        let there = self.head.start == start && self.head.flags & flag == flag;
-        there.then(|| Span::from(span).of(self.raw))
+    fn flag(&self, flag: u64) -> bool {
+        self.heads.flags.get(self.number) & flag != 0
+    }
+
+    fn start(&self) -> StartLine {
+        let (heads, number) = (self.heads, self.number);
+        let (first, second, _) = self.line();
+        match heads.start.get(number) {
+            1 => StartLine::Request {
+                method: self.flag(head_flags::METHOD).then_some(first),
+                target: self.flag(head_flags::TARGET).then_some(second),
+            },
+            2 => StartLine::Response {
+                status: self
+                    .flag(head_flags::STATUS)
+                    .then(|| heads.status.get(number) as u16),
+                reason: first,
+            },
+            _ => StartLine::None,
+        }
+    }
+
+    /// The two parts of the start line, and where they end.
+    fn line(&self) -> (Span, Span, u32) {
+        let (heads, number) = (self.heads, self.number);
+        let mut cursor = 0;
+        let first = advance(
+            &mut cursor,
+            heads.first_skip.get(number),
+            heads.first_len.get(number),
+        );
+        let second = advance(
+            &mut cursor,
+            heads.second_skip.get(number),
+            heads.second_len.get(number),
+        );
+        (first, second, cursor)
     }
 
     fn spans(&self) -> impl Iterator<Item = Field> + use<'s> {
-        let mut cursor = 0_u32;
-        // One of the two is empty.
-        let narrow = self.fields.iter().map(move |field| {
-            let mut advance = |skip: u16, len: u16| {
-                let start = cursor.saturating_add(skip.into());
-                cursor = start.saturating_add(len.into());
-                Span {
-                    start,
-                    len: len.into(),
-                }
-            };
+        let heads = self.heads;
+        let mut cursor = if self.flag(head_flags::FIELDS_FIRST) {
+            0
+        } else {
+            self.line().2
+        };
+        let n_fields = heads.n_fields.get(self.number) as usize;
+        (self.first_field..self.first_field + n_fields).map(move |number| {
+            let flags = heads.field_flags.get(number);
             Field {
-                name: advance(field.skip.to_native(), field.name_len.to_native()),
-                value: advance(field.gap.to_native(), field.value_len.to_native()),
-                ..Field::default()
+                name: advance(
+                    &mut cursor,
+                    heads.name_skip.get(number),
+                    heads.name_len.get(number),
+                ),
+                value: advance(
+                    &mut cursor,
+                    heads.value_skip.get(number),
+                    heads.value_len.get(number),
+                ),
+                name_unknown: flags & field_flags::NAME_UNKNOWN != 0,
+                value_unknown: flags & field_flags::VALUE_UNKNOWN != 0,
             }
-        });
-        let wide = self.wide_fields.iter().map(|field| {
-            let unknown = |flag: u32| field.flags.to_native() & flag != 0;
-            Field {
-                name: (&field.name).into(),
-                value: (&field.value).into(),
-                name_unknown: unknown(field_flags::NAME_UNKNOWN),
-                value_unknown: unknown(field_flags::VALUE_UNKNOWN),
-            }
-        });
-        narrow.chain(wide)
+        })
     }
+}
+
+/// The next part of a head, behind the one that the cursor stands at the end of.
+fn advance(cursor: &mut u32, skip: u64, len: u64) -> Span {
+    let span = Span {
+        start: cursor.wrapping_add(skip as u32),
+        len: len as u32,
+    };
+    *cursor = span.start.wrapping_add(span.len);
+    span
 }
 
 /// A header field, read in place.
@@ -507,20 +519,29 @@ pub(crate) struct BlockOrigin<'s> {
     pub(crate) offset: u64,
     /// The references before the stored payload.
     pub(crate) references: &'s [u64],
-    /// The whole of `bytes`, for pieces that lie in the block itself.
-    pub(crate) bytes: &'s [u8],
+}
+
+/// A piece of a body.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Piece {
+    /// Number of a reference; `None`: the record's own block.
+    pub(crate) reference: Option<usize>,
+    pub(crate) start: u32,
+    pub(crate) len: u32,
 }
 
 /// A body: how long it is, where it is, what is missing.
 #[derive(Clone, Copy, Debug)]
 pub struct BodyView<'s> {
-    len: u64,
+    pub(super) len: u64,
     pub(crate) inline: &'s [u8],
-    pub(crate) pieces: &'s [ArchivedPiece],
+    pub(super) block: &'s ArchivedBlock,
+    /// Where its pieces begin, and how many there are; the same for gaps and arrivals.
+    pub(super) pieces: (u32, u32),
+    pub(super) gaps: (u32, u32),
+    pub(super) arrivals: (u32, u32),
     pub(crate) origin: BlockOrigin<'s>,
-    gaps: &'s [ArchivedGap],
-    arrivals: &'s [ArchivedArrival],
-    first_byte: Timestamp,
+    pub(super) first_byte: Timestamp,
 }
 
 impl<'s> BodyView<'s> {
@@ -538,11 +559,12 @@ impl<'s> BodyView<'s> {
 
     /// Where bytes are missing.
     pub fn gaps(&self) -> impl Iterator<Item = BodyGap> + use<'s> {
-        self.gaps.iter().map(|gap| BodyGap {
-            offset: gap.offset.to_native(),
+        let gaps = &self.block.gaps;
+        numbers(self.gaps).map(|number| BodyGap {
+            offset: gaps.offset.get(number),
             gap: Gap {
-                len: gap.len.to_native(),
-                cause: match gap.cause {
+                len: gaps.len.get(number),
+                cause: match gaps.cause.get(number) {
                     1 => GapCause::Snaplen,
                     2 => GapCause::Limit,
                     _ => GapCause::Lost,
@@ -553,143 +575,37 @@ impl<'s> BodyView<'s> {
 
     /// When its bytes came, where they did not come at once.
     pub fn arrivals(&self) -> impl Iterator<Item = Arrival> + use<'s> {
-        let first_byte = self.first_byte;
-        self.arrivals.iter().map(move |arrival| Arrival {
-            offset: arrival.offset.to_native(),
-            at: moved(first_byte, arrival.at.to_native()),
-        })
-    }
-}
-
-impl Cursor {
-    /// Goes over one record, without building views.
-    fn record(&mut self, block: &ArchivedBlock, record: &ArchivedRecord) -> Result<(), Damage> {
-        if record.flags & record_flags::REQUEST != 0 {
-            self.pass_message(block)?;
-        }
-        for _ in 0..record.n_interims.to_native() {
-            take(&block.interims, &mut self.interim, 1)?;
-            self.head(block)?;
-        }
-        if record.flags & record_flags::RESPONSE != 0 {
-            self.pass_message(block)?;
-        }
-        Ok(())
-    }
-
-    fn pass_message(&mut self, block: &ArchivedBlock) -> Result<(), Damage> {
-        // Neither time nor origin has a part in where things lie.
-        let origin = BlockOrigin {
-            archive: 0,
-            offset: 0,
-            references: &[],
-            bytes: &[],
-        };
-        self.message(block, Timestamp::EPOCH, origin).map(|_| ())
-    }
-
-    fn message<'s>(
-        &mut self,
-        block: &'s ArchivedBlock,
-        time: Timestamp,
-        origin: BlockOrigin<'s>,
-    ) -> Result<MessageView<'s>, Damage> {
-        let message = take_one(&block.messages, &mut self.message)?;
-        let head = if message.flags & message_flags::HEAD != 0 {
-            Some(self.head(block)?)
-        } else {
-            None
-        };
-        let trailers = if message.flags & message_flags::TRAILERS != 0 {
-            Some(self.head(block)?)
-        } else {
-            None
-        };
-        let pieces = take(&block.pieces, &mut self.piece, message.n_pieces.to_native())?;
-        let inline = take(&block.bytes, &mut self.byte, message.inline_len.to_native())?;
-        let len = pieces.iter().try_fold(inline.len() as u64, |sum, piece| {
-            sum.checked_add(piece.len.to_native().into())
-        });
-        if len != Some(message.body_len.to_native()) {
-            return Err(Damage::Structure("a body is not as long as its pieces"));
-        }
-        let body = BodyView {
-            len: message.body_len.to_native(),
-            inline,
-            pieces,
-            origin,
-            gaps: take(&block.gaps, &mut self.gap, message.n_gaps.to_native())?,
-            arrivals: take(
-                &block.arrivals,
-                &mut self.arrival,
-                message.n_arrivals.to_native(),
-            )?,
-            first_byte: moved(time, message.first_byte.to_native()),
-        };
-        Ok(MessageView {
-            message,
-            head,
-            trailers,
-            body,
+        let arrivals = &self.block.arrivals;
+        let (mut offset, mut at) = (0_u64, self.first_byte);
+        numbers(self.arrivals).map(move |number| {
+            offset = offset.wrapping_add(arrivals.offset.get(number));
+            at = moved(at, arrivals.at.get(number));
+            Arrival { offset, at }
         })
     }
 
-    fn interim<'s>(
-        &mut self,
-        block: &'s ArchivedBlock,
-        time: Timestamp,
-    ) -> Result<InterimView<'s>, Damage> {
-        let at = take_one(&block.interims, &mut self.interim)?;
-        Ok(InterimView {
-            head: self.head(block)?,
-            at: moved(time, at.to_native()),
+    /// Where its bytes lie, but for the inline ones, which come last.
+    pub(crate) fn pieces(&self) -> impl ExactSizeIterator<Item = Piece> + use<'s> {
+        let pieces = &self.block.pieces;
+        numbers(self.pieces).map(|number| Piece {
+            reference: index_from_1(pieces.reference.get(number)),
+            start: pieces.start.get(number) as u32,
+            len: pieces.len.get(number) as u32,
         })
     }
 
-    fn head<'s>(&mut self, block: &'s ArchivedBlock) -> Result<HeadView<'s>, Damage> {
-        let head = take_one(&block.heads, &mut self.head)?;
-        let n_fields = head.n_fields.to_native();
-        let is_wide = head.flags & head_flags::WIDE != 0;
-        let (n_narrow, n_wide) = if is_wide {
-            (0, n_fields)
-        } else {
-            (n_fields, 0)
-        };
-        Ok(HeadView {
-            head,
-            raw: take(&block.bytes, &mut self.byte, head.raw_len.to_native())?,
-            fields: take(&block.fields, &mut self.field, n_narrow)?,
-            wide_fields: take(&block.wide_fields, &mut self.wide_field, n_wide)?,
-        })
+    /// What pieces in the record's own block point into.
+    pub(crate) fn own_bytes(&self) -> &'s [u8] {
+        self.block.bodies.as_slice()
     }
 }
 
-fn take<'s, T>(table: &'s [T], at: &mut u32, n: u32) -> Result<&'s [T], Damage> {
-    let start = *at as usize;
-    let taken = table
-        .get(start..start.saturating_add(n as usize))
-        .ok_or(Damage::Structure("a table is shorter than its records"))?;
-    *at += n;
-    Ok(taken)
+fn numbers((start, n): (u32, u32)) -> Range<usize> {
+    start as usize..start as usize + n as usize
 }
 
-fn take_one<'s, T>(table: &'s [T], at: &mut u32) -> Result<&'s T, Damage> {
-    take(table, at, 1)?
-        .first()
-        .ok_or(Damage::Structure("a table is shorter than its records"))
-}
-
-impl From<&ArchivedSpan> for Span {
-    fn from(span: &ArchivedSpan) -> Self {
-        Self {
-            start: span.start.to_native(),
-            len: span.len.to_native(),
-        }
-    }
-}
-
-fn moved(time: Timestamp, by: i64) -> Timestamp {
-    Timestamp::from_nanos(time.as_nanos().wrapping_add(by))
+pub(super) fn moved(time: Timestamp, by: u64) -> Timestamp {
+    Timestamp::from_nanos(time.as_nanos().wrapping_add(by.cast_signed()))
 }
 
 /// The address of these bytes.
@@ -702,8 +618,17 @@ pub(crate) fn address(octets: [u8; 16], is_v6: bool) -> IpAddr {
     }
 }
 
+/// The address of these halves.
+pub(crate) fn address_of(high: u64, low: u64, is_v6: bool) -> IpAddr {
+    if is_v6 {
+        Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low)).into()
+    } else {
+        Ipv4Addr::from_bits(low as u32).into()
+    }
+}
+
 /// The protocol of this number. Newer ones cannot occur: they raise the major version.
-pub(crate) const fn protocol(number: u8) -> Protocol {
+pub(crate) const fn protocol(number: u64) -> Protocol {
     match number {
         0 => Protocol::Http10,
         2 => Protocol::Http2,

@@ -337,7 +337,12 @@ impl<'a> Row<'a> {
     /// The protocol.
     #[must_use]
     pub fn protocol(&self) -> Protocol {
-        protocol(self.get::<u8>(column::PROTOCOL).copied().unwrap_or(1))
+        protocol(
+            self.get::<u8>(column::PROTOCOL)
+                .copied()
+                .unwrap_or(1)
+                .into(),
+        )
     }
 
     /// The side that connected.
@@ -358,7 +363,8 @@ impl<'a> Row<'a> {
         self.string(column::METHOD)
     }
 
-    /// The scheme: that of an absolute target or `:scheme`; `http` for other HTTP/1 requests.
+    /// The scheme: that of an absolute target or `:scheme`; `http` or, over TLS, `https` for other
+    /// HTTP/1 requests.
     #[must_use]
     pub fn scheme(&self) -> Option<&'a [u8]> {
         self.string(column::SCHEME)

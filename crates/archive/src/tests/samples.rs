@@ -409,6 +409,7 @@ fn any_connection() -> impl Strategy<Value = Arc<Connection>> {
         || (any::<IpAddr>(), any::<u16>()).prop_map(|(ip, port)| Endpoint::new(ip, port));
     let any_connection = (0_u64..3, endpoint(), endpoint(), any::<u64>(), any_time());
     prop_oneof![
+        (0_u64..3).prop_map(tls_connection),
         any_connection.prop_map(|(id, client, server, scope, opened)| {
             Arc::new(Connection {
                 id: ConnectionId(id),

@@ -6,11 +6,16 @@ use std::{env, fs};
 use tempfile::tempdir;
 
 use super::samples::{Sample, expected, noise, provenance, read, shop, write};
+use crate::format::MAJOR;
 use crate::{Archive, Limits, Scratch, WriterOptions, verify};
 
-fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/archives/v1")
+fn folder(version: u16) -> PathBuf {
+    let archives = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/archives");
+    archives.join(format!("v{version}"))
 }
+
+/// Versions of which there are fixtures.
+const VERSIONS: [u16; 1] = [1];
 
 fn samples() -> Vec<Sample> {
     let mut samples: Vec<_> = (0..30).map(shop).collect();
@@ -46,32 +51,40 @@ fn bless() {
     };
     write(&path, &samples(), options);
     let mut bytes = fs::read(&path).unwrap();
-    fs::write(folder().join("shop.tape"), &bytes).unwrap();
+    fs::write(folder(MAJOR).join("shop.tape"), &bytes).unwrap();
     let block = first_exchange_block(&bytes);
     bytes[block + 100] ^= 1;
-    fs::write(folder().join("damaged.tape"), &bytes).unwrap();
+    fs::write(folder(MAJOR).join("damaged.tape"), &bytes).unwrap();
 }
 
 #[test]
-fn version_1_is_read() {
-    let path = folder().join("shop.tape");
-    assert!(verify(&path).unwrap().is_whole());
-    let archive = Archive::open(&path).unwrap();
-    let expected: Vec<_> = samples().iter().map(expected).collect();
-    assert_eq!(read(&archive), expected);
-    assert_eq!(archive.rows().count(), 30);
-    assert_eq!(archive.ledger().exchanges, 30);
-    assert_eq!(archive.provenance(), &provenance());
+fn every_version_is_read() {
+    for version in VERSIONS {
+        let path = folder(version).join("shop.tape");
+        let report = verify(&path).unwrap();
+        assert!(report.is_whole(), "{version}: {report:?}");
+        let archive = Archive::open(&path).unwrap();
+        let expected: Vec<_> = samples().iter().map(expected).collect();
+        assert_eq!(read(&archive), expected);
+        assert_eq!(archive.rows().count(), 30);
+        assert_eq!(archive.ledger().exchanges, 30);
+        assert_eq!(archive.provenance(), &provenance());
+    }
 }
 
 #[test]
-fn a_damaged_one_is_read_around_the_damage() {
-    let path = folder().join("damaged.tape");
-    let report = verify(&path).unwrap();
+fn damaged_ones_are_read_around_the_damage() {
+    for version in VERSIONS {
+        damaged(&folder(version).join("damaged.tape"));
+    }
+}
+
+fn damaged(path: &Path) {
+    let report = verify(path).unwrap();
     assert_eq!(report.damages.len(), 1);
     assert!(report.exchanges_lost > 0 && report.exchanges_readable > 0);
     assert_eq!(report.exchanges_lost + report.exchanges_readable, 30);
-    let archive = Archive::open(&path).unwrap();
+    let archive = Archive::open(path).unwrap();
     assert_eq!(archive.rows().count(), 30);
     let mut scratch = Scratch::new();
     let readable = (0..30).filter(|id| archive.load(*id, &mut scratch).is_ok());
@@ -81,7 +94,7 @@ fn a_damaged_one_is_read_around_the_damage() {
 /// The root as `docs/format.md` describes it, read by hand: rkyv must not change it under us.
 #[test]
 fn the_root_lies_as_documented() {
-    let bytes = fs::read(folder().join("shop.tape")).unwrap();
+    let bytes = fs::read(folder(1).join("shop.tape")).unwrap();
     let block = first_exchange_block(&bytes);
     let u32_at =
         |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
@@ -98,7 +111,7 @@ fn the_root_lies_as_documented() {
         let begin = at.checked_add_signed(offset as isize).unwrap();
         (begin, u32_at(&raw, at + 4) as usize)
     };
-    let archive = Archive::open(&folder().join("shop.tape")).unwrap();
+    let archive = Archive::open(&folder(1).join("shop.tape")).unwrap();
     let base = i64::from_le_bytes(raw[root..root + 8].try_into().unwrap());
     assert_eq!(base, archive.row(0).unwrap().time().as_nanos());
     let (records, n_records) = table(0);
