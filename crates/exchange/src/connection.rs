@@ -7,11 +7,12 @@
 
 use std::sync::Arc;
 
-use tapedeck_model::{Connection, Direction, Input, Role, Timestamp};
+use tapedeck_model::{Connection, Direction, Input, Origin, Role, Timestamp};
 
 use crate::Recorder;
 use crate::builder::Shared;
 use crate::conversation::{Conversation, Next};
+use crate::preamble::Preamble;
 use crate::sealed::Sealed;
 
 /// A connection and what is known of it.
@@ -19,17 +20,52 @@ use crate::sealed::Sealed;
 pub(crate) struct Analysis {
     conversation: Conversation,
     sealed: Option<Box<Sealed>>,
+    /// What a proxy may have said first, until that is known.
+    preamble: Option<Box<Preamble>>,
 }
 
 impl Analysis {
     pub(crate) fn new(connection: Connection) -> Self {
+        let preamble = (connection.origin == Origin::Handshake).then(Box::default);
         Self {
             conversation: Conversation::new(connection),
             sealed: None,
+            preamble,
         }
     }
 
-    pub(crate) fn input(
+    /// Takes what happened next in one direction, as the reassembly tells it.
+    pub(crate) fn receive(
+        &mut self,
+        shared: &mut Shared,
+        recorder: &mut impl Recorder,
+        direction: Direction,
+        at: Timestamp,
+        input: Input<'_>,
+    ) {
+        let Some(preamble) = &mut self.preamble else {
+            self.input(shared, recorder, direction, at, input);
+            return;
+        };
+        let (len, rest) = match input {
+            Input::Data(data) => preamble.strip(direction, data),
+            Input::Gap(_) | Input::Fin | Input::Reset | Input::Cut => {
+                (0, preamble.give_up(direction).into())
+            }
+        };
+        if preamble.is_done() {
+            self.preamble = None;
+        }
+        shared.ledger.bytes_skipped += len as u64;
+        if !rest.is_empty() {
+            self.input(shared, recorder, direction, at, Input::Data(&rest));
+        }
+        if !matches!(input, Input::Data(_)) {
+            self.input(shared, recorder, direction, at, input);
+        }
+    }
+
+    fn input(
         &mut self,
         shared: &mut Shared,
         recorder: &mut impl Recorder,
@@ -40,6 +76,7 @@ impl Analysis {
         let Self {
             conversation,
             sealed,
+            preamble: _,
         } = self;
         if let Some(sealed) = sealed {
             return sealed.input(shared, recorder, conversation, (direction, at, input));
@@ -56,6 +93,7 @@ impl Analysis {
         let Self {
             mut conversation,
             mut sealed,
+            preamble: _,
         } = self;
         if sealed.is_none() && conversation.is_like_tls() {
             // All that was seen of it were pieces of records.

@@ -253,7 +253,7 @@ impl<R: Recorder> Sink for Recording<'_, R> {
         if let Some(Some(open)) = slots.get_mut(slot.0 as usize) {
             shared.next_key = open.next_key;
             open.analysis
-                .input(shared, self.recorder, direction, at, input);
+                .receive(shared, self.recorder, direction, at, input);
             open.next_key = shared.next_key;
         }
     }

@@ -25,6 +25,7 @@ mod intake;
 mod limits;
 mod output;
 mod pipeline;
+mod preamble;
 mod sealed;
 
 pub use engine::{Engine, Recorder};

@@ -25,8 +25,12 @@ link_types! {
     NULL = 0, "NULL";
     /// Ethernet.
     ETHERNET = 1, "ETHERNET";
+    /// Token Ring.
+    IEEE802_5 = 6, "IEEE802_5";
     /// PPP, with or without HDLC address and control.
     PPP = 9, "PPP";
+    /// FDDI.
+    FDDI = 10, "FDDI";
     /// Raw IP, as some BSDs number it in old files.
     RAW_BSD = 12, "RAW (12)";
     /// Raw IP, as OpenBSD numbers it.
@@ -35,14 +39,34 @@ link_types! {
     PPP_HDLC = 50, "PPP_HDLC";
     /// PPPoE without its Ethernet header.
     PPP_ETHER = 51, "PPP_ETHER";
+    /// ATM with LLC, or IP alone (RFC 2684).
+    ATM_RFC1483 = 100, "ATM_RFC1483";
     /// Raw IP, version 4 or 6.
     RAW = 101, "RAW";
     /// Cisco HDLC.
     C_HDLC = 104, "C_HDLC";
+    /// Wireless LAN frames.
+    IEEE802_11 = 105, "IEEE802_11";
+    /// Frame Relay.
+    FRELAY = 107, "FRELAY";
     /// OpenBSD loopback: the address family in network byte order.
     LOOP = 108, "LOOP";
+    /// OpenBSD IPsec interfaces, behind the decryption.
+    ENC = 109, "ENC";
     /// Linux cooked capture, version 1.
     LINUX_SLL = 113, "LINUX_SLL";
+    /// OpenBSD and FreeBSD packet filter logs.
+    PFLOG = 117, "PFLOG";
+    /// Wireless LAN frames behind a Prism header.
+    PRISM = 119, "PRISM";
+    /// Wireless LAN frames behind a radiotap header.
+    RADIOTAP = 127, "RADIOTAP";
+    /// Wireless LAN frames behind an AVS header.
+    AVS = 163, "AVS";
+    /// Any link type behind a header with a number of its own.
+    PPI = 192, "PPI";
+    /// PPP behind a byte for the direction.
+    PPP_WITH_DIR = 204, "PPP_WITH_DIR";
     /// Raw IPv4.
     IPV4 = 228, "IPV4";
     /// Raw IPv6.

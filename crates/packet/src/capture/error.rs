@@ -16,7 +16,7 @@ pub enum CaptureError {
     Empty,
     /// The first bytes are not those of any capture format.
     #[error(
-        "not a capture file: it begins with {}; expected pcap or pcapng, plain or compressed with gzip or zstd",
+        "not a capture file: it begins with {}; expected pcap, pcapng or snoop, plain or compressed with gzip or zstd",
         hex(start)
     )]
     NotACapture {

@@ -8,6 +8,7 @@ mod error;
 mod pcap;
 mod pcapng;
 mod reader;
+mod snoop;
 mod source;
 mod window;
 

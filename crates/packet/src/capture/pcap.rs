@@ -15,6 +15,9 @@ pub(super) struct Pcap {
     nanos_per_tick: i64,
     link: LinkType,
     record_header: usize,
+    /// Before version 2.3 the two lengths of a packet stood the other way round, and some writers
+    /// of 2.3 kept to that.
+    may_be_swapped: bool,
 }
 
 impl Pcap {
@@ -97,6 +100,7 @@ impl Pcap {
             nanos_per_tick,
             link,
             record_header,
+            may_be_swapped: minor <= 3,
         })
     }
 
@@ -137,8 +141,12 @@ impl Pcap {
         let order = self.order;
         let seconds = i64::from(order.u32([s0, s1, s2, s3]));
         let ticks = i64::from(order.u32([t0, t1, t2, t3]));
-        let len = order.u32([c0, c1, c2, c3]) as usize;
-        let wire_len = order.u32([w0, w1, w2, w3]);
+        let mut len = order.u32([c0, c1, c2, c3]);
+        let mut wire_len = order.u32([w0, w1, w2, w3]);
+        if self.may_be_swapped && len > wire_len {
+            std::mem::swap(&mut len, &mut wire_len);
+        }
+        let len = len as usize;
         if len > MAX_PACKET {
             return Err(CaptureError::BadLength {
                 what: WHAT,

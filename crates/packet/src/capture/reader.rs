@@ -9,6 +9,7 @@ use tapedeck_model::{Scope, Timestamp};
 use super::error::CaptureError;
 use super::pcap::Pcap;
 use super::pcapng::{self, Pcapng};
+use super::snoop::{self, Snoop};
 use super::source::Source;
 use super::window::Window;
 use crate::link::{LinkType, RawPacket};
@@ -20,7 +21,7 @@ pub(super) const MAX_PACKET: usize = 4 << 20;
 /// Reads the packets of a capture, in order, from any byte stream.
 ///
 /// What the stream is shows its content: pcap in both byte orders, with microseconds or
-/// nanoseconds; pcapng; either of them within gzip or zstd.
+/// nanoseconds; pcapng; snoop; any of them within gzip or zstd.
 ///
 /// ```
 /// # use tapedeck_testkit::{Conversation, pcap_of};
@@ -46,6 +47,7 @@ pub struct CaptureReader<R: Read> {
 enum Format {
     Pcap(Pcap),
     Pcapng(Pcapng),
+    Snoop(Snoop),
 }
 
 impl<R: Read> CaptureReader<R> {
@@ -69,6 +71,8 @@ impl<R: Read> CaptureReader<R> {
         };
         let format = if magic == pcapng::SECTION {
             Format::Pcapng(Pcapng::new())
+        } else if magic == snoop::MAGIC {
+            Format::Snoop(Snoop::open(&mut window)?)
         } else if let Some(variant) = Pcap::probe(magic) {
             Format::Pcap(Pcap::open(variant, &mut window)?)
         } else {
@@ -95,6 +99,7 @@ impl<R: Read> CaptureReader<R> {
         let found = match &mut self.format {
             Format::Pcap(pcap) => pcap.next(&mut self.window),
             Format::Pcapng(pcapng) => pcapng.next(&mut self.window),
+            Format::Snoop(snoop) => snoop.next(&mut self.window),
         };
         let Some(Found {
             at,
@@ -124,12 +129,14 @@ impl<R: Read> CaptureReader<R> {
         self.window.offset()
     }
 
-    /// Packets that the capturing side says it dropped (pcapng interface statistics), so far.
+    /// Packets that the capturing side says it dropped (pcapng interface statistics, snoop records),
+    /// so far.
     #[must_use]
     pub fn dropped_packets(&self) -> u64 {
         match &self.format {
             Format::Pcap(_) => 0,
             Format::Pcapng(pcapng) => pcapng.dropped(),
+            Format::Snoop(snoop) => snoop.dropped(),
         }
     }
 
@@ -138,7 +145,7 @@ impl<R: Read> CaptureReader<R> {
     #[must_use]
     pub fn unknown_links(&self) -> &[LinkType] {
         match &self.format {
-            Format::Pcap(_) => &[],
+            Format::Pcap(_) | Format::Snoop(_) => &[],
             Format::Pcapng(pcapng) => pcapng.unknown_links(),
         }
     }
@@ -147,7 +154,7 @@ impl<R: Read> CaptureReader<R> {
     #[must_use]
     pub fn tls_key_log(&self) -> &[u8] {
         match &self.format {
-            Format::Pcap(_) => &[],
+            Format::Pcap(_) | Format::Snoop(_) => &[],
             Format::Pcapng(pcapng) => pcapng.secrets(),
         }
     }
@@ -163,6 +170,7 @@ impl<R: Read> fmt::Debug for CaptureReader<R> {
         let format = match format {
             Format::Pcap(_) => "pcap",
             Format::Pcapng(_) => "pcapng",
+            Format::Snoop(_) => "snoop",
         };
         f.debug_struct("CaptureReader")
             .field("format", &format)

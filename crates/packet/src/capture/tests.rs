@@ -423,6 +423,62 @@ fn reads_of_any_size_give_the_same_packets() {
     }
 }
 
+fn snoop(link: u32, records: &[(u32, &[u8], u32, u32)]) -> Vec<u8> {
+    let mut file = b"snoop\0\0\0\0\0\0\x02".to_vec();
+    file.extend(link.to_be_bytes());
+    for (wire_len, data, padding, dropped) in records {
+        let len = data.len() as u32;
+        for word in [*wire_len, len, 24 + len + padding, *dropped, 7, 5] {
+            file.extend(word.to_be_bytes());
+        }
+        file.extend(*data);
+        file.resize(file.len() + *padding as usize, 0);
+    }
+    file
+}
+
+#[test]
+fn snoop_files_are_read() {
+    let file = snoop(4, &[(5, b"hello", 3, 0), (9, b"cut", 1, 2)]);
+    let time = 7_000_005_000;
+    let expected = vec![
+        (time, 1, b"hello".to_vec(), 5),
+        (time, 1, b"cut".to_vec(), 9),
+    ];
+    assert_eq!(whole(&file[..]), expected);
+    assert_eq!(
+        whole(&file[..file.len() - 1]),
+        expected,
+        "without the last padding"
+    );
+    let mut reader = CaptureReader::open(&file[..]).unwrap();
+    while reader.next_packet().unwrap().is_some() {}
+    assert_eq!(reader.dropped_packets(), 2);
+    let (packets, error) = read_all(&file[..file.len() - 2]);
+    assert_eq!(packets, expected[..1]);
+    assert!(matches!(error, Some(CaptureError::Cut { .. })), "{error:?}");
+    let mut damaged = file.clone();
+    damaged[16 + 8] = 1;
+    assert!(
+        failure(&damaged).contains("a packet"),
+        "{}",
+        failure(&damaged)
+    );
+    assert!(failure(&snoop(9, &[])).contains("Token Ring"));
+    assert!(failure(b"snoopy and friends").contains("not"));
+}
+
+/// Before version 2.3 the length on the wire came first.
+#[test]
+fn old_captures_have_their_lengths_the_other_way_round() {
+    let mut file = Vec::new();
+    for word in [0xa1b2_c3d4_u32, 2 | 2 << 16, 0, 0, 100, 1, 7, 5, 9, 3] {
+        file.extend(word.to_le_bytes());
+    }
+    file.extend(b"cut");
+    assert_eq!(whole(&file[..]), [(7_000_005_000, 1, b"cut".to_vec(), 9)]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 

@@ -2,7 +2,7 @@
 
 use super::bytes::{Bytes, be16};
 use super::error::{DecodeError, Layer};
-use super::{Context, Outcome, Result, ScopeKind, ip, tunnel};
+use super::{Context, Outcome, Result, ScopeKind, ip, tunnel, wlan};
 use crate::link::{LinkType, RawPacket};
 
 /// Ethernet types.
@@ -15,7 +15,12 @@ mod ether_type {
     pub(super) const MPLS_MULTICAST: u16 = 0x8848;
     pub(super) const PPPOE_SESSION: u16 = 0x8864;
     pub(super) const QINQ: u16 = 0x88a8;
+    /// Backbone service tags (IEEE 802.1ah): an Ethernet frame within another.
+    pub(super) const BACKBONE: u16 = 0x88e7;
+    /// High-availability Seamless Redundancy (IEC 62439-3): every frame twice around a ring.
+    pub(super) const HSR: u16 = 0x892f;
     pub(super) const QINQ_OLD: u16 = 0x9100;
+    pub(super) const QINQ_OLDER: u16 = 0x9200;
     /// Below this an Ethernet type is a length (IEEE 802.3).
     pub(super) const FIRST: u16 = 0x0600;
 }
@@ -48,7 +53,43 @@ pub(super) fn link<'a>(context: Context, packet: &RawPacket<'a>) -> Result<'a> {
             let family = u32::from_be_bytes(family).min(u32::from_le_bytes(family));
             family_ip(context, family, bytes)
         }
-        LinkType::PPP | LinkType::PPP_HDLC => ppp(context, bytes),
+        LinkType::PPP | LinkType::PPP_HDLC => tunnel::ppp(context, bytes),
+        LinkType::PPP_WITH_DIR => {
+            bytes.skip(1, Layer::Link)?;
+            tunnel::ppp(context, bytes)
+        }
+        LinkType::FRELAY => frame_relay(context, bytes),
+        LinkType::ATM_RFC1483 => match bytes.version() {
+            Some(4 | 6) => ip::any(context, bytes, Layer::Link),
+            _ => llc(context, bytes),
+        },
+        LinkType::FDDI => {
+            bytes.skip(13, Layer::Link)?;
+            llc(context, bytes)
+        }
+        LinkType::IEEE802_5 => token_ring(context, bytes),
+        LinkType::IEEE802_11 | LinkType::PRISM | LinkType::RADIOTAP | LinkType::AVS => {
+            wlan::captured(context, packet.link, bytes)
+        }
+        LinkType::ENC => {
+            bytes.skip(12, Layer::Link)?;
+            ip::any(context, bytes, Layer::Link)
+        }
+        LinkType::PFLOG => {
+            let [len, family, ..] = *bytes.take::<4>(Layer::Link)?;
+            // Without its padding.
+            let rest = usize::from(len).next_multiple_of(4).saturating_sub(4);
+            bytes.skip(rest, Layer::Link)?;
+            family_ip(context, family.into(), bytes)
+        }
+        LinkType::PPI => {
+            let [_, _, l0, l1, t0, t1, _, _] = *bytes.take(Layer::Link)?;
+            let Some(rest) = usize::from(u16::from_le_bytes([l0, l1])).checked_sub(8) else {
+                return Err(DecodeError::Malformed { layer: Layer::Link });
+            };
+            bytes.skip(rest, Layer::Link)?;
+            behind(context, packet, u16::from_le_bytes([t0, t1]), bytes)
+        }
         LinkType::PPP_ETHER => pppoe(context, bytes),
         LinkType::C_HDLC => {
             let [_, _, t0, t1] = *bytes.take(Layer::Link)?;
@@ -64,18 +105,22 @@ pub(super) fn link<'a>(context: Context, packet: &RawPacket<'a>) -> Result<'a> {
                 return Err(DecodeError::Malformed { layer: Layer::Link });
             };
             bytes.skip(rest, Layer::Link)?;
-            let wire_len = u32::try_from(bytes.data.len().saturating_add(bytes.cut));
-            let inner = RawPacket {
-                link: LinkType(u16::from_le_bytes([t0, t1])),
-                data: bytes.data,
-                wire_len: wire_len.unwrap_or(u32::MAX),
-                at: packet.at,
-                scope: packet.scope,
-            };
-            link(context.inner()?, &inner)
+            behind(context, packet, u16::from_le_bytes([t0, t1]), bytes)
         }
         unknown => Err(DecodeError::UnknownLink(unknown)),
     }
+}
+
+/// A packet whose header names the link type of what follows it.
+fn behind<'a>(context: Context, packet: &RawPacket<'a>, kind: u16, bytes: Bytes<'a>) -> Result<'a> {
+    let wire_len = u32::try_from(bytes.data.len().saturating_add(bytes.cut));
+    let inner = RawPacket {
+        link: LinkType(kind),
+        data: bytes.data,
+        wire_len: wire_len.unwrap_or(u32::MAX),
+        ..*packet
+    };
+    link(context.inner()?, &inner)
 }
 
 /// An Ethernet frame.
@@ -90,7 +135,7 @@ pub(super) fn typed<'a>(mut context: Context, mut kind: u16, mut bytes: Bytes<'a
         match kind {
             ether_type::IPV4 => return ip::v4(context, bytes),
             ether_type::IPV6 => return ip::v6(context, bytes),
-            ether_type::VLAN | ether_type::QINQ | ether_type::QINQ_OLD => {
+            ether_type::VLAN | ether_type::QINQ | ether_type::QINQ_OLD | ether_type::QINQ_OLDER => {
                 let [c0, c1, t0, t1] = *bytes.take(Layer::Vlan)?;
                 context = context.inner()?;
                 // Id 0 is a priority tag: no network of its own (IEEE 802.1Q section 9.6).
@@ -102,41 +147,69 @@ pub(super) fn typed<'a>(mut context: Context, mut kind: u16, mut bytes: Bytes<'a
             }
             ether_type::MPLS | ether_type::MPLS_MULTICAST => return tunnel::mpls(context, bytes),
             ether_type::PPPOE_SESSION => return pppoe(context, bytes),
-            ether_type::TRANSPARENT_ETHERNET => return ethernet(context.inner()?, bytes),
-            length if length < ether_type::FIRST => {
-                // LLC with SNAP (RFC 1042): the Ethernet type comes behind it.
-                let Some((&[0xaa, 0xaa, 0x03, 0, 0, 0, t0, t1], rest)) =
-                    bytes.data.split_first_chunk()
-                else {
-                    return Ok(Outcome::NotTcp);
-                };
+            ether_type::HSR => {
+                let [_, _, _, _, t0, t1] = *bytes.take(Layer::Link)?;
                 context = context.inner()?;
-                bytes.data = rest;
                 kind = be16(t0, t1);
             }
+            ether_type::BACKBONE => {
+                bytes.skip(4, Layer::Link)?;
+                return ethernet(context.inner()?, bytes);
+            }
+            ether_type::TRANSPARENT_ETHERNET => return ethernet(context.inner()?, bytes),
+            length if length < ether_type::FIRST => return llc(context, bytes),
             _ => return Ok(Outcome::NotTcp),
         }
     }
 }
 
-/// PPP: `ff 03` may be there or not; the protocol may be one byte long (RFC 1661 section 6.5).
-fn ppp<'a>(context: Context, mut bytes: Bytes<'a>) -> Result<'a> {
-    if let Some((&[0xff, 0x03], rest)) = bytes.data.split_first_chunk() {
-        bytes.data = rest;
-    }
-    let [first] = *bytes.take(Layer::Ppp)?;
-    let protocol = if first & 1 == 1 {
-        first.into()
-    } else {
-        let [second] = *bytes.take(Layer::Ppp)?;
-        be16(first, second)
-    };
-    match protocol {
-        0x0021 => ip::v4(context, bytes),
-        0x0057 => ip::v6(context, bytes),
-        0x0281 => tunnel::mpls(context, bytes),
+/// LLC (IEEE 802.2) with SNAP, behind which the Ethernet type comes (RFC 1042).
+pub(super) fn llc<'a>(context: Context, mut bytes: Bytes<'a>) -> Result<'a> {
+    match bytes.data.split_first_chunk() {
+        // The second organisation is that of bridge tunnels (IEEE 802.1H).
+        Some((&[0xaa, 0xaa, 0x03, 0, 0, 0 | 0xf8, t0, t1], rest)) => {
+            bytes.data = rest;
+            typed(context.inner()?, be16(t0, t1), bytes)
+        }
+        // Bridged Ethernet, with padding before it (RFC 2684 section 5.2).
+        Some((&[0xaa, 0xaa, 0x03, 0, 0x80, 0xc2, 0, 1 | 7], rest)) => {
+            bytes.data = rest;
+            bytes.skip(2, Layer::Link)?;
+            ethernet(context.inner()?, bytes)
+        }
         _ => Ok(Outcome::NotTcp),
     }
+}
+
+/// Frame Relay with NLPID (RFC 2427), or with an Ethernet type as Cisco has it.
+fn frame_relay<'a>(context: Context, mut bytes: Bytes<'a>) -> Result<'a> {
+    // The last byte of an address has its lowest bit set; it has four at most.
+    for _ in 0..4 {
+        let [address] = *bytes.take(Layer::Link)?;
+        if address & 1 == 1 {
+            break;
+        }
+    }
+    let [control, id] = *bytes.take(Layer::Link)?;
+    match (control, id) {
+        (0x03, 0xcc) => ip::v4(context, bytes),
+        (0x03, 0x8e) => ip::v6(context, bytes),
+        (0x03, 0x00) => {
+            let [_, _, _, _, t0, t1] = *bytes.take(Layer::Link)?;
+            typed(context, be16(t0, t1), bytes)
+        }
+        _ => typed(context, be16(control, id), bytes),
+    }
+}
+
+/// A Token Ring frame: the highest bit of the source address announces a route.
+fn token_ring<'a>(context: Context, mut bytes: Bytes<'a>) -> Result<'a> {
+    let [_, _, _, _, _, _, _, _, source, ..] = *bytes.take::<14>(Layer::Link)?;
+    if source & 0x80 != 0 {
+        let route = bytes.data.first().map_or(0, |first| first & 0x1f);
+        bytes.skip(route.into(), Layer::Link)?;
+    }
+    llc(context, bytes)
 }
 
 /// A PPPoE session packet (RFC 2516). The session id stays out of the scope: it names a
@@ -149,7 +222,7 @@ fn pppoe<'a>(context: Context, mut bytes: Bytes<'a>) -> Result<'a> {
     if code != 0 {
         return Ok(Outcome::NotTcp);
     }
-    ppp(context.inner()?, bytes.limit(be16(l0, l1).into()))
+    tunnel::ppp(context.inner()?, bytes.limit(be16(l0, l1).into()))
 }
 
 /// An NFLOG message: a family, then attributes, one of which is the packet.

@@ -12,6 +12,7 @@ mod frame;
 mod ip;
 mod tcp;
 mod tunnel;
+mod wlan;
 
 #[cfg(test)]
 mod tests;

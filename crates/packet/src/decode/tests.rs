@@ -77,6 +77,67 @@ fn tagged(ether_type: u16, tag: &[u8], inner: &[u8]) -> Vec<u8> {
     wire::ethernet_frame(ether_type, &[tag, inner].concat())
 }
 
+/// The sample on other networks than Ethernet, wireless ones among them.
+fn lan_cases(sent: &SegmentBuf) -> Vec<(LinkType, Vec<u8>)> {
+    let ip = wire::ip(&sent.as_segment());
+    let kind = wire::ether_type(&sent.as_segment()).to_be_bytes();
+    let v4 = sent.source.ip.is_ipv4();
+    let family: u8 = if v4 { 2 } else { 30 };
+    let with = |head: &[u8]| [head, &ip].concat();
+    let nlpid = if v4 { 0xcc } else { 0x8e };
+    let snap = [&[0xaa, 0xaa, 0x03, 0, 0, 0][..], &kind].concat();
+    let bridged = [
+        &[0xaa, 0xaa, 0x03, 0, 0x80, 0xc2, 0, 7, 0, 0][..],
+        &wire::ethernet(&sent.as_segment()),
+    ]
+    .concat();
+    let routed = [&[0x10, 0x40][..], &[1; 6], &[0x81; 6], &[2, 0], &snap].concat();
+    let wlan = |kind: u8, flags: u8, more: &[u8]| {
+        [&[kind, flags][..], &[0; 22], more, &snap, &ip].concat()
+    };
+    let monitored = |head: &[u8]| [head, &wlan(0x08, 1, &[])].concat();
+    vec![
+        (LinkType::FDDI, with(&[&[0x50; 13][..], &snap].concat())),
+        (LinkType::IEEE802_5, with(&[&[0; 14][..], &snap].concat())),
+        (LinkType::IEEE802_5, with(&routed)),
+        (LinkType::ATM_RFC1483, with(&snap)),
+        (LinkType::ATM_RFC1483, bridged),
+        (LinkType::ATM_RFC1483, ip.clone()),
+        (LinkType::FRELAY, with(&[0x18, 0x41, 0x03, nlpid])),
+        (LinkType::FRELAY, with(&[&[0x18, 0x41][..], &kind].concat())),
+        (
+            LinkType::FRELAY,
+            with(&[&[0x18, 0x41, 0x03, 0, 0x80, 0, 0, 0][..], &kind].concat()),
+        ),
+        (LinkType::ENC, with(&[0; 12])),
+        (
+            LinkType::PFLOG,
+            with(&[&[61, family, 0, 0][..], &[0; 60]].concat()),
+        ),
+        (LinkType::IEEE802_11, wlan(0x08, 1, &[])),
+        (LinkType::IEEE802_11, wlan(0x08, 3, &[9; 6])),
+        (LinkType::IEEE802_11, wlan(0x88, 2, &[0, 0])),
+        (LinkType::IEEE802_11, wlan(0x88, 2, &[0, 0, 0, 0])),
+        (LinkType::IEEE802_11, wlan(0x88, 0x82, &[0; 6])),
+        (
+            LinkType::RADIOTAP,
+            monitored(&[0, 0, 10, 0, 0, 0, 0, 0, 7, 7]),
+        ),
+        (
+            LinkType::PRISM,
+            monitored(&[&[0x44, 0, 0, 0, 144, 0, 0, 0][..], &[7; 136]].concat()),
+        ),
+        (
+            LinkType::AVS,
+            monitored(&[&[0x80, 0x21, 0x10, 1, 0, 0, 0, 64][..], &[7; 56]].concat()),
+        ),
+        (
+            LinkType::PPI,
+            monitored(&[0, 0, 12, 0, 105, 0, 0, 0, 7, 7, 7, 7]),
+        ),
+    ]
+}
+
 #[test]
 fn every_link_type_leads_to_the_segment() {
     for ends in FAMILIES {
@@ -118,7 +179,7 @@ fn every_link_type_leads_to_the_segment() {
         .concat();
         let mut pktap = vec![108, 0, 0, 0, 1, 0, 0, 0, 101, 0, 0, 0];
         pktap.resize(108, 0);
-        let cases: [(LinkType, Vec<u8>); 16] = [
+        let cases: Vec<(LinkType, Vec<u8>)> = vec![
             (LinkType::ETHERNET, wire::ethernet(&sent.as_segment())),
             (LinkType::NULL, with(&[family, 0, 0, 0])),
             (LinkType::NULL, with(&[0, 0, 0, family])),
@@ -135,7 +196,9 @@ fn every_link_type_leads_to_the_segment() {
             (LinkType::C_HDLC, with(&[&[0x0f, 0][..], &kind].concat())),
             (LinkType::NFLOG, with(&nflog)),
             (LinkType::PKTAP, with(&pktap)),
+            (LinkType::PPP_WITH_DIR, with(&[&[1], &hdlc[..]].concat())),
         ];
+        let cases = [cases, lan_cases(&sent)].concat();
         for (link, data) in &cases {
             assert_eq!(scope(*link, data, &sent), Scope(0), "{link}");
         }
@@ -202,6 +265,66 @@ fn tags_and_labels() {
     }
 }
 
+/// The payload in IPv4 and in IPv6.
+fn both_outer(protocol: u8, payload: &[u8]) -> [Vec<u8>; 2] {
+    let four = wire::ipv4([1; 4], [2; 4], protocol, payload.len(), payload);
+    let six = wire::ipv6([1; 16], [2; 16], protocol, payload.len(), payload);
+    [four, six]
+}
+
+/// The payload in UDP in both.
+fn udp_outer(port: u16, head: &[u8], inner: &[u8]) -> [Vec<u8>; 2] {
+    both_outer(17, &wire::udp(55_555, port, &[head, inner].concat()))
+}
+
+#[test]
+fn tunnels_of_providers() {
+    for ends in FAMILIES {
+        let sent = sample(ends);
+        let ip = wire::ip(&sent.as_segment());
+        let frame = wire::ethernet(&sent.as_segment());
+        let v4 = sent.source.ip.is_ipv4();
+        let [k0, k1] = wire::ether_type(&sent.as_segment()).to_be_bytes();
+        let (outer, udp) = (both_outer, udp_outer);
+        let ppp: &[u8] = if v4 { &[0x21] } else { &[0x57] };
+        let ppp_len = (ip.len() as u16 + 1).to_be_bytes();
+        let pptp = [
+            &[0x30, 0x81, 0x88, 0x0b, ppp_len[0], ppp_len[1], 0, 7][..],
+            &[0; 8],
+            ppp,
+        ];
+        let l2tp = [&[0x4a, 2][..], &[0; 10], &[0, 2, 7, 7, 0xff, 0x03], ppp].concat();
+        let tzsp = [1, 0, 0, 1, 0, 10, 2, 7, 7, 1];
+        let hsr = tagged(0x892f, &[0, 1, 0, 2, k0, k1], &ip);
+        let backbone = tagged(0x88e7, &[0, 0, 0, 7], &frame);
+        let unscoped = [
+            outer(47, &[&pptp.concat()[..], &ip].concat()),
+            outer(47, &[&[0, 0, 0x88, 0x0b][..], ppp, &ip].concat()),
+            udp(1701, &l2tp, &ip),
+            udp(37_008, &tzsp, &frame),
+            outer(47, &[&[0, 0, 0x65, 0x58][..], &hsr].concat()),
+            outer(47, &[&[0, 0, 0x65, 0x58][..], &backbone].concat()),
+        ];
+        for (index, packets) in unscoped.iter().enumerate() {
+            for packet in packets {
+                assert_eq!(scope(LinkType::RAW, packet, &sent), Scope(0), "{index}");
+            }
+        }
+        if v4 {
+            for head in [&[0, 0, 0x88, 0x3e][..], &[0, 0, 0x88, 0x3e, 0, 0, 0, 7]] {
+                for packet in outer(47, &[head, &ip].concat()) {
+                    assert_eq!(scope(LinkType::RAW, &packet, &sent), Scope(0));
+                }
+            }
+        } else {
+            let origin = [&[0, 1, 0, 0][..], &[0; 9], &[0, 0, 1, 2, 3, 4, 5, 6]].concat();
+            for packet in [udp(3544, &[], &ip), udp(3544, &origin, &ip)].concat() {
+                assert_eq!(scope(LinkType::RAW, &packet, &sent), Scope(0));
+            }
+        }
+    }
+}
+
 #[test]
 fn tunnels() {
     for ends in FAMILIES {
@@ -210,14 +333,8 @@ fn tunnels() {
         let frame = wire::ethernet(&sent.as_segment());
         let v4 = sent.source.ip.is_ipv4();
         let [k0, k1] = wire::ether_type(&sent.as_segment()).to_be_bytes();
-        let outer = |protocol: u8, payload: &[u8]| {
-            let four = wire::ipv4([1; 4], [2; 4], protocol, payload.len(), payload);
-            let six = wire::ipv6([1; 16], [2; 16], protocol, payload.len(), payload);
-            [four, six]
-        };
-        let udp = |port: u16, head: &[u8], inner: &[u8]| {
-            outer(17, &wire::udp(55_555, port, &[head, inner].concat()))
-        };
+        let outer = both_outer;
+        let udp = udp_outer;
         let gtp_len = (ip.len() as u16 + 8).to_be_bytes();
         let gtp = [
             0x34, 255, gtp_len[0], gtp_len[1], 0, 0, 0, 1, 0, 0, 0, 0x85, 1, 0x10, 1, 0,
@@ -281,6 +398,30 @@ fn tunnels() {
 }
 
 #[test]
+fn wireless_frames_without_a_packet_to_read() {
+    let sent = sample(FAMILIES[0]);
+    let snap = [0xaa, 0xaa, 3, 0, 0, 0, 8, 0];
+    let ip = wire::ip(&sent.as_segment());
+    for (kind, flags, fragment, control) in [
+        // A beacon, a data frame without data, an encrypted one, fragments, an aggregate.
+        (0x80, 0, 0, 0),
+        (0x48, 1, 0, 0),
+        (0x08, 0x41, 0, 0),
+        (0x08, 0x05, 0, 0),
+        (0x08, 1, 1, 0),
+        (0x88, 1, 0, 0x80),
+    ] {
+        let head = [&[kind, flags][..], &[0; 20], &[fragment, 0, control, 0]].concat();
+        let frame = [&head[..], &snap, &ip].concat();
+        let decoded = decode(&packet(LinkType::IEEE802_11, &frame));
+        assert!(
+            matches!(decoded, Decoded::NotTcp),
+            "{kind} {flags} {decoded:?}"
+        );
+    }
+}
+
+#[test]
 fn tunnels_within_tunnels_end() {
     let sent = sample(FAMILIES[0]);
     let mut data = wire::ip(&sent.as_segment());
@@ -302,7 +443,7 @@ fn tunnels_within_tunnels_end() {
 
 #[test]
 fn a_well_known_port_with_something_else_on_it_is_not_an_error() {
-    for port in [4789, 4790, 6081, 2152, 8472] {
+    for port in [4789, 4790, 6081, 2152, 8472, 1701, 3544, 37_008] {
         let ip = wire::ipv4([1; 4], [2; 4], 17, 28, &wire::udp(1, port, &[0xc7; 20]));
         assert!(
             matches!(decode(&packet(LinkType::RAW, &ip)), Decoded::NotTcp),
