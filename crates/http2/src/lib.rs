@@ -40,6 +40,7 @@ mod settings;
 
 mod messages;
 
+mod stopped;
 mod stream;
 
 mod table;

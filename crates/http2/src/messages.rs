@@ -8,6 +8,7 @@ use crate::Limits;
 use crate::frame::StreamId;
 use crate::head::Facts;
 use crate::hpack::Section;
+use crate::stopped::Stopped;
 use crate::stream::Phase;
 use crate::table::{Closed, Fate, Slot, StreamTable};
 
@@ -19,6 +20,7 @@ pub(crate) struct Messages {
     limit: usize,
     /// How many open streams are without a request: the server answered first, as we saw it.
     unasked: usize,
+    pub(crate) stopped: Stopped,
 }
 
 /// Where, when and to whom something is said.
@@ -67,6 +69,7 @@ impl Messages {
             ways: PerDirection::default(),
             limit: limits.streams,
             unasked: 0,
+            stopped: Stopped::default(),
         }
     }
 
@@ -238,6 +241,7 @@ impl Messages {
         code: Option<u32>,
     ) {
         match self.streams.fate(id) {
+            Fate::Open(slot) if self.stops(scene, id, slot, code) => {}
             Fate::Open(slot) => self.abort(scene, id, slot, code),
             Fate::New if self.ways[id.opener()].doubt.is_empty() => {
                 scene.anomaly(Some(id), Anomaly::UnexpectedFrame);
@@ -300,6 +304,7 @@ impl Messages {
 
     /// The direction is at its end, for that cause.
     pub(crate) fn close<S: EventSink>(&mut self, scene: &mut Scene<'_, S>, cause: Missing) {
+        self.end_stopped(scene);
         self.ways[scene.direction].over = Some(cause);
         let role = role_of(scene.direction);
         let mut after = None;
@@ -322,6 +327,9 @@ impl Messages {
         fate: Fate,
         head: bool,
     ) -> Slot {
+        if scene.direction == Direction::ToServer {
+            self.end_stopped(scene);
+        }
         self.make_room(scene);
         let slot = self.streams.insert(id);
         self.unasked += 1;
@@ -575,7 +583,7 @@ impl Messages {
     }
 
     /// Ends a message that is not at its end; gives the stream if that was the last of it.
-    fn stop<S: EventSink>(
+    pub(crate) fn stop<S: EventSink>(
         &mut self,
         scene: &mut Scene<'_, S>,
         slot: Slot,

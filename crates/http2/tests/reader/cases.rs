@@ -146,6 +146,37 @@ fn a_stream_is_reset_before_within_and_behind_its_response() {
     assert_eq!(log.named(), []);
 }
 
+/// As nginx answers a POST to a file (RFC 9113 section 8.1).
+#[test]
+fn a_request_that_the_server_does_not_want_is_read_while_it_comes() {
+    let stop = |stream| s(frame(RST_STREAM, 0, stream, &0_u32.to_be_bytes()));
+    let answer = |stream| s(frame(HEADERS, BOTH, stream, &[0x88]));
+    let mut client = Encoder::new();
+    let mut request = |stream, flags| c(frame(HEADERS, flags, stream, &client.block(POST)));
+    let log = talk([
+        request(1, EOH),
+        answer(1),
+        stop(1),
+        c(frame(DATA, END_STREAM, 1, b"was under way")),
+        request(3, EOH),
+        c(frame(DATA, 0, 3, b"as far")),
+        answer(3),
+        stop(3),
+        c(frame(DATA, 0, 3, b" as here")),
+        request(5, BOTH),
+        c(frame(DATA, 0, 3, b"late")),
+        request(7, EOH),
+        answer(7),
+        stop(7),
+    ]);
+    let ends = [1, 3, 7].map(|stream| log.message(stream, Role::Request).end);
+    assert_eq!(ends, [WHOLE, aborted(0), aborted(0)]);
+    let said = [1, 3].map(|stream| bytes(log.message(stream, Role::Request)));
+    assert_eq!(said, [&b"was under way"[..], b"as far as here"]);
+    assert_eq!(log.message(7, Role::Response).end, WHOLE);
+    assert_eq!(log.named(), []);
+}
+
 #[test]
 fn goaway_ends_what_is_above_its_last_stream() {
     let mut client = Encoder::new();
