@@ -110,6 +110,10 @@ pub(crate) struct Import {
     /// The archive to write
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
+    /// Read TLS connections with the secrets in this file, as SSLKEYLOGFILE writes it; may be given
+    /// several times. Secrets within a pcapng file are used by themselves
+    #[arg(long = "keylog", value_name = "FILE")]
+    pub(crate) keylogs: Vec<PathBuf>,
     /// Keep only the exchanges that this CEL expression chooses
     #[arg(long, value_name = "CEL", value_parser = filter)]
     pub(crate) filter: Option<Filter>,
@@ -129,6 +133,9 @@ pub(crate) struct Ls {
     /// List only the exchanges that this CEL expression chooses
     #[arg(long, value_name = "CEL", value_parser = filter)]
     pub(crate) filter: Option<Filter>,
+    /// List the TLS connections that could not be read, and why, instead of exchanges
+    #[arg(long, conflicts_with = "filter")]
+    pub(crate) connections: bool,
     /// How to print: json is one object a line
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,

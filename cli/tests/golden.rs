@@ -38,9 +38,12 @@ fn every_case_gives_what_is_expected() {
     let cases = cases();
     assert!(cases.len() >= 66, "only {} cases", cases.len());
     let mut wrong = Vec::new();
-    for case in &cases {
-        let found = exchanges(&case.input);
-        let path = case.folder.join("expected.jsonl");
+    for (case, keys) in cases.iter().flat_map(Case::readings) {
+        let found = exchanges(&case.input, keys.as_deref());
+        let path = case.folder.join(match keys {
+            None => "expected.jsonl",
+            Some(_) => "expected-with-keys.jsonl",
+        });
         if bless {
             let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
             fs::write(
@@ -50,7 +53,7 @@ fn every_case_gives_what_is_expected() {
             .unwrap();
             continue;
         }
-        let text = fs::read_to_string(&path).expect("a case has an expected.jsonl");
+        let text = fs::read_to_string(&path).expect("a case says what is expected");
         let mut expected: Vec<Value> = text
             .lines()
             .map(|line| chosen(&serde_json::from_str(line).unwrap()))
@@ -59,7 +62,7 @@ fn every_case_gives_what_is_expected() {
         if found != expected {
             wrong.push(format!(
                 "{}:\n{}",
-                case.name(),
+                path.display(),
                 difference(&expected, &found)
             ));
         }
@@ -158,6 +161,14 @@ struct Case {
 }
 
 impl Case {
+    /// With which key logs it is read: with none, and with its own where it has one.
+    fn readings(&self) -> Vec<(&Self, Option<PathBuf>)> {
+        let keys = self.folder.join("keys.log");
+        let keys = keys.is_file().then_some(keys);
+        let with_keys = keys.map(|keys| (self, Some(keys)));
+        [(self, None)].into_iter().chain(with_keys).collect()
+    }
+
     fn name(&self) -> String {
         self.folder
             .file_name()
@@ -209,16 +220,19 @@ fn input_of(folder: &Path) -> PathBuf {
 }
 
 /// The exchanges of a capture, in the order of their beginning.
-fn exchanges(input: &Path) -> Vec<Value> {
+fn exchanges(input: &Path, keys: Option<&Path>) -> Vec<Value> {
     let folder = temp_folder();
     let tape = folder.path().join("case.tape");
-    Tapedeck::new([
+    let mut import = vec![
         "import".as_ref(),
         input.as_os_str(),
         "-o".as_ref(),
         tape.as_os_str(),
-    ])
-    .run();
+    ];
+    if let Some(keys) = keys {
+        import.extend(["--keylog".as_ref(), keys.as_os_str()]);
+    }
+    Tapedeck::new(import).run();
     let lines = Tapedeck::new([
         "ls".as_ref(),
         tape.as_os_str(),

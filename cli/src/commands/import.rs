@@ -13,6 +13,7 @@ use tapedeck_model::{BodyPart, Exchange, Ledger, UnreadConnection};
 use tapedeck_packet::CaptureReader;
 
 use super::cut::cut;
+use super::{connections, keylog};
 use crate::args;
 use crate::output;
 
@@ -27,6 +28,9 @@ pub(crate) fn run(args: &args::Import) -> Result<ExitCode> {
         options: args,
         failures: 0,
     };
+    for keylog in &args.keylogs {
+        keylog::read(keylog, |text| import.wire.secrets(text))?;
+    }
     for input in &args.inputs {
         import.read(input)?;
     }
@@ -74,11 +78,14 @@ impl Import<'_> {
             none => none.insert(Recording::begin(self.options)?),
         };
         let mut packets = 0_u64;
+        let mut secrets = Secrets::default();
         loop {
+            secrets.take(&capture, &mut self.wire);
             match capture.next_packet() {
                 Ok(Some(packet)) => self.wire.packet(&packet, recording),
                 Ok(None) => break,
                 Err(error) => {
+                    secrets.say(path);
                     return Err(error)
                         .context(format!("stopped after {packets} packets, which are kept"));
                 }
@@ -86,7 +93,9 @@ impl Import<'_> {
             packets += 1;
             recording.check()?;
         }
+        secrets.take(&capture, &mut self.wire);
         progress.finish_and_clear();
+        secrets.say(path);
         if packets == 0 {
             bail!("the capture holds no packets");
         }
@@ -100,7 +109,7 @@ impl Import<'_> {
         let ledger = self.wire.finish(&mut recording);
         recording.check()?;
         let sealed = recording.seal(&ledger)?;
-        report(&self.options.output, &ledger, &sealed);
+        report(self.options, &ledger, &sealed);
         if ledger.exchanges == 0 {
             output::warn(nothing_found(&ledger));
             self.failures += 1;
@@ -110,6 +119,36 @@ impl Import<'_> {
         } else {
             ExitCode::from(crate::FAILED)
         })
+    }
+}
+
+/// The TLS secrets within a capture, as far as they were used.
+#[derive(Default)]
+struct Secrets {
+    len: usize,
+    sessions: u64,
+}
+
+impl Secrets {
+    /// Gives those that came since the last call to the engine.
+    fn take(&mut self, capture: &CaptureReader<impl Read>, wire: &mut Pipeline) {
+        let text = capture.tls_key_log();
+        if let Some(new) = text.get(self.len..)
+            && !new.is_empty()
+        {
+            self.sessions += wire.secrets(new).sessions;
+            self.len = text.len();
+        }
+    }
+
+    fn say(&self, path: &Path) {
+        if self.len > 0 {
+            output::say(format_args!(
+                "{}: TLS is read with the secrets of {} sessions in the file",
+                name(path),
+                self.sessions
+            ));
+        }
     }
 }
 
@@ -271,10 +310,10 @@ fn name(path: &Path) -> String {
     }
 }
 
-fn report(path: &Path, ledger: &Ledger, sealed: &Sealed) {
+fn report(options: &args::Import, ledger: &Ledger, sealed: &Sealed) {
     output::say(format_args!(
         "{}: {} exchanges on {} connections from {} packets, {}",
-        path.display(),
+        options.output.display(),
         sealed.exchanges,
         ledger.connections,
         ledger.packets_seen,
@@ -289,6 +328,14 @@ fn report(path: &Path, ledger: &Ledger, sealed: &Sealed) {
             sealed.too_large
         ));
     }
+    if let Some(unread) = connections::unread(ledger) {
+        let advice = match (ledger.tls_no_keys, options.keylogs.is_empty()) {
+            (0, _) => "",
+            (_, true) => "; --keylog FILE gives the keys (docs/tls.md)",
+            (_, false) => "; the key logs lack the secrets of those without keys",
+        };
+        output::warn(format_args!("{unread}{advice}"));
+    }
 }
 
 /// Why an archive is empty, as far as the ledger can tell.
@@ -299,14 +346,8 @@ fn nothing_found(ledger: &Ledger) -> String {
             text.push_str(&format!("; {count} {what}"));
         }
     };
-    because(
-        ledger.connections_tls,
-        "connections were TLS, unreadable without keys",
-    );
-    because(
-        ledger.connections_not_http,
-        "connections were neither HTTP nor TLS",
-    );
+    because(ledger.connections_tls, "connections were TLS");
+    because(ledger.connections_not_http, "connections were not HTTP");
     because(ledger.connections_empty, "connections carried no data");
     because(ledger.packets_not_tcp, "packets were not TCP");
     because(ledger.packets_undecodable, "packets could not be decoded");

@@ -5,7 +5,7 @@ use anyhow::Result;
 use tapedeck_interchange::jsonl::Line;
 use tapedeck_interchange::{header_text, rfc3339};
 
-use super::Chosen;
+use super::{Chosen, connections};
 use crate::args::{self, Format};
 use crate::output;
 
@@ -13,6 +13,11 @@ pub(crate) fn run(args: &args::Ls) -> Result<ExitCode> {
     let archive = super::open(&args.archive)?;
     let chosen = Chosen::new(&archive, args.filter.as_ref());
     let mut out = BufWriter::new(io::stdout().lock());
+    if args.connections {
+        connections::list(&archive, args.format, &mut out)?;
+        out.flush()?;
+        return Ok(ExitCode::SUCCESS);
+    }
     match args.format {
         Format::Table => table(&chosen, &mut out)?,
         Format::Json => {

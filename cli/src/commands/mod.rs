@@ -1,9 +1,11 @@
 //! One module a command: from arguments to libraries to output.
 
 pub(crate) mod ca;
+mod connections;
 pub(crate) mod cut;
 pub(crate) mod export;
 pub(crate) mod import;
+mod keylog;
 pub(crate) mod ls;
 pub(crate) mod merge;
 pub(crate) mod mock;

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use tapedeck_archive::Provenance;
 use tapedeckd::capture::{self, Backend, Ended, Options, Progress, Summary, Until};
 
+use super::connections;
 use crate::args;
 use crate::interrupt::on_interrupt;
 use crate::output;
@@ -94,6 +95,9 @@ fn report(args: &args::Record, summary: &Summary) -> ExitCode {
             "{} exchanges were too large for the archive",
             summary.too_large
         ));
+    }
+    if let Some(unread) = connections::unread(ledger) {
+        output::warn(unread);
     }
     if let Ended::SourceFailed(error) = &summary.ended {
         output::warn(format_args!(

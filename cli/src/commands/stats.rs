@@ -10,6 +10,7 @@ use tapedeck_interchange::{header_text, rfc3339};
 use tapedeck_model::{Ledger, Timestamp, path_template};
 
 use super::Chosen;
+use super::connections::{self, Sum};
 use crate::args::{self, Format};
 use crate::output;
 
@@ -20,7 +21,8 @@ pub(crate) fn run(args: &args::Stats) -> Result<ExitCode> {
     for row in chosen.rows() {
         stats.add(&row);
     }
-    let report = stats.report();
+    let mut report = stats.report();
+    report.tls_unread = connections::sums(&archive)?;
     let mut out = BufWriter::new(io::stdout().lock());
     match args.format {
         Format::Table => table(&report, &mut out)?,
@@ -63,6 +65,7 @@ struct Report {
     #[serde(flatten)]
     all: Line,
     endpoints: Vec<Line>,
+    tls_unread: Vec<Sum>,
     ledger: BTreeMap<&'static str, u64>,
     anomalies: BTreeMap<&'static str, u64>,
     #[serde(skip)]
@@ -124,6 +127,7 @@ impl<'a> Stats<'a> {
             last: self.last.map(rfc3339),
             all: self.all.line(String::new()),
             endpoints,
+            tls_unread: Vec::new(),
             ledger: self.ledger.counters().collect(),
             anomalies: self
                 .ledger
@@ -230,6 +234,7 @@ fn table(report: &Report, out: &mut impl Write) -> Result<()> {
         )?;
     }
     writeln!(out)?;
+    connections::summarise(&report.tls_unread, out)?;
     if report.losses.is_empty() {
         writeln!(out, "nothing was lost")?;
     }

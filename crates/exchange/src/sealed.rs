@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use tapedeck_model::{
-    Connection, Direction, Input, Ledger, Origin, PerDirection, Role, Timestamp, Tls, Unread,
+    Connection, Direction, Input, Origin, PerDirection, Role, Timestamp, Tls, Unread,
     UnreadConnection,
 };
 use tapedeck_tls as tls;
@@ -155,7 +155,7 @@ impl Sealed {
         let Some(reason) = reason else {
             return;
         };
-        *counter(&mut shared.ledger, reason) += 1;
+        shared.ledger.count_unread(reason);
         let mut connection = Connection::clone(connection);
         connection.tls = Some(Arc::new(told));
         if let Some(workloads) = recorder.workloads(&connection) {
@@ -173,20 +173,6 @@ impl Sealed {
         let direction = if self.flipped { !direction } else { direction };
         self.bytes[direction] += len;
         shared.ledger.bytes_tls += len;
-    }
-}
-
-/// The counter of connections that stayed closed for a reason.
-const fn counter(ledger: &mut Ledger, reason: Unread) -> &mut u64 {
-    match reason {
-        Unread::NoKeys => &mut ledger.tls_no_keys,
-        Unread::HandshakeNotSeen => &mut ledger.tls_handshake_not_seen,
-        Unread::UnsupportedVersion => &mut ledger.tls_unsupported_version,
-        Unread::UnsupportedSuite => &mut ledger.tls_unsupported_suite,
-        Unread::Renegotiation => &mut ledger.tls_renegotiation,
-        Unread::Malformed => &mut ledger.tls_malformed,
-        Unread::Desynchronised => &mut ledger.tls_desynchronised,
-        Unread::Limit => &mut ledger.tls_limit,
     }
 }
 

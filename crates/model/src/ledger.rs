@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::anomaly::Anomaly;
+use crate::tls::Unread;
 
 macro_rules! ledger {
     ($($(#[$doc:meta])* $field:ident,)*) => {
@@ -135,6 +136,36 @@ ledger! {
 }
 
 impl Ledger {
+    /// How many connections of TLS were closed to us for that reason.
+    #[must_use]
+    pub const fn unread(&self, reason: Unread) -> u64 {
+        match reason {
+            Unread::NoKeys => self.tls_no_keys,
+            Unread::HandshakeNotSeen => self.tls_handshake_not_seen,
+            Unread::UnsupportedVersion => self.tls_unsupported_version,
+            Unread::UnsupportedSuite => self.tls_unsupported_suite,
+            Unread::Renegotiation => self.tls_renegotiation,
+            Unread::Malformed => self.tls_malformed,
+            Unread::Desynchronised => self.tls_desynchronised,
+            Unread::Limit => self.tls_limit,
+        }
+    }
+
+    /// Counts a connection of TLS that was closed to us.
+    pub const fn count_unread(&mut self, reason: Unread) {
+        let counter = match reason {
+            Unread::NoKeys => &mut self.tls_no_keys,
+            Unread::HandshakeNotSeen => &mut self.tls_handshake_not_seen,
+            Unread::UnsupportedVersion => &mut self.tls_unsupported_version,
+            Unread::UnsupportedSuite => &mut self.tls_unsupported_suite,
+            Unread::Renegotiation => &mut self.tls_renegotiation,
+            Unread::Malformed => &mut self.tls_malformed,
+            Unread::Desynchronised => &mut self.tls_desynchronised,
+            Unread::Limit => &mut self.tls_limit,
+        };
+        *counter += 1;
+    }
+
     /// Counts an anomaly.
     pub fn count(&mut self, anomaly: Anomaly) {
         *self.anomalies.entry(anomaly).or_default() += 1;
@@ -158,6 +189,21 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_reason_has_its_counter() {
+        let mut ledger = Ledger::default();
+        for (count, reason) in (1..).zip(Unread::ALL) {
+            for _ in 0..count {
+                ledger.count_unread(reason);
+            }
+        }
+        for (count, reason) in (1..).zip(Unread::ALL) {
+            assert_eq!(ledger.unread(reason), count, "{reason:?}");
+        }
+        let named: u64 = ledger.counters().map(|(_, count)| count).sum();
+        assert_eq!(named, 36);
+    }
 
     #[test]
     fn merging_adds_every_counter() {
