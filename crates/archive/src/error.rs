@@ -62,6 +62,20 @@ pub enum WriteError {
         /// The limit.
         limit: usize,
     },
+    /// Parts of bodies could not be read back, to go on into the next segment with their exchanges.
+    #[error("cannot read back `{path}`, where bodies began whose exchanges go on")]
+    Carry {
+        /// The hidden file of the segment.
+        path: PathBuf,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// What is to hold the segments is something else.
+    #[error("`{path}` is not a folder: segments are written into one")]
+    NotAFolder {
+        /// The path.
+        path: PathBuf,
+    },
     /// A block could not be encoded.
     #[error("cannot encode a block")]
     Encode {
@@ -103,6 +117,12 @@ pub enum OpenError {
         path: PathBuf,
         /// The limit.
         limit: usize,
+    },
+    /// Segments come and go faster than they are opened.
+    #[error("the archives in `{path}` change too fast: try again")]
+    Restless {
+        /// The folder.
+        path: PathBuf,
     },
     /// A file without a byte.
     #[error("`{path}` is empty")]

@@ -41,5 +41,7 @@ pub use reader::Zone;
 pub use recover::{RecoverError, Recovered, recover};
 pub use scratch::{BodyBuffer, Scratch};
 pub use set::archive::{Archive, LeftOut, SegmentInfo};
+pub use set::retention::{Cause, Retention};
+pub use set::writer::{Destination, SegmentedWriter, SetEvent, SetOptions};
 pub use verify::{DamageReport, VerifyReport, verify};
 pub use writer::{Limits, Summary, Writer, WriterOptions};

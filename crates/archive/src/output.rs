@@ -1,7 +1,7 @@
 //! Chunks go to the hidden file.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
@@ -89,8 +89,47 @@ impl Output {
         output
             .buffer
             .extend_from_slice(FileHeader::new(archive).as_bytes());
-        output.write()?;
+        if let Err(error) = output.write() {
+            // Nothing is in it, and it would be in the way of the next writer.
+            drop(fs::remove_file(&output.partial));
+            return Err(error);
+        }
         Ok(output)
+    }
+
+    /// Goes on behind the last whole chunk of an interrupted file, which is locked.
+    pub(crate) fn resume(
+        mut file: File,
+        partial: &Path,
+        path: &Path,
+        archive: u64,
+        position: u64,
+    ) -> Result<Self, WriteError> {
+        file.set_len(position)
+            .and_then(|()| file.seek(SeekFrom::Start(position)))
+            .map_err(io_error("cut the torn end of", partial))?;
+        let compressor = Compressor::new(0).map_err(|source| WriteError::Encode {
+            source: source.into(),
+        })?;
+        Ok(Self {
+            file,
+            partial: partial.into(),
+            path: path.into(),
+            overwrite: false,
+            archive,
+            position,
+            failed: false,
+            compressor,
+            compressed: Vec::new(),
+            buffer: Vec::new(),
+            #[cfg(test)]
+            capacity: None,
+        })
+    }
+
+    /// The hidden file.
+    pub(crate) fn partial(&self) -> &Path {
+        &self.partial
     }
 
     /// Where the next chunk will begin.
@@ -194,6 +233,13 @@ impl Output {
         synced.map_err(io_error("sync", &self.partial))
     }
 
+    /// Waits until the contents of the file are on the disk.
+    pub(crate) fn sync_data(&mut self) -> Result<(), WriteError> {
+        let synced = self.file.sync_data();
+        self.failed |= synced.is_err();
+        synced.map_err(io_error("sync", &self.partial))
+    }
+
     fn write(&mut self) -> Result<(), WriteError> {
         if self.failed {
             return Err(WriteError::Failed {
@@ -269,7 +315,7 @@ pub(crate) fn give_name(file: &Path, name: &Path, overwrite: bool) -> Result<(),
         .map_err(io_error("sync the folder", folder))
 }
 
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WriteError {
+pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WriteError {
     let path = path.to_owned();
     move |source| WriteError::Io {
         action,

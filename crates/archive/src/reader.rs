@@ -223,6 +223,11 @@ impl Segment {
         self.n_rows
     }
 
+    /// Whether nothing of it has a connection.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.n_rows == 0 && self.unread.is_empty()
+    }
+
     /// The id of its first exchange.
     pub(crate) fn first_row(&self) -> u64 {
         self.place.first_row

@@ -66,6 +66,11 @@ impl Source {
         }
     }
 
+    /// [`FileHeader::archive`].
+    pub(crate) fn archive(&self) -> u64 {
+        self.archive
+    }
+
     /// The number by which a [`Scratch`] knows this file.
     pub(crate) fn instance(&self) -> u64 {
         self.instance

@@ -4,17 +4,17 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use rkyv::util::AlignedVec;
-use tapedeck_model::Exchange;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::block::view::{BodyView, Piece, Record};
 use crate::error::{Damage, OpenError};
 use crate::format::{ChunkKind, Footer, PageEntry};
-use crate::page::builder::{BodyLengths, PageBuilder};
+use crate::page::builder::PageBuilder;
 use crate::page::view::Page;
 use crate::provenance::{Provenance, StoredLedger};
 use crate::scan::{Found, Scan};
 use crate::scratch::Scratch;
+use crate::set::resume::lengths;
 use crate::source::{Chunk, Inflater, Source};
 use crate::unread;
 
@@ -335,10 +335,3 @@ impl<'a> Verifier<'a> {
 
 const UNREADABLE: Damage = Damage::Structure("named values cannot be read");
 const DIRECTORY: Damage = Damage::Structure("the directory does not match the pages");
-
-fn lengths(exchange: &Exchange) -> BodyLengths {
-    BodyLengths {
-        request: exchange.request.as_ref().map(|message| message.body.len),
-        response: exchange.response.as_ref().map(|message| message.body.len),
-    }
-}

@@ -1,8 +1,9 @@
 //! Exchanges go into a file.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::time::Duration;
 
 use rkyv::util::AlignedVec;
 use tapedeck_model::{BodyPart, Exchange, Ledger, Message, Missing, Role, UnreadConnection};
@@ -11,7 +12,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use crate::block::builder::{BlockBuilder, Location, Placement};
 use crate::bodies::{BodyStore, Hash, is_dense};
-use crate::error::WriteError;
+use crate::error::{Damage, WriteError};
 use crate::format::{ChunkKind, Codec, Footer, MAX_RAW, PageEntry};
 use crate::output::{Chunk, Output};
 use crate::page::{
@@ -19,6 +20,8 @@ use crate::page::{
     builder::{BodyLengths, PageBuilder},
 };
 use crate::provenance::{Provenance, StoredLedger};
+use crate::scratch::Scratch;
+use crate::source::{Source, slice};
 use crate::unread::{self, UnreadBuilder};
 
 /// How an archive is written.
@@ -68,6 +71,8 @@ pub struct Limits {
     /// Long bodies under way at once. Parts of further ones are not stored: their exchanges say
     /// [`Missing::PARTIAL`], and [`Summary::body_parts_refused`] counts.
     pub open_bodies: usize,
+    /// How long [`Writer::tick`] may leave an exchange in memory only. A crash costs no more.
+    pub hold: Duration,
 }
 
 impl Default for Limits {
@@ -79,6 +84,7 @@ impl Default for Limits {
             min_shared_body: 4 << 10,
             remembered_bodies: 64 << 10,
             open_bodies: 64 << 10,
+            hold: Duration::from_secs(1),
         }
     }
 }
@@ -131,7 +137,25 @@ pub struct Writer {
     /// Where the lists of unread connections begin: 8 bytes for each.
     unread_chunks: Vec<u64>,
     /// Counters of newer versions, in a copy.
-    unknown_counters: std::collections::BTreeMap<String, u64>,
+    unknown_counters: BTreeMap<String, u64>,
+    /// When [`Writer::tick`] flushed last, and how long the file was then.
+    ticked: Duration,
+    ticked_len: u64,
+}
+
+/// What an interrupted writer left in its file, for one that goes on behind it.
+#[derive(Debug)]
+pub(crate) struct Resumed {
+    pub(crate) output: Output,
+    pub(crate) provenance: u64,
+    pub(crate) directory: Vec<PageEntry>,
+    /// The rows of the blocks behind the last page.
+    pub(crate) page: PageBuilder,
+    pub(crate) page_first_row: u64,
+    pub(crate) n_rows: u64,
+    pub(crate) unread_chunks: Vec<u64>,
+    pub(crate) n_unread: u64,
+    pub(crate) unknown_counters: BTreeMap<String, u64>,
 }
 
 impl Writer {
@@ -156,35 +180,65 @@ impl Writer {
             references: &[],
             payload: &provenance,
         })?;
-        Ok(Self {
+        let resumed = Resumed {
             output,
-            limits: Limits {
-                block: block_limit,
-                inline_body: limits.inline_body.min(block_limit),
-                ..limits
-            },
-            block: BlockBuilder::default(),
+            provenance,
+            directory: Vec::new(),
             page: PageBuilder::default(),
+            page_first_row: 0,
+            n_rows: 0,
+            unread_chunks: Vec::new(),
+            n_unread: 0,
+            unknown_counters: BTreeMap::new(),
+        };
+        let limits = Limits {
+            block: block_limit,
+            inline_body: limits.inline_body.min(block_limit),
+            ..limits
+        };
+        Ok(Self::resume(resumed, limits))
+    }
+
+    /// Goes on where another writer was interrupted.
+    pub(crate) fn resume(resumed: Resumed, limits: Limits) -> Self {
+        let Resumed {
+            output,
+            provenance,
+            directory,
+            page,
+            page_first_row,
+            n_rows,
+            unread_chunks,
+            n_unread,
+            unknown_counters,
+        } = resumed;
+        Self {
+            group_start: output.position(),
+            ticked_len: output.position(),
+            output,
+            limits,
+            block: BlockBuilder::default(),
+            page,
             bodies: BodyStore::new(
-                block_limit,
+                limits.block,
                 limits.min_shared_body,
                 limits.remembered_bodies,
             ),
             open_bodies: HashMap::new(),
-            directory: Vec::new(),
+            directory,
             provenance,
             buffer: AlignedVec::new(),
             group_len: 0,
-            group_start: 0,
-            n_rows: 0,
-            page_first_row: 0,
-            block_first_row: 0,
+            n_rows,
+            page_first_row,
+            block_first_row: n_rows,
             body_parts_refused: 0,
             unread: UnreadBuilder::default(),
-            n_unread: 0,
-            unread_chunks: Vec::new(),
-            unknown_counters: std::collections::BTreeMap::new(),
-        })
+            n_unread,
+            unread_chunks,
+            unknown_counters,
+            ticked: Duration::ZERO,
+        }
     }
 
     /// Stores a piece of a long body, ahead of its exchange.
@@ -266,7 +320,7 @@ impl Writer {
     }
 
     /// Puts everything so far into the file, where a crash of this process cannot take it back.
-    /// Live sources call it once a second.
+    /// Live sources use [`Writer::tick`].
     pub fn flush(&mut self) -> Result<(), WriteError> {
         self.close_group()
     }
@@ -277,6 +331,77 @@ impl Writer {
         self.close_group()?;
         // Where the lists of unread connections lie is found by a scan, should it come to that.
         self.write_ledger(ledger, &[]).map(|_| ())
+    }
+
+    /// Tells the time, counted from any instant. What came more than [`Limits::hold`] ago is on the
+    /// disk when this returns, with the ledger as it is now: neither a killed process nor a power
+    /// cut takes it back. Live sources call it some times a second; the bound is that of the
+    /// limit and of how seldom they do. Says whether anything was written.
+    pub fn tick(
+        &mut self,
+        now: Duration,
+        ledger: impl FnOnce() -> Ledger,
+    ) -> Result<bool, WriteError> {
+        if now.saturating_sub(self.ticked) < self.limits.hold {
+            return Ok(false);
+        }
+        self.ticked = now;
+        if !self.holds_anything() && self.output.position() == self.ticked_len {
+            return Ok(false);
+        }
+        self.checkpoint(&ledger())?;
+        self.output.sync_data()?;
+        self.ticked_len = self.output.position();
+        Ok(true)
+    }
+
+    /// Whether a flush would write anything.
+    fn holds_anything(&self) -> bool {
+        self.block.n_records() > 0 || self.page.n_rows() > 0 || self.unread.n_connections() > 0
+    }
+
+    /// Whether the archive would be empty if it were sealed now.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.n_rows == 0 && self.n_unread == 0 && !self.holds_anything()
+    }
+
+    /// Bytes of bodies whose exchanges are not over.
+    pub(crate) fn open_len(&self) -> u64 {
+        let pieces = self.open_bodies.values().flatten();
+        pieces.map(|piece| u64::from(piece.len)).sum()
+    }
+
+    /// Hands the parts of exchanges that are not over to the writer of the next segment, which
+    /// will get those exchanges.
+    pub(crate) fn carry(&mut self, next: &mut Self) -> Result<(), WriteError> {
+        if self.open_bodies.is_empty() {
+            return Ok(());
+        }
+        // So that every part lies in the file.
+        self.close_group()?;
+        self.bodies.flush(&mut self.output)?;
+        let path = || self.output.partial().to_owned();
+        let source = Source::open(self.output.partial()).map_err(|source| WriteError::Carry {
+            path: path(),
+            source: source.into(),
+        })?;
+        let mut open: Vec<_> = self.open_bodies.drain().collect();
+        // In the order of the file, so that each block is decompressed about once.
+        open.sort_by_key(|(_, pieces)| pieces.first().and_then(|piece| piece.block.offset()));
+        let mut scratch = Scratch::new();
+        for (key, pieces) in open {
+            let mut carried = Vec::new();
+            for piece in &pieces {
+                let bytes = piece_of(&source, piece, &mut scratch);
+                let bytes = bytes.map_err(|damage| WriteError::Carry {
+                    path: path(),
+                    source: damage.into(),
+                })?;
+                next.bodies.store(bytes, &mut next.output, &mut carried)?;
+            }
+            next.open_bodies.insert(key, carried);
+        }
+        Ok(())
     }
 
     /// Completes the archive and gives it its name. It is on the disk when this returns.
@@ -311,7 +436,7 @@ impl Writer {
     /// those of the ledger: for copies.
     ///
     /// [`Archive::unknown_counters`]: crate::Archive::unknown_counters
-    pub fn keep_counters(&mut self, unknown: std::collections::BTreeMap<String, u64>) {
+    pub fn keep_counters(&mut self, unknown: BTreeMap<String, u64>) {
         self.unknown_counters = unknown;
     }
 
@@ -482,6 +607,18 @@ impl Writer {
             payload: self.directory.as_bytes(),
         })
     }
+}
+
+/// The bytes of a piece of a file that is being written.
+fn piece_of<'s>(
+    source: &Source,
+    piece: &Location,
+    scratch: &'s mut Scratch,
+) -> Result<&'s [u8], Damage> {
+    let offset = piece.block.offset().ok_or(Damage::Outside)?;
+    let kind = source.any_chunk(offset)?.kind;
+    source.load_block(offset, kind, scratch)?;
+    slice(scratch.bytes(kind)?, piece.start, piece.len)
 }
 
 /// What became of a body.

@@ -184,6 +184,24 @@ impl Ledger {
             *counter = counter.saturating_add(*count);
         }
     }
+
+    /// What was counted since `earlier`: the counters of one part of a recording.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut since = self.clone();
+        for (name, value) in earlier.counters() {
+            if let Some(counter) = since.counter_mut(name) {
+                *counter = counter.saturating_sub(value);
+            }
+        }
+        for (anomaly, count) in &earlier.anomalies {
+            if let Some(counter) = since.anomalies.get_mut(anomaly) {
+                *counter = counter.saturating_sub(*count);
+            }
+        }
+        since.anomalies.retain(|_, count| *count > 0);
+        since
+    }
 }
 
 #[cfg(test)]
@@ -203,6 +221,24 @@ mod tests {
         }
         let named: u64 = ledger.counters().map(|(_, count)| count).sum();
         assert_eq!(named, 36);
+    }
+
+    #[test]
+    fn parts_add_up_to_the_whole() {
+        let mut early = Ledger {
+            segments: 2,
+            ..Ledger::default()
+        };
+        early.count(Anomaly::BareLf);
+        let mut late = early.clone();
+        late.segments = 7;
+        let part = late.since(&early);
+        assert_eq!(part.segments, 5);
+        assert!(part.anomalies.is_empty(), "it was seen before");
+        late.count(Anomaly::BareLf);
+        let mut sum = early.clone();
+        sum.merge(&late.since(&early));
+        assert_eq!(sum, late);
     }
 
     #[test]

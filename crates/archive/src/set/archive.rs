@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tapedeck_model::{Ledger, UnreadConnection};
 
 use super::name::{EXTENSION, name_of_partial, segment_number};
-use super::provenance::RECORDING;
+use super::provenance::{RECORDING, SET};
 use crate::block::view::{BodyView, Record};
 use crate::error::{OpenError, ReadError};
 use crate::output::partial_path;
@@ -95,21 +95,10 @@ impl Archive {
                 segments.push(Segment::open(path)?);
                 continue;
             }
-            let before = segments.len() + left_out.len();
-            for file in archives_in(path)? {
-                if segments.len() + left_out.len() >= Self::MAX_SEGMENTS {
-                    let limit = Self::MAX_SEGMENTS;
-                    let path = path.into();
-                    return Err(OpenError::TooManyFiles { path, limit });
-                }
-                match open_file(&file) {
-                    Ok(segment) => segments.push(segment),
-                    Err(error) => left_out.push(LeftOut { path: file, error }),
-                }
-            }
-            if segments.len() + left_out.len() == before {
-                return Err(OpenError::NoArchives { path: path.into() });
-            }
+            let room = Self::MAX_SEGMENTS.saturating_sub(segments.len());
+            let opened = open_folder(path, room)?;
+            segments.extend(opened.0);
+            left_out.extend(opened.1);
         }
         Self::of(segments, left_out)
     }
@@ -135,8 +124,11 @@ impl Archive {
             // Nothing ties a file that names no recording to another.
             let name = recording.map_or_else(|| format!("#{}", next.instance), Clone::clone);
             let number = recordings.len() as u64;
-            let number = *recordings.entry(name).or_insert(number);
-            next.first_connection = number.wrapping_mul(Self::CONNECTIONS);
+            next.first_connection = 0;
+            if !segment.is_empty() {
+                let number = *recordings.entry(name).or_insert(number);
+                next.first_connection = number.wrapping_mul(Self::CONNECTIONS);
+            }
             segment.place(next);
             next.instance += 1;
             next.first_row = next.first_row.saturating_add(segment.len());
@@ -363,7 +355,7 @@ impl Archive {
 }
 
 /// The archives in a folder, by name. What is being written counts, too.
-pub(crate) fn archives_in(folder: &Path) -> Result<Vec<PathBuf>, OpenError> {
+pub(crate) fn archives_in(folder: &Path) -> Result<BTreeSet<PathBuf>, OpenError> {
     let failed = |source| OpenError::Io {
         action: "list",
         path: folder.into(),
@@ -389,7 +381,53 @@ pub(crate) fn archives_in(folder: &Path) -> Result<Vec<PathBuf>, OpenError> {
             files.insert(name);
         }
     }
-    Ok(files.into_iter().collect())
+    Ok(files)
+}
+
+/// Opens the archives in a folder.
+fn open_folder(folder: &Path, room: usize) -> Result<(Vec<Segment>, Vec<LeftOut>), OpenError> {
+    let mut names = archives_in(folder)?;
+    // A folder is not listed in one instant: a segment that is sealed, and so renamed, meanwhile
+    // may be in the list under neither name. It is in the next one.
+    for _ in 0..RETRIES {
+        if names.is_empty() {
+            return Err(OpenError::NoArchives {
+                path: folder.into(),
+            });
+        }
+        if names.len() > room {
+            return Err(OpenError::TooManyFiles {
+                path: folder.into(),
+                limit: room,
+            });
+        }
+        let (mut segments, mut left_out) = (Vec::new(), Vec::new());
+        for path in &names {
+            match open_file(path) {
+                Ok(segment) => segments.push(segment),
+                // It was deleted since, as segments are that nobody is to keep.
+                Err(_) if !path.exists() && !is_being_written(path) => {}
+                Err(error) => left_out.push(LeftOut {
+                    path: path.clone(),
+                    error,
+                }),
+            }
+        }
+        let before = std::mem::replace(&mut names, archives_in(folder)?);
+        if names.is_subset(&before) {
+            return Ok((segments, left_out));
+        }
+    }
+    Err(OpenError::Restless {
+        path: folder.into(),
+    })
+}
+
+/// How often a folder may change while it is opened.
+const RETRIES: usize = 100;
+
+fn is_being_written(path: &Path) -> bool {
+    partial_path(path).is_ok_and(|hidden| hidden.exists())
 }
 
 /// Opens a file of a folder; under its hidden name where it is not sealed.
@@ -404,18 +442,18 @@ fn open_file(path: &Path) -> Result<Segment, OpenError> {
     }
 }
 
-/// Segments in the order of their recording, which no clock disturbs; each recording, and each other
-/// file, by its first exchange.
+/// The segments of a set in the order of their numbers, which no clock disturbs; each set, and each
+/// other file, by its first exchange.
 fn sort(segments: &mut [Segment]) {
-    let recording = |segment: &Segment| {
+    let place = |segment: &Segment| {
         let number = segment_number(&sealed_name(segment.path()))?;
-        let recording = segment.provenance().extra.get(RECORDING)?.clone();
-        Some((recording, number))
+        let set = segment.provenance().extra.get(SET)?.clone();
+        Some((set, number))
     };
     let mut starts: HashMap<String, i64> = HashMap::new();
     for segment in segments.iter() {
-        if let (Some((recording, _)), Some(time)) = (recording(segment), segment.first_time()) {
-            let start = starts.entry(recording).or_insert(time);
+        if let (Some((set, _)), Some(time)) = (place(segment), segment.first_time()) {
+            let start = starts.entry(set).or_insert(time);
             *start = time.min(*start);
         }
     }
@@ -424,10 +462,10 @@ fn sort(segments: &mut [Segment]) {
             .first_time()
             .unwrap_or_else(|| segment.provenance().created.as_nanos());
         let path = segment.path().to_owned();
-        match recording(segment) {
-            Some((recording, number)) => {
-                let start = starts.get(&recording).copied().unwrap_or(own);
-                (start, recording, number, path)
+        match place(segment) {
+            Some((set, number)) => {
+                let start = starts.get(&set).copied().unwrap_or(own);
+                (start, set, number, path)
             }
             None => (own, String::new(), 0, path),
         }

@@ -7,6 +7,9 @@
 pub(crate) mod archive;
 pub(crate) mod name;
 mod provenance;
+pub(crate) mod resume;
+pub(crate) mod retention;
+pub(crate) mod writer;
 
 #[cfg(test)]
 mod tests;

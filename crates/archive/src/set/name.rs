@@ -2,8 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
+use jiff::tz::TimeZone;
+use tapedeck_model::Timestamp;
+
 /// The extension of an archive that is found in a folder.
 pub(crate) const EXTENSION: &str = "tape";
+
+/// The file name of a segment. The number comes first, so that names sort in the order of
+/// writing, even where a clock was set back; the time is for people.
+pub(crate) fn segment_name(number: u64, at: Timestamp) -> String {
+    let at = jiff::Timestamp::from_nanosecond(at.as_nanos().into())
+        .unwrap_or_default()
+        .to_zoned(TimeZone::UTC);
+    format!("{number:08}-{}.{EXTENSION}", at.strftime("%Y%m%dT%H%M%SZ"))
+}
 
 /// The number in the name of a segment; `None` for any other file.
 pub(crate) fn segment_number(path: &Path) -> Option<u64> {
@@ -33,8 +45,14 @@ mod tests {
 
     #[test]
     fn names_are_read_back_and_others_are_not_mistaken_for_them() {
-        let name = "00000017-20261121T061300Z.tape";
-        assert_eq!(segment_number(Path::new(name)), Some(17));
+        let name = segment_name(17, Timestamp::from_nanos(1_795_241_580_999_999_999));
+        assert_eq!(name, "00000017-20261121T061300Z.tape");
+        for number in [0, 17, 99_999_999, 100_000_000, u64::MAX] {
+            for at in [i64::MIN, 0, i64::MAX] {
+                let name = segment_name(number, Timestamp::from_nanos(at));
+                assert_eq!(segment_number(Path::new(&name)), Some(number), "{name}");
+            }
+        }
         for other in [
             "",
             "shop.tape",

@@ -4,6 +4,10 @@ use std::collections::BTreeSet;
 
 use crate::provenance::Provenance;
 
+/// Names the set that a segment belongs to.
+pub(crate) const SET: &str = "set";
+/// The number of a segment in its set.
+pub(crate) const SEGMENT: &str = "segment";
 /// Names the run of a recorder: its segments number their connections together.
 pub(crate) const RECORDING: &str = "recording";
 

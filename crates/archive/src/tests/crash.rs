@@ -26,7 +26,7 @@ fn options() -> WriterOptions {
 
 /// Held while a child is started, and while a lock on a file must be gone once the file is closed:
 /// between fork and exec, a child holds every file of this process, and their locks.
-static NO_CHILD_STARTS: Mutex<()> = Mutex::new(());
+pub(crate) static NO_CHILD_STARTS: Mutex<()> = Mutex::new(());
 
 /// What the variable holds is where the child writes.
 const CHILD: &str = "TAPEDECK_TEST_ARCHIVE";

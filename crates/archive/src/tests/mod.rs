@@ -2,7 +2,7 @@
 //! costs what the documentation says.
 
 mod crafted;
-mod crash;
+pub(crate) mod crash;
 mod damage;
 mod round_trip;
 pub(crate) mod samples;

@@ -22,6 +22,7 @@ fn tiny() -> Limits {
         min_shared_body: 500,
         remembered_bodies: 4,
         open_bodies: 64,
+        ..Limits::default()
     }
 }
 

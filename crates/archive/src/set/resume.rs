@@ -1,0 +1,198 @@
+//! An interrupted archive is sealed where it lies.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::path::Path;
+
+use rkyv::util::AlignedVec;
+use tapedeck_model::Exchange;
+
+use crate::error::{Damage, OpenError, WriteError};
+use crate::format::{ChunkKind, HEADER_LEN, PageEntry};
+use crate::output::{Output, give_name, io_error};
+use crate::page::builder::{BodyLengths, PageBuilder};
+use crate::page::view::Page;
+use crate::provenance::StoredLedger;
+use crate::recover::RecoverError;
+use crate::scan::Scan;
+use crate::scratch::Scratch;
+use crate::source::{Chunk, Inflater, Source};
+use crate::unread;
+use crate::writer::{Limits, Resumed, Summary, Writer};
+
+/// Seals the hidden file of an interrupted writer under its name. Takes no more space than the index
+/// of what it holds, so that it works on a full disk, and can be interrupted at any time.
+///
+/// `None`: there is damage before the torn end. The file is as it was; [`recover`](crate::recover)
+/// copies what is sound.
+pub(crate) fn seal_in_place(partial: &Path, name: &Path) -> Result<Option<Summary>, RecoverError> {
+    let open = OpenOptions::new().read(true).write(true).open(partial);
+    let file = open.map_err(|source| RecoverError::Open(io(partial, source)))?;
+    if let Err(TryLockError::WouldBlock) = file.try_lock() {
+        return Err(RecoverError::Busy {
+            path: partial.into(),
+        });
+    }
+    if name.symlink_metadata().is_ok() {
+        let path = name.into();
+        return Err(RecoverError::Write(WriteError::Exists { path }));
+    }
+    let source = Source::open(partial).map_err(RecoverError::Open)?;
+    if let Some(footer) = source.footer() {
+        // It died between the footer and the name.
+        let sealed = Summary {
+            exchanges: footer.n_rows.get(),
+            file_len: source.bytes().len() as u64,
+            ..Summary::default()
+        };
+        file.sync_all()
+            .map_err(io_error("sync", partial))
+            .and_then(|()| give_name(partial, name, false))
+            .map_err(RecoverError::Write)?;
+        return Ok(Some(sealed));
+    }
+    let mut found = Whole::new(&source);
+    let Ok(()) = found.walk() else {
+        return Ok(None);
+    };
+    found
+        .seal(file, partial, name)
+        .map(Some)
+        .map_err(RecoverError::Write)
+}
+
+fn io(path: &Path, source: std::io::Error) -> OpenError {
+    OpenError::Io {
+        action: "open",
+        path: path.into(),
+        source,
+    }
+}
+
+/// The whole chunks of an interrupted file.
+struct Whole<'a> {
+    source: &'a Source,
+    end: u64,
+    provenance: Option<u64>,
+    ledger: StoredLedger,
+    unread_chunks: Vec<u64>,
+    n_unread: u64,
+    directory: Vec<PageEntry>,
+    page: PageBuilder,
+    page_first_row: u64,
+    n_rows: u64,
+    inflater: Inflater,
+    scratch: Scratch,
+}
+
+impl<'a> Whole<'a> {
+    fn new(source: &'a Source) -> Self {
+        Self {
+            source,
+            end: HEADER_LEN as u64,
+            provenance: None,
+            ledger: StoredLedger::default(),
+            unread_chunks: Vec::new(),
+            n_unread: 0,
+            directory: Vec::new(),
+            page: PageBuilder::default(),
+            page_first_row: 0,
+            n_rows: 0,
+            inflater: Inflater::default(),
+            scratch: Scratch::new(),
+        }
+    }
+
+    /// Goes through the file. An error: there is damage before the torn end.
+    fn walk(&mut self) -> Result<(), Damage> {
+        let mut scan = Scan::new(self.source);
+        while let Some(found) = scan.next() {
+            match found.chunk {
+                Ok(chunk) => self.chunk(found.offset, &chunk)?,
+                // Nothing sound is behind it: that is where the writer was.
+                Err(_) if scan.next().is_none() => break,
+                Err(damage) => return Err(damage),
+            }
+            self.end = found.offset + found.len;
+        }
+        if self.provenance.is_some() {
+            Ok(())
+        } else {
+            Err(Damage::Structure("it does not say where it comes from"))
+        }
+    }
+
+    fn chunk(&mut self, offset: u64, chunk: &Chunk<'_>) -> Result<(), Damage> {
+        let unreadable = Damage::Structure("named values cannot be read");
+        match chunk.kind {
+            ChunkKind::Provenance => self.provenance = Some(offset),
+            ChunkKind::Ledger => {
+                let payload = chunk.payload(&mut self.inflater)?;
+                self.ledger = StoredLedger::decode(&payload).ok_or(unreadable)?;
+            }
+            ChunkKind::Unread => {
+                let mut buffer = AlignedVec::new();
+                self.inflater.inflate(chunk, &mut buffer)?;
+                self.unread_chunks.push(offset);
+                self.n_unread += unread::decode(&buffer)?.len() as u64;
+            }
+            ChunkKind::Exchanges => self.exchanges(offset, chunk)?,
+            ChunkKind::Page => {
+                let payload = chunk.plain().ok_or(Damage::Unknown)?;
+                let page = Page::parse(payload, chunk.first_row)?;
+                let next = page.first_row().saturating_add(page.len() as u64);
+                if page.first_row() != self.page_first_row || next != self.n_rows {
+                    return Err(Damage::Structure("the page is of other blocks"));
+                }
+                self.directory.push(page.entry(offset));
+                self.page = PageBuilder::default();
+                self.page_first_row = self.n_rows;
+            }
+            // Of an earlier attempt to seal it.
+            ChunkKind::Directory => {}
+            ChunkKind::Bodies => {}
+        }
+        Ok(())
+    }
+
+    fn exchanges(&mut self, offset: u64, chunk: &Chunk<'_>) -> Result<(), Damage> {
+        if chunk.first_row != self.n_rows {
+            return Err(Damage::Structure("the block is out of order"));
+        }
+        self.scratch.fill(chunk, self.source.instance(), offset)?;
+        for number in 0..self.scratch.n_records() {
+            if self.page.is_full() {
+                return Err(Damage::Length);
+            }
+            let exchange = self.scratch.record(number)?.to_exchange();
+            self.page.push(&exchange, lengths(&exchange), number);
+        }
+        self.page.block_written(offset);
+        self.n_rows += self.scratch.n_records() as u64;
+        Ok(())
+    }
+
+    fn seal(self, file: File, partial: &Path, name: &Path) -> Result<Summary, WriteError> {
+        let archive = self.source.archive();
+        let output = Output::resume(file, partial, name, archive, self.end)?;
+        let resumed = Resumed {
+            output,
+            provenance: self.provenance.unwrap_or_default(),
+            directory: self.directory,
+            page: self.page,
+            page_first_row: self.page_first_row,
+            n_rows: self.n_rows,
+            unread_chunks: self.unread_chunks,
+            n_unread: self.n_unread,
+            unknown_counters: self.ledger.unknown,
+        };
+        Writer::resume(resumed, Limits::default()).seal(&self.ledger.ledger)
+    }
+}
+
+/// The lengths of an exchange that was read from its block.
+pub(crate) fn lengths(exchange: &Exchange) -> BodyLengths {
+    BodyLengths {
+        request: exchange.request.as_ref().map(|message| message.body.len),
+        response: exchange.response.as_ref().map(|message| message.body.len),
+    }
+}

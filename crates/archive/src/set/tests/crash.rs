@@ -1,0 +1,261 @@
+//! Writers that die and disks that fill up, at hundreds of points.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use std::{env, fs};
+
+use tapedeck_model::Ledger;
+
+use super::{memory, names, samples, small, writer_options};
+use crate::set::resume::seal_in_place;
+use crate::tests::crash::NO_CHILD_STARTS;
+use crate::tests::samples::{add, expected, read, write};
+use crate::{
+    Archive, Limits, SegmentedWriter, SetEvent, SetOptions, Writer, WriterOptions, partial_path,
+    verify,
+};
+
+/// Every tick flushes.
+fn options() -> SetOptions {
+    let mut options = SetOptions::new(writer_options().provenance);
+    options.writer.limits = Limits {
+        hold: Duration::ZERO,
+        ..small()
+    };
+    options.segment_size = 24 << 10;
+    options
+}
+
+/// What the variable holds is the folder that the child writes to.
+const CHILD: &str = "TAPEDECK_TEST_SET";
+
+/// Not a test by itself: the writer that [`a_killed_writer_leaves_a_set_that_opens`] kills.
+#[test]
+fn child_writes_segments_until_it_is_killed() {
+    let Some(folder) = env::var_os(CHILD) else {
+        return;
+    };
+    let (mut writer, _) = SegmentedWriter::create(Path::new(&folder), options()).unwrap();
+    for n in 0..600 {
+        writer.exchange(&samples(n..n + 1)[0].exchange).unwrap();
+        if n % 7 == 6 {
+            let now = Duration::from_millis(n);
+            writer.tick(now, Ledger::default).unwrap();
+            println!("flushed {}", n + 1);
+        }
+    }
+    writer.seal(&Ledger::default()).unwrap();
+    println!("flushed 600");
+}
+
+/// Two hundred times, at other moments each: while it begins, writes, rolls, and seals.
+#[test]
+fn a_killed_writer_leaves_a_set_that_opens() {
+    let originals: Vec<_> = samples(0..600).iter().map(expected).collect();
+    let (mut unsealed, mut lines_read) = (0, 0);
+    for round in 0..200_usize {
+        let folder = memory();
+        let starting = NO_CHILD_STARTS.lock().unwrap();
+        let mut child = Command::new(env::current_exe().unwrap())
+            .args([
+                "set::tests::crash::child_writes_segments_until_it_is_killed",
+                "--exact",
+                "--nocapture",
+            ])
+            .env(CHILD, folder.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        drop(starting);
+        let mut lines = BufReader::new(child.stdout.take().unwrap())
+            .lines()
+            .map_while(Result::ok)
+            .filter_map(|line| line.rsplit_once("flushed ")?.1.parse::<usize>().ok());
+        // Between two lines anything may be under way. In the first rounds it has barely begun.
+        let mut flushed = 0;
+        for line in lines.by_ref().take(round * 7 % 87) {
+            flushed = line;
+            lines_read += 1;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        flushed = lines.last().unwrap_or(flushed);
+
+        let hidden = names(folder.path());
+        let hidden = hidden.iter().filter(|name| name.starts_with('.')).count();
+        assert!(hidden <= 2, "one that is sealed, one that begins: {hidden}");
+        unsealed += hidden;
+        if flushed > 0 && round % 5 == 0 {
+            // As it lies there, before anything is recovered.
+            let left = Archive::open(folder.path()).unwrap();
+            assert!(left.left_out().is_empty(), "{:?}", left.left_out());
+            assert!(read(&left)[..] == originals[..left.len() as usize]);
+            assert!(
+                left.len() as usize >= flushed,
+                "{} of {flushed}",
+                left.len()
+            );
+        }
+        let (writer, events) = SegmentedWriter::create(folder.path(), options()).unwrap();
+        for event in &events {
+            assert!(matches!(event, SetEvent::Recovered { .. }), "{event:?}");
+        }
+        writer.seal(&Ledger::default()).unwrap();
+        let archive = Archive::open(folder.path()).unwrap();
+        assert!(archive.segments().all(|segment| segment.is_sealed));
+        assert!(
+            archive.len() as usize >= flushed,
+            "{} of {flushed}",
+            archive.len()
+        );
+        if round % 10 == 0 {
+            assert!(read(&archive)[..] == originals[..archive.len() as usize]);
+            for segment in archive.segments() {
+                assert!(verify(segment.path).unwrap().is_whole());
+            }
+        }
+    }
+    assert!(
+        unsealed > 70 && lines_read > 1_000,
+        "{unsealed}, {lines_read}"
+    );
+}
+
+#[test]
+fn a_full_disk_leaves_a_set_that_opens() {
+    let samples = samples(0..120);
+    let originals: Vec<_> = samples.iter().map(expected).collect();
+    let mut failures = 0;
+    for round in 0..300_u64 {
+        let _closing = NO_CHILD_STARTS.lock().unwrap();
+        let folder = memory();
+        let (mut writer, _) = SegmentedWriter::create(folder.path(), options()).unwrap();
+        // For each segment: full within the first chunks, in the middle, at the roll, while sealing.
+        writer.fill_disk_at(200 + round * 101);
+        let mut flushed = 0;
+        let failed = samples.iter().enumerate().find_map(|(n, sample)| {
+            let now = Duration::from_millis(n as u64);
+            let result = writer
+                .exchange(&sample.exchange)
+                .and_then(|()| writer.tick(now, Ledger::default));
+            if result.is_ok() {
+                flushed = n + 1;
+            }
+            result.err()
+        });
+        let sealed = writer.seal(&Ledger::default());
+        if failed.is_some() {
+            failures += 1;
+        }
+        drop(sealed);
+        // The next writer has space.
+        let (writer, events) = SegmentedWriter::create(folder.path(), options()).unwrap();
+        for event in &events {
+            assert!(matches!(event, SetEvent::Recovered { .. }), "{event:?}");
+        }
+        writer.seal(&Ledger::default()).unwrap();
+        let archive = Archive::open(folder.path()).unwrap();
+        assert!(
+            archive.len() as usize >= flushed,
+            "{} of {flushed}",
+            archive.len()
+        );
+        if round % 10 == 0 {
+            assert!(read(&archive)[..] == originals[..archive.len() as usize]);
+        }
+    }
+    assert!(failures > 200, "{failures}");
+}
+
+/// After a power cut, what was not synced may be there, be zeros, or be missing, page by page.
+#[test]
+fn a_power_cut_costs_only_what_came_since_the_last_tick() {
+    let samples = samples(0..120);
+    let originals: Vec<_> = samples.iter().map(expected).collect();
+    for round in 0..150_usize {
+        let _closing = NO_CHILD_STARTS.lock().unwrap();
+        let folder = memory();
+        let path = folder.path().join("a.tape");
+        let mut limits = small();
+        limits.hold = Duration::ZERO;
+        let mut options = WriterOptions::new(writer_options().provenance);
+        options.limits = limits;
+        let mut writer = Writer::create(&path, options).unwrap();
+        let ticked = 1 + round * 53 % 100;
+        for sample in &samples[..ticked] {
+            add(&mut writer, sample);
+        }
+        assert!(writer.tick(Duration::ZERO, Ledger::default).unwrap());
+        let synced = writer.file_len() as usize;
+        for (n, sample) in samples[ticked..].iter().enumerate() {
+            add(&mut writer, sample);
+            if n % 9 == 8 {
+                writer.flush().unwrap();
+            }
+        }
+        drop(writer);
+        let partial = partial_path(&path).unwrap();
+        let mut bytes = fs::read(&partial).unwrap();
+        let lost = &mut bytes[synced..];
+        for (page, bytes) in lost.chunks_mut(4096).enumerate() {
+            if (round * 31 + page * 7) % 3 == 0 {
+                bytes.fill(0);
+            }
+        }
+        bytes.truncate(synced + round * 997 % (bytes.len() - synced));
+        fs::write(&partial, &bytes).unwrap();
+        super::super::writer::finish(&partial, &path).unwrap();
+        assert!(!partial.exists() && verify(&path).unwrap().is_whole());
+        let archive = Archive::open(&path).unwrap();
+        assert!(
+            archive.len() as usize >= ticked,
+            "{} of {ticked}",
+            archive.len()
+        );
+        // Blocks that came through alone are there, too.
+        assert!(read(&archive)[..ticked] == originals[..ticked]);
+    }
+}
+
+#[test]
+fn a_file_cut_anywhere_is_sealed_where_it_lies() {
+    let folder = memory();
+    let path = folder.path().join("a.tape");
+    let partial = partial_path(&path).unwrap();
+    let samples = samples(0..60);
+    write(&path, &samples, writer_options());
+    let whole = fs::read(&path).unwrap();
+    let originals: Vec<_> = samples.iter().map(expected).collect();
+    fs::remove_file(&path).unwrap();
+    let mut most = 0;
+    for len in (200..whole.len()).step_by(401).chain([whole.len()]) {
+        fs::write(&partial, &whole[..len]).unwrap();
+        let Some(sealed) = seal_in_place(&partial, &path).unwrap() else {
+            assert!(len < 400, "it does not say where it comes from");
+            assert_eq!(fs::read(&partial).unwrap(), whole[..len]);
+            continue;
+        };
+        assert!(verify(&path).unwrap().is_whole());
+        let archive = Archive::open(&path).unwrap();
+        assert_eq!(sealed.exchanges, archive.len());
+        assert_eq!(sealed.file_len, fs::metadata(&path).unwrap().len());
+        assert!(read(&archive)[..] == originals[..archive.len() as usize]);
+        assert!(archive.len() >= most, "more bytes, more exchanges");
+        most = archive.len();
+        fs::remove_file(&path).unwrap();
+    }
+    assert_eq!(most, 60);
+    // Damage in the middle is not for this: nothing behind it is to be lost.
+    let mut damaged = whole.clone();
+    damaged[300] ^= 1;
+    damaged.truncate(whole.len() - 10);
+    fs::write(&partial, &damaged).unwrap();
+    let refused = seal_in_place(&partial, &path);
+    if let Ok(Some(sealed)) = refused {
+        panic!("{sealed:?}");
+    }
+    assert_eq!(fs::read(&partial).unwrap(), damaged);
+}

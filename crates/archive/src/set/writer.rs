@@ -1,0 +1,568 @@
+//! A recording that rolls through segments.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tapedeck_model::{BodyPart, Exchange, Ledger, Timestamp, UnreadConnection};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::name::{name_of_partial, segment_name, segment_number};
+use super::provenance::{RECORDING, SEGMENT, SET};
+use super::resume::seal_in_place;
+use super::retention::{Cause, Kept, Retention, Shelf};
+use crate::error::WriteError;
+use crate::format::{ChunkKind, HEADER_LEN, MAGIC};
+use crate::output::{io_error, partial_path};
+use crate::provenance::Provenance;
+use crate::recover::{RecoverError, recover};
+use crate::scan::Scan;
+use crate::source::{Inflater, Source};
+use crate::writer::{Summary, Writer, WriterOptions};
+
+/// How a set of segments is written.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SetOptions {
+    /// Of each segment. [`Provenance::created`] is now: the clock of the set counts from there.
+    pub writer: WriterOptions,
+    /// The next segment begins when one has so many bytes, or a few more.
+    pub segment_size: u64,
+    /// The next segment begins when one is so old.
+    pub segment_age: Duration,
+    /// How much is kept.
+    pub retention: Retention,
+}
+
+impl SetOptions {
+    /// Segments of 256 MiB or five minutes, all of which are kept.
+    #[must_use]
+    pub fn new(provenance: Provenance) -> Self {
+        Self {
+            writer: WriterOptions::new(provenance),
+            segment_size: 256 << 20,
+            segment_age: Duration::from_secs(300),
+            retention: Retention::default(),
+        }
+    }
+}
+
+/// What happened to segments, for whoever keeps a log.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum SetEvent {
+    /// A segment is complete.
+    Sealed {
+        /// The segment.
+        path: PathBuf,
+        /// What it came to.
+        summary: Summary,
+    },
+    /// A segment that an earlier writer was interrupted in is complete, too.
+    Recovered {
+        /// The segment.
+        path: PathBuf,
+        /// What it came to.
+        summary: Summary,
+    },
+    /// Such a segment could not be sealed. It stays as it is; the next start tries again.
+    NotRecovered {
+        /// Its hidden file.
+        path: PathBuf,
+        /// Why.
+        error: RecoverError,
+    },
+    /// A segment was deleted, because of [`Retention`].
+    Deleted {
+        /// The segment.
+        path: PathBuf,
+        /// Its length.
+        len: u64,
+        /// Why.
+        cause: Cause,
+    },
+    /// A segment is to be deleted, and cannot be.
+    NotDeleted {
+        /// The segment.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+}
+
+/// Writes a recording into a folder, as segments that are sealed one after the other.
+///
+/// Each segment is a whole archive; [`Archive::open`](crate::Archive::open) reads all of them as one.
+/// A crash leaves one that is not sealed, and the next writer in the folder seals it. Nothing rolls
+/// and nothing is deleted but in [`SegmentedWriter::tick`], which the caller calls some times a
+/// second. After an error the writer is of no more use: drop it, and create another one.
+///
+/// The clock is read once, by the caller, for [`Provenance::created`]; from then on time is what
+/// `tick` says has passed. A clock that is set makes nothing older.
+#[derive(Debug)]
+pub struct SegmentedWriter {
+    folder: PathBuf,
+    options: SetOptions,
+    /// Names the set, and the run.
+    set: String,
+    recording: String,
+    writer: Writer,
+    number: u64,
+    path: PathBuf,
+    /// When the segment began.
+    begun: Duration,
+    /// Bytes that came from the segment before.
+    carried: u64,
+    /// What the ledger was then.
+    before: Ledger,
+    shelf: Shelf,
+    /// Of the segments sealed so far.
+    total: Summary,
+    now: Duration,
+    /// Kept open: it holds the lock.
+    _lock: File,
+    #[cfg(test)]
+    pub(crate) capacity: Option<u64>,
+}
+
+impl SegmentedWriter {
+    /// Begins a recording in a folder, which is made if it does not exist. What an interrupted
+    /// writer left there is sealed first.
+    pub fn create(folder: &Path, options: SetOptions) -> Result<(Self, Vec<SetEvent>), WriteError> {
+        match fs::create_dir(folder) {
+            Err(_) if folder.is_dir() => {}
+            Err(_) if folder.exists() => {
+                return Err(WriteError::NotAFolder {
+                    path: folder.into(),
+                });
+            }
+            created => created.map_err(io_error("create", folder))?,
+        }
+        let created = options.writer.provenance.created;
+        let mut name = options.writer.provenance.encode();
+        let (lock, set) = lock(folder, &hex(&name))?;
+        let mut events = Vec::new();
+        let mut found = Found::in_folder(folder, &set, created, &mut events)?;
+        let mut shelf = std::mem::take(&mut found.shelf);
+        shelf.tidy(options.retention, created, 0, &mut events);
+        name.extend_from_slice(&found.next.to_le_bytes());
+        let recording = hex(&name);
+        let (writer, path) = begin(folder, &options, &set, &recording, found.next, created)?;
+        let writer = Self {
+            folder: folder.into(),
+            options,
+            set,
+            recording,
+            writer,
+            number: found.next,
+            path,
+            begun: Duration::ZERO,
+            carried: 0,
+            before: Ledger::default(),
+            shelf,
+            total: Summary::default(),
+            now: Duration::ZERO,
+            _lock: lock,
+            #[cfg(test)]
+            capacity: None,
+        };
+        Ok((writer, events))
+    }
+
+    /// Stores a piece of a long body, ahead of its exchange.
+    pub fn body_part(&mut self, part: &BodyPart) -> Result<(), WriteError> {
+        self.writer.body_part(part)
+    }
+
+    /// Adds an exchange.
+    pub fn exchange(&mut self, exchange: &Exchange) -> Result<(), WriteError> {
+        self.writer.exchange(exchange)
+    }
+
+    /// Adds a connection that could not be read.
+    pub fn unread(&mut self, unread: &UnreadConnection) -> Result<(), WriteError> {
+        self.writer.unread(unread)
+    }
+
+    /// Tells how much time has passed since [`Provenance::created`]. Does what [`Writer::tick`] does,
+    /// begins the next segment when it is time, and deletes what is no longer to be kept.
+    ///
+    /// The ledger is that of the whole recording; each segment gets its part.
+    pub fn tick(
+        &mut self,
+        now: Duration,
+        ledger: impl FnOnce() -> Ledger,
+    ) -> Result<Vec<SetEvent>, WriteError> {
+        self.now = self.now.max(now);
+        let mut events = Vec::new();
+        if self.is_full() {
+            self.roll(&ledger(), &mut events)?;
+        } else {
+            let before = &self.before;
+            self.writer.tick(self.now, || ledger().since(before))?;
+        }
+        let now = self.wall(self.now);
+        let open_len = self.writer.file_len();
+        self.shelf
+            .tidy(self.options.retention, now, open_len, &mut events);
+        Ok(events)
+    }
+
+    /// Completes the last segment. The summary is of all segments of this recording.
+    pub fn seal(mut self, ledger: &Ledger) -> Result<(Summary, Vec<SetEvent>), WriteError> {
+        let mut events = Vec::new();
+        let sealed = self.wall(self.now);
+        let summary = self.writer.seal(&ledger.since(&self.before))?;
+        add(&mut self.total, &summary);
+        // It is the last to go, however long it is.
+        let len = summary.file_len;
+        self.shelf
+            .tidy(self.options.retention, sealed, len, &mut events);
+        let path = self.path;
+        events.push(SetEvent::Sealed { path, summary });
+        Ok((self.total, events))
+    }
+
+    /// Where the segments are.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// How long the open segment is by now.
+    #[must_use]
+    pub fn file_len(&self) -> u64 {
+        self.writer.file_len()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn fill_disk_at(&mut self, capacity: u64) {
+        self.writer.fill_disk_at(capacity);
+        self.capacity = Some(capacity);
+    }
+
+    fn wall(&self, now: Duration) -> Timestamp {
+        self.options.writer.provenance.created.saturating_add(now)
+    }
+
+    /// Whether the next segment is to begin.
+    ///
+    /// Parts of exchanges that go on are copied into it. While those are much of the segment, it
+    /// grows on, up to four times its bounds: else a few long downloads would be copied from segment
+    /// to segment.
+    fn is_full(&self) -> bool {
+        let written = self.writer.file_len().saturating_sub(self.carried);
+        let age = self.now.saturating_sub(self.begun);
+        let is_over = |factor: u32| {
+            written >= self.options.segment_size.saturating_mul(factor.into())
+                || age >= self.options.segment_age.saturating_mul(factor)
+        };
+        is_over(1)
+            && !self.writer.is_empty()
+            && (self.writer.open_len() <= written / 4 || is_over(4))
+    }
+
+    fn roll(&mut self, ledger: &Ledger, events: &mut Vec<SetEvent>) -> Result<(), WriteError> {
+        let at = self.wall(self.now);
+        let number = self.number + 1;
+        let (mut next, path) = begin(
+            &self.folder,
+            &self.options,
+            &self.set,
+            &self.recording,
+            number,
+            at,
+        )?;
+        #[cfg(test)]
+        if let Some(capacity) = self.capacity {
+            next.fill_disk_at(capacity);
+        }
+        self.writer.carry(&mut next)?;
+        self.carried = next.file_len();
+        let done = std::mem::replace(&mut self.writer, next);
+        let path = std::mem::replace(&mut self.path, path);
+        let summary = done.seal(&ledger.since(&self.before))?;
+        self.number = number;
+        self.begun = self.now;
+        self.before = ledger.clone();
+        add(&mut self.total, &summary);
+        self.shelf.push(Kept {
+            path: path.clone(),
+            len: summary.file_len,
+            sealed: at,
+        });
+        events.push(SetEvent::Sealed { path, summary });
+        Ok(())
+    }
+}
+
+/// Where a recording goes: one file, or a set of segments.
+#[derive(Debug)]
+pub enum Destination {
+    /// One archive.
+    File(Box<Writer>),
+    /// Segments in a folder.
+    Set(Box<SegmentedWriter>),
+}
+
+impl Destination {
+    /// Stores a piece of a long body, ahead of its exchange.
+    pub fn body_part(&mut self, part: &BodyPart) -> Result<(), WriteError> {
+        match self {
+            Self::File(writer) => writer.body_part(part),
+            Self::Set(writer) => writer.body_part(part),
+        }
+    }
+
+    /// Adds an exchange.
+    pub fn exchange(&mut self, exchange: &Exchange) -> Result<(), WriteError> {
+        match self {
+            Self::File(writer) => writer.exchange(exchange),
+            Self::Set(writer) => writer.exchange(exchange),
+        }
+    }
+
+    /// Adds a connection that could not be read.
+    pub fn unread(&mut self, unread: &UnreadConnection) -> Result<(), WriteError> {
+        match self {
+            Self::File(writer) => writer.unread(unread),
+            Self::Set(writer) => writer.unread(unread),
+        }
+    }
+
+    /// Tells how much time has passed; see [`Writer::tick`] and [`SegmentedWriter::tick`].
+    pub fn tick(
+        &mut self,
+        now: Duration,
+        ledger: impl FnOnce() -> Ledger,
+    ) -> Result<Vec<SetEvent>, WriteError> {
+        match self {
+            Self::File(writer) => writer.tick(now, ledger).map(|_| Vec::new()),
+            Self::Set(writer) => writer.tick(now, ledger),
+        }
+    }
+
+    /// Completes it.
+    pub fn seal(self, ledger: &Ledger) -> Result<(Summary, Vec<SetEvent>), WriteError> {
+        match self {
+            Self::File(writer) => writer.seal(ledger).map(|summary| (summary, Vec::new())),
+            Self::Set(writer) => writer.seal(ledger),
+        }
+    }
+}
+
+impl From<Writer> for Destination {
+    fn from(writer: Writer) -> Self {
+        Self::File(Box::new(writer))
+    }
+}
+
+impl From<SegmentedWriter> for Destination {
+    fn from(writer: SegmentedWriter) -> Self {
+        Self::Set(Box::new(writer))
+    }
+}
+
+/// The name of the file whose lock keeps a second writer out of a folder. It holds the id of the
+/// set.
+const LOCK: &str = ".tapedeck-set";
+
+/// Takes the lock of a folder; gives the id of its set, which is `fresh` where it has none yet.
+fn lock(folder: &Path, fresh: &str) -> Result<(File, String), WriteError> {
+    let path = folder.join(LOCK);
+    let mut open = OpenOptions::new();
+    open.read(true).write(true).create(true).truncate(false);
+    let mut file = open.open(&path).map_err(io_error("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            return Err(WriteError::Busy {
+                path: folder.into(),
+            });
+        }
+        // Network file systems may have no locks. Hidden files are created exclusively still.
+        Err(TryLockError::Error(_)) => {}
+    }
+    let mut set = String::new();
+    let read = (&mut file).take(64).read_to_string(&mut set);
+    let set = set.trim();
+    if read.is_ok() && set.len() == fresh.len() && set.bytes().all(|b| b.is_ascii_hexdigit()) {
+        let set = set.to_owned();
+        return Ok((file, set));
+    }
+    file.set_len(0)
+        .and_then(|()| std::io::Seek::rewind(&mut file))
+        .and_then(|()| file.write_all(format!("{fresh}\n").as_bytes()))
+        .and_then(|()| file.sync_all())
+        .map_err(io_error("write to", &path))?;
+    Ok((file, fresh.to_owned()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    format!("{:016x}", xxh3_64(bytes))
+}
+
+/// Begins a segment.
+fn begin(
+    folder: &Path,
+    options: &SetOptions,
+    set: &str,
+    recording: &str,
+    number: u64,
+    at: Timestamp,
+) -> Result<(Writer, PathBuf), WriteError> {
+    let mut options = options.writer.clone();
+    options.overwrite = false;
+    options.provenance.created = at;
+    let names = [
+        (SET, set.to_owned()),
+        (SEGMENT, number.to_string()),
+        (RECORDING, recording.to_owned()),
+    ];
+    let names = names.map(|(name, value)| (name.to_owned(), value));
+    options.provenance.extra.extend(names);
+    let path = folder.join(segment_name(number, at));
+    let writer = Writer::create(&path, options).inspect_err(|error| {
+        let is_ours = !matches!(
+            error,
+            WriteError::Exists { .. } | WriteError::Busy { .. } | WriteError::Leftover { .. }
+        );
+        if let (true, Ok(partial)) = (is_ours, partial_path(&path)) {
+            // There is nothing in it, and it would be in the way of the next attempt.
+            drop(fs::remove_file(partial));
+        }
+    })?;
+    Ok((writer, path))
+}
+
+fn add(total: &mut Summary, segment: &Summary) {
+    let Summary {
+        exchanges,
+        file_len,
+        deduplicated_bytes,
+        unread_connections,
+        body_parts_refused,
+    } = segment;
+    total.exchanges += exchanges;
+    total.file_len += file_len;
+    total.deduplicated_bytes += deduplicated_bytes;
+    total.unread_connections += unread_connections;
+    total.body_parts_refused += body_parts_refused;
+}
+
+/// What is in the folder of a set.
+struct Found {
+    /// Sealed segments of the set, oldest first.
+    shelf: Shelf,
+    /// The number that no file has yet.
+    next: u64,
+}
+
+impl Found {
+    /// Looks at the files of a folder; seals what was interrupted.
+    fn in_folder(
+        folder: &Path,
+        set: &str,
+        now: Timestamp,
+        events: &mut Vec<SetEvent>,
+    ) -> Result<Self, WriteError> {
+        let list = io_error("list", folder);
+        let files: Result<Vec<_>, _> = fs::read_dir(folder)
+            .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+        let mut segments = Vec::new();
+        for path in files.map_err(list)? {
+            let sealed = name_of_partial(&path);
+            let Some(number) = segment_number(sealed.as_ref().unwrap_or(&path)) else {
+                continue;
+            };
+            segments.push((number, path, sealed));
+        }
+        segments.sort();
+        let mut found = Self {
+            shelf: Shelf::default(),
+            next: 1,
+        };
+        for (number, path, sealed) in segments {
+            found.next = found.next.max(number.saturating_add(1));
+            // Copies of other sets' segments may lie here, too: those are not ours to touch.
+            let of = set_of(&path);
+            let path = match sealed {
+                None => path,
+                Some(_) if !matches!(of, Ok(Some(_))) && is_unbegun(&path) => {
+                    drop(fs::remove_file(&path));
+                    continue;
+                }
+                Some(name) if matches!(&of, Ok(Some(of)) if of == set) => {
+                    match finish(&path, &name) {
+                        Ok(summary) => {
+                            let path = name.clone();
+                            events.push(SetEvent::Recovered { path, summary });
+                        }
+                        Err(error) => {
+                            events.push(SetEvent::NotRecovered { path, error });
+                            continue;
+                        }
+                    }
+                    name
+                }
+                Some(_) => continue,
+            };
+            let Ok(Some(of)) = of else { continue };
+            let Ok(metadata) = fs::metadata(&path) else {
+                continue;
+            };
+            if of == set {
+                let changed = metadata.modified().ok();
+                let changed = changed.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+                let changed = changed.map_or(now, |at| Timestamp::EPOCH.saturating_add(at));
+                found.shelf.push(Kept {
+                    path,
+                    len: metadata.len(),
+                    // A clock that was ahead then does not keep it for ever.
+                    sealed: changed.min(now),
+                });
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Seals what an interrupted writer left; where that is damaged, what can be read of it.
+pub(crate) fn finish(partial: &Path, name: &Path) -> Result<Summary, RecoverError> {
+    if let Some(summary) = seal_in_place(partial, name)? {
+        return Ok(summary);
+    }
+    // An earlier attempt may have left these; nothing is in them that is not in `partial`.
+    if let Some(text) = name.file_name().map(|name| name.to_string_lossy()) {
+        let copy = name.with_file_name(format!(".{text}.recovered"));
+        drop(fs::remove_file(&copy));
+        drop(partial_path(&copy).map(fs::remove_file));
+    }
+    let recovered = recover(partial, name)?;
+    // What could not be read is lost; the rest is in the new file.
+    drop(fs::remove_file(partial));
+    Ok(recovered.summary)
+}
+
+/// Whether a hidden file is that of a writer that died before it had said where its exchanges come
+/// from: nothing else is in it.
+fn is_unbegun(path: &Path) -> bool {
+    match Source::open(path) {
+        Ok(source) => Scan::new(&source).all(|found| found.chunk.is_err()),
+        Err(_) => fs::read(path).is_ok_and(|bytes| {
+            bytes.len() < HEADER_LEN && (bytes.starts_with(&MAGIC) || MAGIC.starts_with(&bytes))
+        }),
+    }
+}
+
+/// The set that a segment belongs to, as its first chunk says. `None`: it names none.
+fn set_of(path: &Path) -> Result<Option<String>, crate::OpenError> {
+    let source = Source::open(path)?;
+    let chunk = source.chunk(HEADER_LEN as u64, ChunkKind::Provenance);
+    let payload = chunk.and_then(|chunk| Ok(chunk.payload(&mut Inflater::default())?.into_owned()));
+    let provenance = payload
+        .ok()
+        .and_then(|payload| Provenance::decode(&payload));
+    Ok(provenance.and_then(|mut provenance| provenance.extra.remove(SET)))
+}
