@@ -366,6 +366,7 @@ impl Writer {
     }
 
     /// Bytes of bodies whose exchanges are not over.
+    #[expect(clippy::disallowed_methods, reason = "a sum has no order")]
     pub(crate) fn open_len(&self) -> u64 {
         let pieces = self.open_bodies.values().flatten();
         pieces.map(|piece| u64::from(piece.len)).sum()
@@ -373,6 +374,7 @@ impl Writer {
 
     /// Hands the parts of exchanges that are not over to the writer of the next segment, which
     /// will get those exchanges.
+    #[expect(clippy::disallowed_methods, reason = "what comes out is sorted")]
     pub(crate) fn carry(&mut self, next: &mut Self) -> Result<(), WriteError> {
         if self.open_bodies.is_empty() {
             return Ok(());
@@ -387,7 +389,10 @@ impl Writer {
         })?;
         let mut open: Vec<_> = self.open_bodies.drain().collect();
         // In the order of the file, so that each block is decompressed about once.
-        open.sort_by_key(|(_, pieces)| pieces.first().and_then(|piece| piece.block.offset()));
+        open.sort_by_key(|((key, role), pieces)| {
+            let offset = pieces.first().and_then(|piece| piece.block.offset());
+            (offset, *key, *role == Role::Response)
+        });
         let mut scratch = Scratch::new();
         for (key, pieces) in open {
             let mut carried = Vec::new();

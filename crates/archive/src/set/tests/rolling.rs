@@ -191,8 +191,8 @@ fn long_bodies_under_way_are_not_copied_again_and_again() {
         writer.exchange(&shop(n).exchange).unwrap();
         rolls += tick(&mut writer);
     }
-    // 400 KiB of one body, in segments of 20 KiB: once in 80 KiB.
-    assert!((3..=6).contains(&rolls), "{rolls} segments");
+    // 400 KiB of one body, in segments of 20 KiB: once in 80 KiB, ledgers and rows included.
+    assert!((3..=8).contains(&rolls), "{rolls} segments");
 }
 
 #[test]
