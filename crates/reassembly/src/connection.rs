@@ -7,6 +7,7 @@ use tapedeck_model::{Direction, PerDirection, Segment, SeqNum, TcpFlags, Timesta
 use crate::flow_table::Key;
 use crate::half::{Half, HalfState};
 use crate::limits::Limits;
+use crate::vantage::Copies;
 
 /// A connection in the table.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(crate) struct Conn {
     pub(crate) last_seen: Timestamp,
     /// Whether any payload was delivered.
     pub(crate) said: bool,
+    /// The other scopes that it was seen in.
+    pub(crate) copies: Option<Box<Copies>>,
     pub(crate) halves: PerDirection<Half>,
 }
 
@@ -65,6 +68,7 @@ impl Conn {
             phase,
             last_seen: at,
             said: false,
+            copies: None,
             halves: PerDirection {
                 to_server: Half::new(),
                 to_client: Half::new(),

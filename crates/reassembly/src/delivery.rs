@@ -8,6 +8,7 @@ use crate::connection::Phase;
 use crate::half::HalfState;
 use crate::reassembler::Reassembler;
 use crate::sink::{Sink, Slot};
+use crate::vantage::Print;
 
 impl Reassembler {
     /// Delivers what has become deliverable in either direction.
@@ -78,6 +79,9 @@ impl Reassembler {
         let conn = &mut self.conns[id.slot as usize];
         conn.said = true;
         let half = &mut conn.halves[id.direction];
+        if half.is_fresh() {
+            half.print = Print::of(half.seq(), data);
+        }
         half.advance(data.len() as u64);
         half.last_at = half.last_at.max(at);
         self.stats.payload_bytes_delivered += data.len() as u64;
@@ -151,7 +155,15 @@ impl Reassembler {
         }
         let conn = &mut self.conns[slot as usize];
         conn.phase = Phase::Free;
-        self.table.remove(&conn.key);
+        self.table.remove(&conn.key, slot);
+        for key in conn
+            .copies
+            .take()
+            .into_iter()
+            .flat_map(|copies| copies.joined)
+        {
+            self.table.remove(&key, slot);
+        }
         self.wheel.cancel(slot);
         self.free.push(slot);
     }

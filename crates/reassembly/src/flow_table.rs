@@ -58,10 +58,19 @@ impl Hash for Key {
     }
 }
 
+impl Key {
+    /// The same in no scope.
+    const fn unscoped(self) -> Self {
+        Self { scope: 0, ..self }
+    }
+}
+
 /// The connections by key.
 #[derive(Debug)]
 pub(crate) struct FlowTable {
     slots: HashMap<Key, u32, FlowHash>,
+    /// The latest of each flow, in whatever scope.
+    flows: HashMap<Key, u32, FlowHash>,
     /// Packets come in trains: the flow of the previous one is the likeliest.
     last: Option<(Key, u32)>,
 }
@@ -74,6 +83,7 @@ impl FlowTable {
         let seed = [random.hash_one(0), random.hash_one(1)];
         Self {
             slots: HashMap::with_hasher(FlowHash(seed)),
+            flows: HashMap::with_hasher(FlowHash(seed)),
             last: None,
         }
     }
@@ -89,13 +99,29 @@ impl FlowTable {
         Some(slot)
     }
 
+    /// The latest connection of that flow in any scope.
+    pub(crate) fn find_elsewhere(&self, key: &Key) -> Option<u32> {
+        self.flows.get(&key.unscoped()).copied()
+    }
+
     pub(crate) fn insert(&mut self, key: Key, slot: u32) {
+        self.alias(key, slot);
+        self.flows.insert(key.unscoped(), slot);
+    }
+
+    /// Has a further key lead to a connection.
+    pub(crate) fn alias(&mut self, key: Key, slot: u32) {
         self.slots.insert(key, slot);
         self.last = Some((key, slot));
     }
 
-    pub(crate) fn remove(&mut self, key: &Key) {
+    /// Forgets a key of a connection.
+    pub(crate) fn remove(&mut self, key: &Key, slot: u32) {
         self.slots.remove(key);
+        let flow = key.unscoped();
+        if self.flows.get(&flow) == Some(&slot) {
+            self.flows.remove(&flow);
+        }
         self.last = None;
     }
 }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use tapedeck_model::{SeqNum, Timestamp};
 
 use crate::backlog::Backlog;
+use crate::vantage::Print;
 
 /// One direction of a connection, and where its byte stream stands.
 ///
@@ -29,6 +30,8 @@ pub(crate) struct Half {
     /// What the other direction may rely on, although it was not delivered: an acknowledgment whose
     /// grace is over.
     settled: u64,
+    /// What was delivered first.
+    pub(crate) print: Print,
     pub(crate) backlog: Option<Box<Backlog>>,
 }
 
@@ -68,6 +71,7 @@ impl Half {
             last_at: Timestamp::from_nanos(i64::MIN),
             gap: ORIGIN..ORIGIN,
             settled: 0,
+            print: Print::default(),
             backlog: None,
         }
     }

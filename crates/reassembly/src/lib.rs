@@ -23,6 +23,11 @@
 //! It is never given up because the other direction goes on, and no half is closed by being idle:
 //! a connection without any packet for [`Limits::idle_timeout`] is cut as a whole.
 //!
+//! # The same packet at several points
+//! A connection is known by its addresses and its scope (VLAN, tunnel). Captures show the same packet
+//! with and without tags, and tags that differ by direction: see `vantage` for how copies are told
+//! from other conversations between equal addresses.
+//!
 //! # Order between the directions
 //! An answer is never delivered before the bytes that its sender had received. A segment that
 //! acknowledges bytes which the capture has not shown yet waits for them (or for the gap that
@@ -45,6 +50,7 @@ mod patience;
 mod reassembler;
 mod sink;
 mod stats;
+mod vantage;
 mod wheel;
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use crate::half::HalfState;
 use crate::limits::Limits;
 use crate::sink::{Sink, Slot};
 use crate::stats::Stats;
+use crate::vantage::Elsewhere;
 use crate::wheel::Wheel;
 
 /// Turns the segments of a capture into the byte streams of its connections. See the
@@ -81,10 +82,35 @@ impl Reassembler {
         self.stats.payload_bytes_seen += segment.payload.len() as u64;
         self.handle_timeout(segment.at, sink);
         let (key, source_is_low) = Key::of(segment);
-        let Some(slot) = self.table.find(&key) else {
-            self.first_segment(key, source_is_low, segment, sink);
+        if let Some(slot) = self.table.find(&key) {
+            self.next_segment(slot, key, source_is_low, segment, sink);
             return;
-        };
+        }
+        match self.elsewhere(&key, source_is_low, segment) {
+            Elsewhere::No => self.first_segment(key, source_is_low, None, segment, sink),
+            Elsewhere::Twin(slot) => {
+                self.first_segment(key, source_is_low, Some(slot), segment, sink);
+            }
+            Elsewhere::Shadow(slot) => {
+                self.stats.payload_bytes_duplicate += segment.payload.len() as u64;
+                self.shadow(key, slot);
+            }
+            Elsewhere::Joins(slot) => {
+                self.join(key, slot);
+                self.next_segment(slot, key, source_is_low, segment, sink);
+            }
+        }
+    }
+
+    /// A segment of a flow with a connection.
+    fn next_segment(
+        &mut self,
+        slot: u32,
+        key: Key,
+        source_is_low: bool,
+        segment: &Segment<'_>,
+        sink: &mut impl Sink,
+    ) {
         let now = self.now.unwrap_or(segment.at);
         let conn = &mut self.conns[slot as usize];
         conn.last_seen = now;
@@ -131,14 +157,14 @@ impl Reassembler {
                 }
                 SynKind::New => {
                     self.close(slot, sink);
-                    self.first_segment(key, source_is_low, segment, sink);
+                    self.first_segment(key, source_is_low, None, segment, sink);
                     return;
                 }
             }
         } else if conn.is_foreign(direction, segment, STRAY_RANGE) {
             // The port is used again, and the capture missed the SYN.
             self.close(slot, sink);
-            self.first_segment(key, source_is_low, segment, sink);
+            self.first_segment(key, source_is_low, None, segment, sink);
             return;
         }
         self.segment(slot, direction, segment, sink);
@@ -237,11 +263,13 @@ impl Reassembler {
         self.conns.len() - self.free.len()
     }
 
-    /// A segment of a flow without a connection.
+    /// A segment of a flow without a connection. `twin`: the connection whose copy it was taken for,
+    /// with a handshake like this one's.
     fn first_segment(
         &mut self,
         key: Key,
         source_is_low: bool,
+        twin: Option<u32>,
         segment: &Segment<'_>,
         sink: &mut impl Sink,
     ) {
@@ -265,17 +293,20 @@ impl Reassembler {
             self.stats.payload_bytes_dropped += payload.len() as u64;
             return;
         }
-        let source_is_client = match (syn, flags.contains(TcpFlags::ACK)) {
-            (true, false) => true,
-            (true, true) => false,
-            (false, _) => source.port >= destination.port,
+        let twin = twin.map(|twin| &self.conns[twin as usize]);
+        let beginnings = twin.map(Conn::beginnings);
+        let source_is_client = match (syn, flags.contains(TcpFlags::ACK), twin) {
+            (true, false, _) => true,
+            (true, true, _) => false,
+            (false, _, Some(twin)) => twin.client_is_low == source_is_low,
+            (false, _, None) => source.port >= destination.port,
         };
         let (client, server) = if source_is_client {
             (source, destination)
         } else {
             (destination, source)
         };
-        let origin = if syn {
+        let origin = if syn || beginnings.is_some() {
             Origin::Handshake
         } else {
             Origin::Midstream
@@ -288,12 +319,15 @@ impl Reassembler {
         } else {
             Phase::Open
         };
-        let conn = Conn::new(
+        let mut conn = Conn::new(
             key,
             source_is_client == source_is_low,
             phase,
             self.now.unwrap_or(at),
         );
+        if let Some(beginnings) = beginnings {
+            conn.begin_like(beginnings);
+        }
         let deadline = conn.deadline(&self.limits);
         let direction = conn.direction(source_is_low);
         let slot = if let Some(slot) = self.free.pop() {

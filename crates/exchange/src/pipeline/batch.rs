@@ -129,7 +129,8 @@ impl Spread {
 
     pub(super) fn worker(&self, segment: &Segment<'_>) -> usize {
         let ends = self.hash(segment.source) ^ self.hash(segment.destination);
-        let hash = fold(ends ^ segment.scope.0, self.seed | 1);
+        // Not by scope: the reassembly may find that one connection was seen in several.
+        let hash = fold(ends, self.seed | 1);
         ((u128::from(hash) * u128::from(self.workers)) >> 64) as usize
     }
 

@@ -3,6 +3,7 @@
 mod cases;
 mod limits;
 mod properties;
+mod vantage;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
