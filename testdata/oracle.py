@@ -2,6 +2,7 @@
 """Says what exchanges a case holds, by tshark: the first blessing of testdata/pcaps.
 
 Usage: oracle.py [--write] CASE...      without --write: compares with expected.jsonl, exit code 1
+       oracle.py --capture FILE         any capture: prints what it holds
 
 tshark does the reading (packets, TCP, chunks, HPACK); this script pairs requests with answers by
 TCP stream and order, or HTTP/2 stream id. One JSON object a line, in the order of `time`, which is
@@ -167,7 +168,7 @@ class Oracle:
         # The size of the element is that of the head; the body is beside it.
         start = int(http.get("pos"))
         ends = [int(f.get("pos")) - start + int(f.get("size")) for f in http.findall("field") if f.get("pos")]
-        self.read[key] = self.read.get(key, 0) + max(ends)
+        self.read[key] = self.read.get(key, 0) + max(ends, default=0)
         if (method := first(http, "http.request.method")) is not None:
             exchange = Exchange(time, first(http, "http.request.version") or "HTTP/1.0", method)
             exchange.client, exchange.server = sender, receiver
@@ -331,6 +332,10 @@ def expectation(folder, keys=None):
 
 def main():
     arguments = sys.argv[1:]
+    if arguments[:1] == ["--capture"]:
+        rows = [exchange.row() for exchange in Oracle(arguments[1], None, arguments[1]).exchanges]
+        print("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), end="")
+        return
     write = "--write" in arguments
     names = [name for name in arguments if name != "--write"]
     differing = []

@@ -225,13 +225,15 @@ pub(crate) enum ExportFormat {
     Har(ExportOne),
     /// One JSON object an exchange, a line each, with everything (docs/jsonl.md)
     Jsonl(ExportOne),
+    /// A capture that Wireshark and its like read: pcapng, or pcap if the file's name ends in .pcap
+    Pcap(ExportOne),
 }
 
 #[derive(Debug, Parser)]
 pub(crate) struct ExportOne {
     /// The archive
     pub(crate) archive: PathBuf,
-    /// The file to write [default: standard output]
+    /// The file to write; `-` is standard output [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
     /// Export only the exchanges that this CEL expression chooses

@@ -31,6 +31,7 @@ pub(crate) const FOR_TESTS: &[Package] = &[
     package("nghttp2-client", "nghttp", "an HTTP/2 client of the mock"),
     package("iproute2", "ip", "network namespaces for live capture"),
     package("python3", "python3", "a sender of odd packets"),
+    package("tshark", "tshark", "a reader of exported captures"),
 ];
 
 /// What the benchmarks run beside Tapedeck.

@@ -5,7 +5,7 @@
 pub(crate) mod har;
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
@@ -13,6 +13,32 @@ use serde_json::Value;
 /// The folder of the golden captures.
 pub(crate) fn pcaps() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../testdata/pcaps"))
+}
+
+/// The folders of all golden captures, in order.
+pub(crate) fn cases() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(pcaps()).expect("testdata/pcaps is there");
+    let mut folders: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("a folder that can be read").path())
+        .filter(|path| path.is_dir())
+        .collect();
+    folders.sort();
+    folders
+}
+
+/// The capture of a case.
+pub(crate) fn input_of(case: &Path) -> PathBuf {
+    let entries = std::fs::read_dir(case).expect("the folder of a case");
+    let mut inputs = entries
+        .map(|entry| entry.expect("a folder that can be read").path())
+        .filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with("input.pcap")
+        });
+    match (inputs.next(), inputs.next()) {
+        (Some(input), None) => input,
+        _ => panic!("{} must hold one input.pcap*", case.display()),
+    }
 }
 
 pub(crate) fn temp_folder() -> tempfile::TempDir {

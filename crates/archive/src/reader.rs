@@ -378,6 +378,30 @@ impl Segment {
         Ok(bytes)
     }
 
+    /// Some of the bytes of a body of any length: from `start` on, `len` of them or as many as there
+    /// are. The buffer's limit bounds `len`.
+    pub fn body_range<'b>(
+        &self,
+        body: &BodyView<'_>,
+        start: u64,
+        len: u64,
+        buffer: &'b mut BodyBuffer,
+    ) -> Result<&'b [u8], ReadError> {
+        let limit = buffer.limit;
+        if len > limit {
+            return Err(ReadError::BodyTooLarge { len, limit });
+        }
+        let BodyBuffer { bytes, block, .. } = buffer;
+        bytes.clear();
+        let end = start.saturating_add(len);
+        self.source
+            .for_each_piece_within(body, start..end, block, |piece| {
+                bytes.extend_from_slice(piece);
+                Ok(())
+            })?;
+        Ok(bytes)
+    }
+
     /// Writes the bytes of a body of any length, without holding more than a block of it.
     pub(crate) fn copy_body(
         &self,

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -162,15 +163,36 @@ impl Source {
         &self,
         body: &BodyView<'_>,
         block: &mut Scratch,
+        each: impl FnMut(&[u8]) -> Result<(), ReadError>,
+    ) -> Result<(), ReadError> {
+        self.for_each_piece_within(body, 0..u64::MAX, block, each)
+    }
+
+    /// Gives those bytes of a body that lie within a range, piece by piece. Blocks that hold none of
+    /// them are not touched.
+    pub(crate) fn for_each_piece_within(
+        &self,
+        body: &BodyView<'_>,
+        range: Range<u64>,
+        block: &mut Scratch,
         mut each: impl FnMut(&[u8]) -> Result<(), ReadError>,
     ) -> Result<(), ReadError> {
+        let mut at = 0_u64;
         for piece in body.pieces() {
             let (start, len) = (piece.start, piece.len);
+            let place = at;
+            at = at.saturating_add(len.into());
+            if at <= range.start {
+                continue;
+            }
+            if place >= range.end {
+                return Ok(());
+            }
             let Some(offset) = self.piece_offset(body, &piece)? else {
                 let offset = body.origin.offset;
                 let bytes = slice(body.own_bytes(), start, len)
                     .map_err(|damage| ReadError::Damaged { offset, damage })?;
-                each(bytes)?;
+                each(within(bytes, place, &range))?;
                 continue;
             };
             let damaged = |damage| ReadError::Damaged { offset, damage };
@@ -183,12 +205,11 @@ impl Source {
                 .bytes(kind)
                 .and_then(|bytes| slice(bytes, start, len))
                 .map_err(damaged)?;
-            each(bytes)?;
+            each(within(bytes, place, &range))?;
         }
-        if body.inline.is_empty() {
-            Ok(())
-        } else {
-            each(body.inline)
+        match within(body.inline, at, &range) {
+            [] => Ok(()),
+            bytes => each(bytes),
         }
     }
 
@@ -359,6 +380,14 @@ pub(crate) fn slice(bytes: &[u8], start: u32, len: u32) -> Result<&[u8], Damage>
     bytes
         .get(start..start.saturating_add(len as usize))
         .ok_or(Damage::Structure("a body lies outside of its block"))
+}
+
+/// Those of the bytes, which begin at `place` of a body, that lie within the range.
+fn within<'b>(bytes: &'b [u8], place: u64, range: &Range<u64>) -> &'b [u8] {
+    let len = bytes.len() as u64;
+    let from = range.start.saturating_sub(place).min(len);
+    let to = range.end.saturating_sub(place).min(len);
+    bytes.get(from as usize..to as usize).unwrap_or_default()
 }
 
 static NEXT_INSTANCE: AtomicU64 = AtomicU64::new(1);

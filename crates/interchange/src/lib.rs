@@ -12,6 +12,7 @@ pub mod content;
 pub mod grpc;
 pub mod har;
 pub mod jsonl;
+pub mod pcap;
 mod text;
 
 pub use text::{header_text, rfc3339};

@@ -559,8 +559,14 @@ impl<'s> BodyView<'s> {
 
     /// Where bytes are missing.
     pub fn gaps(&self) -> impl Iterator<Item = BodyGap> + use<'s> {
+        self.gaps_from(0)
+    }
+
+    /// The same, without the first `skipped` ones.
+    pub fn gaps_from(&self, skipped: usize) -> impl Iterator<Item = BodyGap> + use<'s> {
         let gaps = &self.block.gaps;
-        numbers(self.gaps).map(|number| BodyGap {
+        let Range { start, end } = numbers(self.gaps);
+        (start.saturating_add(skipped)..end).map(|number| BodyGap {
             offset: gaps.offset.get(number),
             gap: Gap {
                 len: gaps.len.get(number),

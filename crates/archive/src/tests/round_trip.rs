@@ -6,7 +6,7 @@ use tempfile::tempdir;
 
 use super::samples::{any_samples, expected, provenance, read, shop, write};
 use crate::page::values::RowValues;
-use crate::{Archive, Limits, WriterOptions};
+use crate::{Archive, BodyBuffer, Limits, Scratch, WriterOptions};
 
 fn options(limits: Limits) -> WriterOptions {
     let mut options = WriterOptions::new(provenance());
@@ -72,6 +72,38 @@ proptest! {
             };
             prop_assert_eq!(row.request_body_len(), len(&exchange.request));
             prop_assert_eq!(row.response_body_len(), len(&exchange.response));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn any_range_of_a_body_is_that_of_the_whole(
+        samples in any_samples(6),
+        is_tiny in any::<bool>(),
+        (start, len) in (0_u64..5000, 0_u64..5000),
+    ) {
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("a.tape");
+        let limits = if is_tiny { tiny() } else { Limits::default() };
+        write(&path, &samples, options(limits));
+        let archive = Archive::open(&path).unwrap();
+        let mut scratch = Scratch::new();
+        let (mut whole, mut part) = (BodyBuffer::new(), BodyBuffer::new());
+        for id in 0..archive.len() {
+            let record = archive.load(id, &mut scratch).unwrap();
+            for message in [record.request(), record.response()].into_iter().flatten() {
+                let body = message.body();
+                let bytes = archive.body(&body, &mut whole).unwrap();
+                let from = (start as usize).min(bytes.len());
+                let to = (from + len as usize).min(bytes.len());
+                let range = archive.body_range(&body, start, len, &mut part).unwrap();
+                prop_assert_eq!(range, &bytes[from..to]);
+                let all = archive.body_range(&body, 0, body.len(), &mut part).unwrap();
+                prop_assert_eq!(all, bytes);
+            }
         }
     }
 }
