@@ -1,10 +1,5 @@
 //! `tapedeck export pcap`: what comes out is read back by `tapedeck import` and by tshark.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "helpers of tests fail by panicking, as the tests do"
-)]
-
 mod common;
 
 use std::fs;

@@ -378,9 +378,8 @@ impl Segment {
         Ok(bytes)
     }
 
-    /// Some of the bytes of a body of any length: from `start` on, `len` of them or as many as there
-    /// are. The buffer's limit bounds `len`.
-    pub fn body_range<'b>(
+    /// See [`Archive::body_range`](crate::Archive::body_range).
+    pub(crate) fn body_range<'b>(
         &self,
         body: &BodyView<'_>,
         start: u64,

@@ -312,6 +312,19 @@ impl Archive {
         self.segment_of_body(body)?.body(body, buffer)
     }
 
+    /// Some of the bytes of a body of any length: from `start` on, `len` of them or as many as there
+    /// are. The buffer's limit bounds `len`.
+    pub fn body_range<'b>(
+        &self,
+        body: &BodyView<'_>,
+        start: u64,
+        len: u64,
+        buffer: &'b mut BodyBuffer,
+    ) -> Result<&'b [u8], ReadError> {
+        self.segment_of_body(body)?
+            .body_range(body, start, len, buffer)
+    }
+
     /// Writes the bytes of a body of any length, without holding more than a block of it.
     pub fn copy_body(
         &self,
