@@ -1,6 +1,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 use std::io::{self, Write};
+use std::time::Duration;
 
 use tapedeck_archive::{Archive, BodyBuffer, Record, Row, Scratch};
 use tapedeck_model::{
@@ -9,7 +10,7 @@ use tapedeck_model::{
 };
 
 use super::file::{CaptureFile, Format};
-use super::message::{Scene, StepError};
+use super::message::{Scene, StepError, loss};
 use super::speaker::{Part, Speaker};
 use super::talk::Talk;
 use super::wire::Output;
@@ -232,7 +233,13 @@ impl<W: Write> Export<'_, W> {
         let answers = match (first.as_ref(), record.response()) {
             (Some(interim), _) => interim.at,
             (None, Some(response)) => response.first_byte(),
-            (None, None) => asked.map_or(asks, |request| request.last_byte()),
+            (None, None) => {
+                // One that was lost came behind whatever was asked at the same instant.
+                let later = u64::from(loss(record.response_absent()).is_some());
+                asked
+                    .map_or(asks, |request| request.last_byte())
+                    .saturating_add(Duration::from_nanos(later))
+            }
         };
         let in_turn = record.protocol() != Protocol::Http2;
         let active = Active {

@@ -52,7 +52,7 @@ fn stops(missing: Missing) -> bool {
 }
 
 /// Whether bytes of it are missing, and how that looks on the wire.
-fn loss(missing: Missing) -> Option<GapCause> {
+pub(super) fn loss(missing: Missing) -> Option<GapCause> {
     if missing.contains(Missing::TRUNCATED) {
         return Some(GapCause::Snaplen);
     }
@@ -473,7 +473,7 @@ impl<W: Write> Scene<'_, '_, W> {
         all: bool,
     ) -> Result<(), StepError> {
         match language {
-            Language::Http1 => self.skip(1, cause),
+            Language::Http1 => self.skip(LOST_HEAD, cause),
             // In HTTP/2 a request that is not there leaves no trace: its stream simply has none.
             Language::Http2 if all && self.role == Role::Request => Ok(()),
             Language::Http2 => {
@@ -582,3 +582,7 @@ const CANCEL: u32 = 8;
 
 /// More than what can be left of a chunk, so that its end and with it the framing is lost.
 const LOST_CHUNK: u64 = 4;
+
+/// Stands for a message of which nothing is known: as long as the shortest status line. A single
+/// byte would look like a FIN that was lost.
+const LOST_HEAD: u64 = 13;
