@@ -323,6 +323,12 @@ pub(crate) struct Mock {
     /// init`, if there is one]
     #[arg(long, value_name = "FOLDER")]
     pub(crate) ca: Option<PathBuf>,
+    /// Make things go wrong as this file (YAML or JSON) says: docs/chaos.md
+    #[arg(long, value_name = "FILE")]
+    pub(crate) chaos: Option<PathBuf>,
+    /// Write each fault that strikes to this file, a JSON object a line
+    #[arg(long, value_name = "FILE", requires = "chaos")]
+    pub(crate) chaos_log: Option<PathBuf>,
 }
 
 #[derive(Debug, Parser)]

@@ -1,7 +1,12 @@
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use anyhow::{Context, Result};
+use tapedeck_replayer::mock::chaos::{Chaos, OnFault};
 use tapedeck_replayer::mock::{Mock, Options, Repeat, Stats};
 
 use crate::args;
@@ -13,9 +18,13 @@ const MISSES_SHOWN: usize = 10;
 
 pub(crate) fn run(args: &args::Mock) -> Result<ExitCode> {
     let archive = Arc::new(super::open(&args.archive)?);
+    let chaos = args.chaos.as_deref().map(chaos).transpose()?;
+    let on_fault = args.chaos_log.as_deref().map(fault_log).transpose()?;
     let authority = super::ca::authority(args.ca.as_deref())?.map(Arc::new);
     let options = Options {
         authority: authority.clone(),
+        chaos,
+        on_fault,
         listen: args.listen,
         latency: args.latency,
         repeat: args.repeat.into(),
@@ -58,6 +67,12 @@ fn tell(stats: &Stats) {
             stats.tls_without_authority
         ));
     }
+    for (rule, count) in &stats.faults {
+        output::say(format_args!(
+            "fault {}: {count} times",
+            output::visible(rule)
+        ));
+    }
     for (reason, count) in &stats.tls_failures {
         output::warn(format_args!(
             "{count} TLS handshakes failed: {}{}",
@@ -68,6 +83,43 @@ fn tell(stats: &Stats) {
     for miss in stats.missed.iter().take(MISSES_SHOWN) {
         output::say(format_args!("miss: {}", output::visible(&miss.to_string())));
     }
+}
+
+fn chaos(path: &Path) -> Result<Chaos> {
+    let text =
+        fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))?;
+    Chaos::parse(&text).with_context(|| format!("in the chaos file {}", path.display()))
+}
+
+/// Writes each fault down as it strikes: a mock that is killed has told all of them.
+fn fault_log(path: &Path) -> Result<OnFault> {
+    let file =
+        File::create(path).with_context(|| format!("failed to create {}", path.display()))?;
+    let file = Mutex::new(file);
+    let failed = AtomicBool::new(false);
+    let name = path.display().to_string();
+    Ok(Arc::new(move |injected| {
+        let mut line = serde_json::json!({
+            "at_ms": injected.at.as_secs_f64() * 1e3,
+            "fault": injected.rule,
+            "exchange": injected.exchange,
+            "nth": injected.nth,
+            "what": injected.what,
+        })
+        .to_string();
+        line.push('\n');
+        let written = file
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .write_all(line.as_bytes());
+        if let Err(error) = written
+            && !failed.swap(true, Ordering::Relaxed)
+        {
+            output::warn(format_args!(
+                "failed to write {name}, which now misses faults: {error}"
+            ));
+        }
+    }))
 }
 
 /// What to do about the failure that everybody meets first.

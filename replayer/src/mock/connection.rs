@@ -25,6 +25,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::chaos::{Alert, ConnectionFaults};
 use super::http1::{PREFACE, RequestReader, Session};
 use super::http2;
 use super::responder::Responder;
@@ -33,6 +34,10 @@ use super::socket::{Begun, Socket};
 /// Serves a connection until it ends.
 pub(crate) async fn serve(stream: TcpStream, responder: Arc<Responder>, stop: Arc<Stop>) {
     let limits = *responder.limits();
+    let faults = responder.faults().connect();
+    if faults.refuse {
+        return reset(&stream);
+    }
     let mut line = Line::new(
         Socket::Plain(stream),
         Arc::clone(&stop),
@@ -45,7 +50,7 @@ pub(crate) async fn serve(stream: TcpStream, responder: Arc<Responder>, stop: Ar
         Err(_) => return,
     };
     for _ in 0..MAX_LAYERS {
-        let inner = match speak(line, begun, &responder).await {
+        let inner = match speak(line, begun, &responder, &faults).await {
             Spoken::Done => return,
             Spoken::Tunnel {
                 inner,
@@ -58,7 +63,7 @@ pub(crate) async fn serve(stream: TcpStream, responder: Arc<Responder>, stop: Ar
             }
             Spoken::Tls(outer, hello) => {
                 begun = Vec::new();
-                match tls(outer, hello, &name, &responder).await {
+                match tls(outer, hello, &name, &responder, &faults).await {
                     Some(socket) => Line::new(socket, Arc::clone(&stop), limits.write_timeout),
                     None => return,
                 }
@@ -86,7 +91,12 @@ pub(crate) enum Spoken {
 }
 
 /// Finds out what a client speaks, and speaks it. `begun` was received already.
-async fn speak(mut line: Line, begun: Vec<u8>, responder: &Arc<Responder>) -> Spoken {
+async fn speak(
+    mut line: Line,
+    begun: Vec<u8>,
+    responder: &Arc<Responder>,
+    faults: &ConnectionFaults,
+) -> Spoken {
     let limits = responder.limits();
     let mut reader = RequestReader::new(limits);
     let deadline = Instant::now() + limits.head_timeout;
@@ -96,7 +106,7 @@ async fn speak(mut line: Line, begun: Vec<u8>, responder: &Arc<Responder>) -> Sp
         let begun = reader.unread();
         if begun.starts_with(PREFACE) {
             let begun = begun.to_vec();
-            http2::serve(line, begun, responder).await;
+            http2::serve(line, begun, responder, faults).await;
             return Spoken::Done;
         }
         if begun.first() == Some(&TLS_HANDSHAKE) {
@@ -117,7 +127,19 @@ async fn speak(mut line: Line, begun: Vec<u8>, responder: &Arc<Responder>) -> Sp
 }
 
 /// Shakes hands. `None`: there is no TLS to be had, and the connection is over.
-async fn tls(mut line: Line, hello: Vec<u8>, name: &str, responder: &Responder) -> Option<Socket> {
+async fn tls(
+    mut line: Line,
+    hello: Vec<u8>,
+    name: &str,
+    responder: &Responder,
+    faults: &ConnectionFaults,
+) -> Option<Socket> {
+    if let Some(Alert(alert)) = faults.tls_alert {
+        if line.send(&mut vec![0x15, 3, 3, 0, 2, 2, alert], &[]).await {
+            line.close().await;
+        }
+        return None;
+    }
     let Some(tls) = responder.tls() else {
         count(&responder.counters().tls_without_authority);
         if line.send(&mut Vec::new(), TLS_ALERT).await {
@@ -126,7 +148,8 @@ async fn tls(mut line: Line, hello: Vec<u8>, name: &str, responder: &Responder) 
         return None;
     };
     let (socket, _) = line.into_parts();
-    let handshake = TlsAcceptor::from(tls.unnamed(name)).accept(Begun::new(hello, socket));
+    let handshake = TlsAcceptor::from(tls.config(name, faults.expired_certificate))
+        .accept(Begun::new(hello, socket));
     match timeout(responder.limits().head_timeout, handshake).await {
         Ok(Ok(stream)) => Some(Socket::Tls(Box::new(stream))),
         Ok(Err(error)) => {
@@ -138,6 +161,12 @@ async fn tls(mut line: Line, hello: Vec<u8>, name: &str, responder: &Responder) 
             None
         }
     }
+}
+
+/// Ends a connection with TCP's reset (RFC 9293 section 3.10.4: unread or unsent data is thrown away).
+fn reset(stream: &TcpStream) {
+    // The reset is sent when the socket is dropped.
+    let _at_once = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
 fn count(counter: &AtomicU64) {
@@ -280,6 +309,20 @@ impl Line {
         true
     }
 
+    /// Ends the connection with TCP's reset.
+    pub(crate) fn reset(self) {
+        reset(self.socket.tcp());
+    }
+
+    /// Waits until the client goes away, or until the mock stops. What it sends is thrown away.
+    pub(crate) async fn outlast(&mut self) {
+        let mut rest = Vec::with_capacity(4 << 10);
+        let deadline = Instant::now() + LONG;
+        while self.fill(&mut rest, deadline, true).await == Filled::Bytes {
+            rest.clear();
+        }
+    }
+
     /// Waits until then, or until the mock stops. `false`: the connection broke meanwhile.
     pub(crate) async fn pause_until(&mut self, due: Instant) -> bool {
         let mut watch = true;
@@ -341,6 +384,8 @@ async fn send_sealed(
     stream.flush().await
 }
 
+/// Longer than any client waits.
+const LONG: Duration = Duration::from_secs(24 * 3600);
 /// The most that one TLS record carries (RFC 8446 section 5.1).
 const RECORD: usize = 16 << 10;
 /// TLS to the proxy, the tunnel through it, TLS in that, and room for one proxy behind another.

@@ -5,21 +5,29 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
 use http::{Request, StatusCode, header, request};
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::sync::Notify;
+use tokio::time::{Instant, Interval, interval, sleep_until, timeout, timeout_at};
 
 use super::call::Call;
+use super::chaos::{ConnectionFaults, Effect, Harm, Pace, Place};
 use super::connection::{Line, Stop};
 use super::responder::{Reply, Responder, scaled};
 use super::socket::Begun;
 
 /// Serves a connection whose first bytes, the preface at least, were read already.
-pub(crate) async fn serve(line: Line, begun: Vec<u8>, responder: &Arc<Responder>) {
+pub(crate) async fn serve(
+    line: Line,
+    begun: Vec<u8>,
+    responder: &Arc<Responder>,
+    faults: &ConnectionFaults,
+) {
     let (socket, stop) = line.into_parts();
     let limits = *responder.limits();
     let io = Begun::new(begun, socket);
@@ -28,7 +36,11 @@ pub(crate) async fn serve(line: Line, begun: Vec<u8>, responder: &Arc<Responder>
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(limits.http2_pending_resets)
         .max_concurrent_reset_streams(limits.http2_pending_resets)
-        .initial_window_size(STREAM_WINDOW)
+        .initial_window_size(if faults.window_stall {
+            0
+        } else {
+            STREAM_WINDOW
+        })
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
         .handshake(io);
@@ -45,6 +57,11 @@ pub(crate) async fn serve(line: Line, begun: Vec<u8>, responder: &Arc<Responder>
     let idle = sleep_until(Instant::now() + limits.idle_timeout);
     tokio::pin!(idle);
     let mut last = Instant::now();
+    let orders = Arc::new(Orders::default());
+    let mut storm = Storm {
+        left: faults.settings_storm,
+        tick: interval(STORM_TICK),
+    };
     loop {
         if stop.is_set() && !stopped {
             stopped = true;
@@ -55,7 +72,7 @@ pub(crate) async fn serve(line: Line, begun: Vec<u8>, responder: &Arc<Responder>
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {
                     last = Instant::now();
-                    let mut stream = Stream { responder: Arc::clone(responder), respond, stop: Arc::clone(&stop) };
+                    let mut stream = Stream { responder: Arc::clone(responder), respond, stop: Arc::clone(&stop), orders: Arc::clone(&orders) };
                     // A client that resets its streams opens new ones while their answers still
                     // wait for their recorded time.
                     if Arc::strong_count(&busy) > 2 * limits.http2_streams as usize {
@@ -78,6 +95,16 @@ pub(crate) async fn serve(line: Line, begun: Vec<u8>, responder: &Arc<Responder>
                 None => return,
             },
             () = &mut stopping, if !stopped => {}
+            () = orders.wake.notified() => {
+                connection.abrupt_shutdown(orders.reason());
+            }
+            _ = storm.tick.tick(), if storm.left > 0 => {
+                // Refused while the one before is not acknowledged.
+                let window = STREAM_WINDOW + (storm.left & 1);
+                if connection.set_initial_window_size(window).is_ok() {
+                    storm.left -= 1;
+                }
+            }
             () = &mut idle => {
                 let until = last + limits.idle_timeout;
                 let now = Instant::now();
@@ -93,11 +120,36 @@ pub(crate) async fn serve(line: Line, begun: Vec<u8>, responder: &Arc<Responder>
     }
 }
 
+/// What a stream asks of its connection.
+#[derive(Debug, Default)]
+struct Orders {
+    wake: Notify,
+    goaway: AtomicU32,
+}
+
+impl Orders {
+    fn end_with(&self, code: u32) {
+        self.goaway.store(code, Ordering::SeqCst);
+        self.wake.notify_one();
+    }
+
+    fn reason(&self) -> Reason {
+        self.goaway.load(Ordering::SeqCst).into()
+    }
+}
+
+/// SETTINGS frames that are still to be sent.
+struct Storm {
+    left: u32,
+    tick: Interval,
+}
+
 /// One request and its answer.
 struct Stream {
     responder: Arc<Responder>,
     respond: SendResponse<Bytes>,
     stop: Arc<Stop>,
+    orders: Arc<Orders>,
 }
 
 impl Stream {
@@ -154,7 +206,10 @@ impl Stream {
         drop(body);
         memory.release();
         // `None`: the client gave up, which is its right.
-        let _done = self.send(&reply).await;
+        let _done = match &reply.effect {
+            Some(effect) => self.suffer(&reply, effect).await,
+            None => self.send(&reply).await,
+        };
     }
 
     async fn problem(&mut self, head: &request::Parts, status: StatusCode, why: &str) {
@@ -171,11 +226,11 @@ impl Stream {
         let after =
             |recorded| factor.and_then(|factor| asked.checked_add(scaled(recorded, factor)));
         for interim in answer.interim() {
-            self.pause(after(interim.at)).await?;
+            self.pause(None, after(interim.at)).await?;
             self.respond.send_informational(interim.http2()).ok()?;
         }
         let first_byte = answer.timing().first_byte;
-        self.pause(after(first_byte)).await?;
+        self.pause(None, after(first_byte)).await?;
         let trailers = answer.http2_trailers();
         let body = answer.body();
         let headers_only = body.is_empty() && trailers.is_none();
@@ -192,7 +247,8 @@ impl Stream {
         } else {
             let mut sent = 0;
             for (at, piece) in answer.body_pieces() {
-                self.pause(after(first_byte.saturating_add(at))).await?;
+                let due = after(first_byte.saturating_add(at));
+                self.pause(Some(&mut stream), due).await?;
                 sent += piece.len();
                 let last = sent == body.len() && trailers.is_none();
                 self.send_data(&mut stream, piece, last).await?;
@@ -204,8 +260,123 @@ impl Stream {
         Some(())
     }
 
-    /// Waits until then, or until the mock stops. `None`: the client reset the stream.
-    async fn pause(&mut self, due: Option<Instant>) -> Option<()> {
+    /// Sends an answer that goes wrong on purpose. `None`: the stream ended before.
+    async fn suffer(&mut self, reply: &Reply, effect: &Effect) -> Option<()> {
+        let answer = &reply.answer;
+        let first_byte = answer.timing().first_byte;
+        let factor = self.responder.latency();
+        let recorded = factor.map_or(Duration::ZERO, |factor| scaled(first_byte, factor));
+        let delay = effect.delay.saturating_add(recorded);
+        self.pause(None, Instant::now().checked_add(delay)).await?;
+        let mut response = answer.http2();
+        let body = answer.body();
+        let mut cut = body.len();
+        match effect.harm {
+            Some(Harm::Goaway { code }) => {
+                self.orders.end_with(code);
+                return Some(());
+            }
+            Some(Harm::Reset { at, code }) if at.is_before_body() => {
+                self.respond.send_reset(code.into());
+                return Some(());
+            }
+            Some(Harm::Stall { at, time }) if at.is_before_body() => self.stall(None, time).await?,
+            Some(Harm::Cut { at } | Harm::Reset { at, .. } | Harm::Stall { at, .. }) => {
+                cut = match at {
+                    Place::Body(bytes) => bytes.min(body.len().saturating_sub(1)),
+                    Place::BeforeHead | Place::InHead | Place::AfterHead => 0,
+                };
+            }
+            Some(Harm::MalformedChunk) => cut = 0,
+            Some(Harm::Length(by)) => {
+                let length = i64::try_from(body.len()).unwrap_or(i64::MAX);
+                let stated = length.saturating_add(by).max(0);
+                let fields = response.headers_mut();
+                fields.insert(header::CONTENT_LENGTH, stated.into());
+            }
+            Some(Harm::MissingTrailers) | None => {}
+        }
+        let trailers = match effect.harm {
+            Some(Harm::MissingTrailers) => None,
+            _ => answer.http2_trailers().cloned(),
+        };
+        let whole = matches!(effect.harm, None | Some(Harm::Stall { .. }));
+        if body.is_empty() && trailers.is_none() && whole {
+            self.respond.send_response(response, true).ok()?;
+            return Some(());
+        }
+        let mut stream = self.respond.send_response(response, false).ok()?;
+        let (before, behind) = (body.slice(..cut), body.slice(cut..));
+        self.send_paced(&mut stream, before, effect.pace).await?;
+        match effect.harm {
+            Some(Harm::Reset { code, .. }) => {
+                self.leave_time(&mut stream).await?;
+                stream.send_reset(code.into());
+                return Some(());
+            }
+            Some(Harm::MalformedChunk) => {
+                self.leave_time(&mut stream).await?;
+                stream.send_reset(Reason::PROTOCOL_ERROR);
+                return Some(());
+            }
+            Some(Harm::Cut { .. }) => return stream.send_data(Bytes::new(), true).ok(),
+            Some(Harm::Stall { at, time }) if !at.is_before_body() => {
+                self.stall(Some(&mut stream), time).await?;
+            }
+            _ => {}
+        }
+        self.send_paced(&mut stream, behind, effect.pace).await?;
+        match trailers {
+            Some(trailers) => stream.send_trailers(trailers).ok(),
+            None => stream.send_data(Bytes::new(), true).ok(),
+        }
+    }
+
+    /// Gives the connection time to send what a reset would throw away.
+    async fn leave_time(&mut self, stream: &mut SendStream<Bytes>) -> Option<()> {
+        self.pause(Some(stream), Some(Instant::now() + RESET_AFTER))
+            .await
+    }
+
+    /// Sends nothing for that time, or until the client gives up.
+    async fn stall(
+        &mut self,
+        stream: Option<&mut SendStream<Bytes>>,
+        time: Option<Duration>,
+    ) -> Option<()> {
+        let due = Instant::now().checked_add(time.unwrap_or(LONG));
+        self.pause(stream, due).await
+    }
+
+    async fn send_paced(
+        &mut self,
+        stream: &mut SendStream<Bytes>,
+        mut data: Bytes,
+        pace: Option<Pace>,
+    ) -> Option<()> {
+        let Some(pace) = pace else {
+            if data.is_empty() {
+                return Some(());
+            }
+            return self.send_data(stream, data, false).await;
+        };
+        let mut due = Instant::now();
+        while !data.is_empty() {
+            self.pause(Some(stream), Some(due)).await?;
+            let part = data.split_to(pace.bytes.clamp(1, data.len()));
+            self.send_data(stream, part, false).await?;
+            due = due.checked_add(pace.every)?;
+        }
+        Some(())
+    }
+
+    /// Waits until then, or until the mock stops. `None`: the client reset the stream. `stream` is
+    /// there once the head was sent: from then on `respond` cannot tell of a reset.
+    async fn pause(
+        &mut self,
+        stream: Option<&mut SendStream<Bytes>>,
+        due: Option<Instant>,
+    ) -> Option<()> {
         let Some(due) = due.filter(|due| *due > Instant::now()) else {
             return Some(());
         };
@@ -213,10 +384,16 @@ impl Stream {
         if self.stop.is_set() {
             return Some(());
         }
+        let reset = async {
+            match stream {
+                Some(stream) => poll_fn(|cx| stream.poll_reset(cx)).await,
+                None => poll_fn(|cx| self.respond.poll_reset(cx)).await,
+            }
+        };
         tokio::select! {
             () = sleep_until(due) => Some(()),
             () = stopping => Some(()),
-            _ = poll_fn(|cx| self.respond.poll_reset(cx)) => None,
+            _ = reset => None,
         }
     }
 
@@ -281,6 +458,12 @@ fn timed_out(responder: &Responder) {
         .fetch_add(1, Ordering::Relaxed);
 }
 
+/// How long a stream lives on before chaos resets it: what was sent must leave first.
+const RESET_AFTER: Duration = Duration::from_millis(20);
+/// Longer than any client waits.
+const LONG: Duration = Duration::from_secs(24 * 3600);
+/// How often a SETTINGS frame of a storm is tried.
+const STORM_TICK: Duration = Duration::from_millis(1);
 /// What a client may send ahead on one stream.
 const STREAM_WINDOW: u32 = 256 << 10;
 /// What a client may send ahead on one connection: this much may wait in memory.

@@ -15,6 +15,8 @@
 //! is answered, and a tunnel (CONNECT) to anywhere leads to the mock itself. By default at once ([`Latency`]). What nothing answers gets 501 with the
 //! nearest recorded requests and what differs ([`Miss`]).
 //!
+//! [`chaos`] makes some of it go wrong, on purpose.
+//!
 //! # In a test
 //! ```no_run
 //! use std::path::Path;
@@ -35,6 +37,7 @@
 mod answer;
 mod cache;
 mod call;
+pub mod chaos;
 mod connection;
 mod fingerprint;
 mod http1;

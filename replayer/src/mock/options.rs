@@ -1,6 +1,7 @@
 //! What a mock can be told, and the bounds that it keeps.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -9,10 +10,11 @@ use std::time::Duration;
 
 use tapedeck_filter::Filter;
 
+use super::chaos::{Chaos, OnFault};
 use super::tls::CertificateAuthority;
 
 /// How a mock listens, matches and answers.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// Where to listen. Port 0 takes a free one; see [`RunningMock::addr`](super::RunningMock::addr).
     pub listen: SocketAddr,
@@ -28,8 +30,28 @@ pub struct Options {
     pub filter: Option<Filter>,
     /// Who signs the certificates of a mock that speaks TLS, too; `None`: it does not.
     pub authority: Option<Arc<CertificateAuthority>>,
+    /// What goes wrong on purpose; `None`: nothing.
+    pub chaos: Option<Chaos>,
+    /// Is told of each fault as it strikes.
+    pub on_fault: Option<OnFault>,
     /// The bounds of memory and time.
     pub limits: Limits,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("listen", &self.listen)
+            .field("threads", &self.threads)
+            .field("latency", &self.latency)
+            .field("repeat", &self.repeat)
+            .field("rules", &self.rules)
+            .field("filter", &self.filter)
+            .field("authority", &self.authority)
+            .field("chaos", &self.chaos)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for Options {
@@ -43,6 +65,8 @@ impl Default for Options {
             rules: Rules::default(),
             filter: None,
             authority: None,
+            chaos: None,
+            on_fault: None,
             limits: Limits::default(),
         }
     }
@@ -194,6 +218,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The exchanges that a fault concerns could not be found.
+    #[error("cannot tell which exchanges the faults concern")]
+    Chaos(#[source] tapedeck_archive::ReadError),
     /// TLS could not be set up.
     #[error("cannot set up TLS")]
     Tls(#[source] rustls::Error),
@@ -242,8 +269,8 @@ impl Skipped {
     }
 }
 
-impl std::fmt::Display for Skipped {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parts = [
             (self.request_incomplete, "with an incomplete request"),
             (self.response_incomplete, "without a complete response"),

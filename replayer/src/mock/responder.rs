@@ -7,14 +7,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
+use tapedeck_archive::ReadError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::answer::Answer;
 use super::cache::Cache;
 use super::call::Call;
+use super::chaos::{Chaos, Effect, Faults, Plan};
 use super::index::{Found, Index};
 use super::miss::{Miss, MissLog, Recordings, nearest};
-use super::options::{Latency, Limits, Skipped};
+use super::options::{Latency, Limits, Options, Skipped};
 use super::tls::Tls;
 
 /// Where recorded responses come from.
@@ -23,6 +25,8 @@ pub(crate) trait Source: Recordings + Send + Sync {
     fn body_len(&self, id: u32) -> u64;
     /// A recorded response. `None`: it cannot be read, or cannot be sent.
     fn answer(&self, id: u32) -> Option<Answer>;
+    /// Finds out which exchanges each fault concerns.
+    fn plan(&self, chaos: Chaos) -> Result<Plan, ReadError>;
 }
 
 /// Answers requests; shared by all connections.
@@ -34,6 +38,7 @@ pub(crate) struct Responder {
     limits: Limits,
     tls: Option<Tls>,
     tls_failures: Mutex<BTreeMap<String, u64>>,
+    faults: Faults,
     skipped: Skipped,
     /// By exchange.
     hits: Vec<AtomicU64>,
@@ -85,6 +90,8 @@ pub struct Stats {
     pub tls_without_authority: u64,
     /// TLS handshakes that failed, by reason.
     pub tls_failures: BTreeMap<String, u64>,
+    /// Faults injected, by the name of their rule.
+    pub faults: BTreeMap<String, u64>,
     /// Recorded exchanges that are not served.
     pub skipped: Skipped,
     /// Bytes of answers that are kept ready.
@@ -95,6 +102,8 @@ pub struct Stats {
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) answer: Arc<Answer>,
+    /// What goes wrong with it.
+    pub(crate) effect: Option<Box<Effect>>,
     _memory: Option<OwnedSemaphorePermit>,
 }
 
@@ -102,6 +111,7 @@ impl Reply {
     fn own(answer: Answer) -> Self {
         Self {
             answer: Arc::new(answer),
+            effect: None,
             _memory: None,
         }
     }
@@ -113,21 +123,22 @@ impl Responder {
         source: Box<dyn Source>,
         exchanges: usize,
         skipped: Skipped,
-        latency: Latency,
         tls: Option<Tls>,
-        limits: Limits,
+        options: &Options,
     ) -> Self {
+        let limits = options.limits;
         Self {
             index,
             source,
             cache: Cache::new(limits.cache_bytes),
-            latency: match latency {
+            latency: match options.latency {
                 Latency::Recorded { factor } if factor > 0.0 && factor.is_finite() => Some(factor),
                 Latency::Recorded { .. } | Latency::None => None,
             },
             limits,
             tls,
             tls_failures: Mutex::default(),
+            faults: Faults::new(options.on_fault.clone()),
             skipped,
             hits: (0..exchanges).map(|_| AtomicU64::new(0)).collect(),
             misses: Mutex::default(),
@@ -152,12 +163,20 @@ impl Responder {
                 return self.miss(call, reason);
             }
         };
-        if let Some(hits) = self.hits.get(id as usize) {
-            hits.fetch_add(1, Ordering::Relaxed);
+        let hits = self.hits.get(id as usize);
+        let nth = hits.map_or(0, |hits| hits.fetch_add(1, Ordering::Relaxed));
+        let effect = self.faults.strike(id, nth).map(Box::new);
+        if let Some(instead) = effect.as_ref().and_then(|effect| effect.answer.as_ref()) {
+            return Reply {
+                answer: Arc::new(Answer::instead(call.method, instead)),
+                effect,
+                _memory: None,
+            };
         }
         if let Some(answer) = self.cache.get(id) {
             return Reply {
                 answer,
+                effect,
                 _memory: None,
             };
         }
@@ -180,6 +199,7 @@ impl Responder {
         }
         Reply {
             answer,
+            effect,
             _memory: memory,
         }
     }
@@ -214,6 +234,18 @@ impl Responder {
     /// The factor of recorded times; `None`: answers are sent at once.
     pub(crate) const fn latency(&self) -> Option<f64> {
         self.latency
+    }
+
+    /// What goes wrong on purpose.
+    pub(crate) const fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// Other chaos from now on, or none.
+    pub(crate) fn set_chaos(&self, chaos: Option<Chaos>) -> Result<(), ReadError> {
+        let plan = chaos.map(|chaos| self.source.plan(chaos)).transpose()?;
+        self.faults.switch(plan);
+        Ok(())
     }
 
     /// How TLS is spoken; `None`: not at all.
@@ -278,6 +310,7 @@ impl Responder {
             unreadable: of(unreadable),
             tls_without_authority: of(tls_without_authority),
             tls_failures: lock(&self.tls_failures).clone(),
+            faults: self.faults.counts(),
             skipped: self.skipped,
             cache_bytes: self.cache.bytes(),
         }
@@ -290,6 +323,7 @@ impl Responder {
         if let Some(answer) = known {
             return Reply {
                 answer,
+                effect: None,
                 _memory: None,
             };
         }
@@ -309,6 +343,7 @@ impl Responder {
         self.misses().note(identity, miss, &answer, max);
         Reply {
             answer,
+            effect: None,
             _memory: None,
         }
     }

@@ -14,12 +14,13 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tapedeck_archive::Archive;
+use tapedeck_archive::{Archive, ReadError};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{self, Handle, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
+use super::chaos::Chaos;
 use super::connection::{self, Stop};
 use super::options::{Options, StartError};
 use super::responder::{Responder, Stats};
@@ -151,6 +152,15 @@ impl RunningMock {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.responder.stats()
+    }
+
+    /// Other chaos from now on, or none: its time begins now.
+    ///
+    /// # Errors
+    ///
+    /// When the archive cannot say which exchanges a fault concerns; then nothing changes.
+    pub fn set_chaos(&self, chaos: Option<Chaos>) -> Result<(), ReadError> {
+        self.responder.set_chaos(chaos)
     }
 
     /// Stops accepting, lets answers on their way finish (for

@@ -1,15 +1,16 @@
 //! Recorded exchanges out of an archive.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tapedeck_archive::{
-    Archive, BodyBuffer, BodyView, HeadView, MessageView, Record, Row, Scratch,
+    Archive, BodyBuffer, BodyView, HeadView, MessageView, ReadError, Record, Row, Scratch,
 };
 use tapedeck_model::{Protocol, Timestamp};
 
 use super::answer::{Answer, InterimRecording, Pair, Recording, Timing};
 use super::call::Call;
+use super::chaos::{Chaos, Plan};
 use super::fingerprint;
 use super::index::Builder;
 use super::miss::Recordings;
@@ -98,15 +99,29 @@ pub(crate) fn responder(archive: Arc<Archive>, options: &Options) -> Result<Resp
         });
         session
     });
-    Ok(Responder::new(
-        index,
-        Box::new(source),
-        count as usize,
-        skipped,
-        options.latency,
-        tls,
-        options.limits,
-    ))
+    let source = Box::new(source);
+    let responder = Responder::new(index, source, count as usize, skipped, tls, options);
+    responder
+        .set_chaos(options.chaos.clone())
+        .map_err(StartError::Chaos)?;
+    Ok(responder)
+}
+
+/// Which exchanges each fault concerns.
+fn plan(archive: &Archive, chaos: Chaos) -> Result<Plan, ReadError> {
+    let words = usize::try_from(archive.len())
+        .unwrap_or(usize::MAX)
+        .div_ceil(64);
+    Plan::new(chaos, Instant::now(), |filter| {
+        let mut chosen = vec![0_u64; words];
+        for row in filter.select(archive) {
+            let id = usize::try_from(row?.id()).unwrap_or(usize::MAX);
+            if let Some(word) = chosen.get_mut(id / 64) {
+                *word |= 1 << (id % 64);
+            }
+        }
+        Ok(chosen)
+    })
 }
 
 /// The counter of the reason why an exchange is not served; `None`: it is.
@@ -193,6 +208,10 @@ impl Recordings for ArchiveSource {
 }
 
 impl Source for ArchiveSource {
+    fn plan(&self, chaos: Chaos) -> Result<Plan, ReadError> {
+        plan(&self.archive, chaos)
+    }
+
     fn body_len(&self, id: u32) -> u64 {
         self.archive
             .row(id.into())

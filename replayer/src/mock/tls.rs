@@ -19,7 +19,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_t
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error as TlsError, ServerConfig, SignatureScheme,
@@ -188,6 +188,7 @@ impl Tls {
             .with_client_cert_verifier(Arc::new(AnyClient { provider }))
             .with_cert_resolver(Arc::new(Resolver {
                 unnamed: LOCALHOST.to_owned(),
+                expired: false,
                 mint: Arc::clone(&mint),
             }));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -196,15 +197,28 @@ impl Tls {
         Ok(Self { config, mint })
     }
 
-    /// For a client that sends no server name: one that connects to an address does not (RFC 6066
-    /// section 3).
-    pub(crate) fn unnamed(&self, name: &str) -> Arc<ServerConfig> {
-        if name == LOCALHOST || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback()) {
+    /// For one connection. `unnamed` is for a client that sends no server name: one that connects to
+    /// an address does not (RFC 6066 section 3).
+    pub(crate) fn config(&self, unnamed: &str, expired: bool) -> Arc<ServerConfig> {
+        let is_local =
+            |name: &str| name == LOCALHOST || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+        if is_local(unnamed) && !expired {
             return Arc::clone(&self.config);
         }
+        let unnamed = if is_local(unnamed) {
+            LOCALHOST
+        } else {
+            unnamed
+        };
         let mut config = ServerConfig::clone(&self.config);
+        if expired {
+            // A resumed session shows no certificate.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
         config.cert_resolver = Arc::new(Resolver {
-            unnamed: name.to_owned(),
+            unnamed: unnamed.to_owned(),
+            expired,
             mint: Arc::clone(&self.mint),
         });
         Arc::new(config)
@@ -215,12 +229,17 @@ impl Tls {
 #[derive(Debug)]
 struct Resolver {
     unnamed: String,
+    expired: bool,
     mint: Arc<Mint>,
 }
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.mint.of(hello.server_name().unwrap_or(&self.unnamed))
+        let name = hello.server_name().unwrap_or(&self.unnamed);
+        if self.expired {
+            return self.mint.expired(name);
+        }
+        self.mint.of(name)
     }
 }
 
@@ -232,6 +251,11 @@ struct Mint {
 }
 
 impl Mint {
+    fn expired(&self, name: &str) -> Option<Arc<CertifiedKey>> {
+        let long_ago = SystemTime::now().checked_sub(LEAF_LIFETIME + DAY)?;
+        Some(Arc::new(self.authority.mint(name, long_ago).ok()?))
+    }
+
     fn of(&self, name: &str) -> Option<Arc<CertifiedKey>> {
         let minted = || self.minted.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = minted().get(name) {

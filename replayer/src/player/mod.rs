@@ -40,6 +40,7 @@
 
 mod archive;
 mod counted;
+pub(crate) mod duration;
 mod endpoints;
 mod gate;
 mod options;

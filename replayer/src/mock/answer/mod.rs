@@ -15,6 +15,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
+use super::chaos::Action;
+
 /// Name and value of a field.
 pub(crate) type Pair<'a> = (&'a [u8], &'a [u8]);
 
@@ -116,6 +118,58 @@ impl Answer {
         Self::with_status(&recording, status)
     }
 
+    /// An answer that chaos gives in place of the recorded one.
+    pub(crate) fn instead(method: &[u8], action: &Action) -> Self {
+        let (code, escaped, status);
+        let recording = match action {
+            Action::Answer {
+                status: number,
+                body,
+                content_type,
+            } => {
+                status = *number;
+                let media = content_type.as_deref().map(str::as_bytes);
+                Recording {
+                    method,
+                    fields: media
+                        .map(|media| (&b"content-type"[..], media))
+                        .into_iter()
+                        .collect(),
+                    body: body.as_bytes(),
+                    ..Recording::default()
+                }
+            }
+            Action::Grpc {
+                status: number,
+                message,
+            } => {
+                status = 200;
+                code = number.to_string();
+                escaped = percent_encoded(message);
+                // "Trailers-Only": one block of fields, no body.
+                Recording {
+                    method,
+                    fields: vec![
+                        (b"content-type", b"application/grpc"),
+                        (b"grpc-status", code.as_bytes()),
+                        (b"grpc-message", escaped.as_bytes()),
+                    ],
+                    ..Recording::default()
+                }
+            }
+            _ => {
+                status = 500;
+                Recording::default()
+            }
+        };
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let recording = Recording {
+            status: status.as_u16(),
+            ..recording
+        };
+        Self::with_status(&recording, status)
+    }
+
     fn with_status(recording: &Recording<'_>, status: StatusCode) -> Self {
         let framing = Framing::of(recording);
         let head = Http1Head::compose(recording, status, framing);
@@ -195,6 +249,27 @@ impl Answer {
             return (self.body(), close);
         }
         (self.rest.clone(), close)
+    }
+
+    /// The whole answer for an HTTP/1 client, and where its parts lie.
+    pub(crate) fn http1_wire(&self, client: Http1Client) -> Wire {
+        let mut bytes = Vec::with_capacity(self.head.len() + self.rest.len() + 64);
+        let (rest, close) = self.http1(&mut bytes, client);
+        let start = bytes.len();
+        bytes.extend_from_slice(&rest);
+        let behind = |part: &Range<usize>| start + part.start..start + part.end;
+        let (head, body, trailers) = if self.ends_with_connection(client) {
+            (start, start..bytes.len(), 0..0)
+        } else {
+            (start + 2, behind(&self.body), behind(&self.trailers))
+        };
+        Wire {
+            bytes,
+            head,
+            body,
+            trailers,
+            close,
+        }
     }
 
     /// Writes the head without the empty line. Gives whether the connection must be closed.
@@ -326,6 +401,49 @@ pub(crate) struct Http1Client {
     pub(crate) close: bool,
 }
 
+/// An answer as HTTP/1 sends it, for faults that touch its bytes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Wire {
+    pub(crate) bytes: Vec<u8>,
+    /// Length of the head, empty line included.
+    pub(crate) head: usize,
+    /// Where the body lies: its chunk, where it is chunked, without the framing.
+    pub(crate) body: Range<usize>,
+    /// Where the lines of the trailers lie.
+    pub(crate) trailers: Range<usize>,
+    /// Whether the connection ends behind it.
+    pub(crate) close: bool,
+}
+
+impl Wire {
+    /// Frames the body otherwise: with that line in place of the ones that frame it, and with
+    /// those bytes before it. The connection ends behind it.
+    pub(crate) fn reframe(&mut self, line: &str, before: &[u8]) {
+        let body = self.bytes.get(self.body.clone()).unwrap_or_default();
+        let head = self.bytes.get(..self.head).unwrap_or_default();
+        let mut bytes = Vec::with_capacity(self.bytes.len() + line.len() + before.len());
+        for one in head.split_inclusive(|byte| *byte == b'\n') {
+            let name = one.split(|byte| *byte == b':').next().unwrap_or_default();
+            let framing = [&b"content-length"[..], b"transfer-encoding"];
+            if one != b"\r\n" && !framing.iter().any(|known| name.eq_ignore_ascii_case(known)) {
+                bytes.extend_from_slice(one);
+            }
+        }
+        bytes.extend_from_slice(line.as_bytes());
+        bytes.extend_from_slice(b"\r\n\r\n");
+        let start = bytes.len();
+        bytes.extend_from_slice(before);
+        bytes.extend_from_slice(body);
+        *self = Self {
+            head: start,
+            body: start + before.len()..bytes.len(),
+            trailers: 0..0,
+            bytes,
+            close: true,
+        };
+    }
+}
+
 /// How a body is delimited in HTTP/1.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Framing {
@@ -422,6 +540,19 @@ impl Http1Head {
         write_field(&mut self.bytes, (name, b"chunked"));
         self.coding = start..self.bytes.len();
     }
+}
+
+/// gRPC's encoding of a status message ("gRPC over HTTP2", Responses).
+fn percent_encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'%' => out.push_str("%25"),
+            b' '..=b'~' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
 }
 
 fn status_line(status: StatusCode, reason: Option<&[u8]>) -> Vec<u8> {

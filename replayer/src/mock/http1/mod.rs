@@ -1,5 +1,7 @@
-//! The HTTP/1 server: requests out of bytes ([`request`]), answers on a connection ([`session`]).
+//! The HTTP/1 server: requests out of bytes ([`request`]), answers on a connection ([`session`]),
+//! and answers that go wrong on purpose ([`faulty`]).
 
+mod faulty;
 mod request;
 mod session;
 

@@ -10,8 +10,10 @@ use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
 
 use super::super::answer::Http1Client;
+use super::super::chaos::Effect;
 use super::super::connection::{Filled, Line, Spoken};
 use super::super::responder::{Reply, Responder, Share, scaled};
+use super::faulty::{self, End};
 use super::request::{Phase, Refusal, RequestReader, Step};
 
 /// One HTTP/1 connection.
@@ -33,6 +35,8 @@ enum Next {
     Close,
     /// There is nobody to talk to.
     Gone,
+    /// Chaos resets it.
+    Reset,
     /// The client asked for a tunnel and has it.
     Tunnel {
         host: String,
@@ -75,6 +79,10 @@ impl<'r> Session<'r> {
                     return Spoken::Done;
                 }
                 Next::Gone => return Spoken::Done,
+                Next::Reset => {
+                    self.line.reset();
+                    return Spoken::Done;
+                }
                 Next::Tunnel { host } => {
                     return Spoken::Tunnel {
                         begun: self.reader.unread().to_vec(),
@@ -135,6 +143,9 @@ impl<'r> Session<'r> {
         self.reader.consume();
         self.memory.release();
         self.waiting = None;
+        if let Some(effect) = &reply.effect {
+            return self.suffer(&reply, effect, client).await;
+        }
         match self.responder.latency() {
             Some(factor) => self.send_on_time(&reply, client, factor).await,
             None => self.send(&reply, client).await,
@@ -153,6 +164,21 @@ impl<'r> Session<'r> {
             Next::Tunnel { host }
         } else {
             Next::Gone
+        }
+    }
+
+    /// Sends an answer that goes wrong on purpose.
+    async fn suffer(&mut self, reply: &Reply, effect: &Effect, client: Http1Client) -> Next {
+        // What was answered before is not concerned.
+        if !self.flush(&[]).await {
+            return Next::Gone;
+        }
+        let factor = self.responder.latency();
+        match faulty::send(&mut self.line, reply, effect, client, factor).await {
+            End::GoOn => Next::GoOn,
+            End::Close => Next::Close,
+            End::Reset => Next::Reset,
+            End::Gone => Next::Gone,
         }
     }
 

@@ -9,7 +9,7 @@ use super::super::options::Limits;
 use super::*;
 
 /// Runs a client with one connection.
-fn with_client<F: Future>(
+pub(super) fn with_client<F: Future>(
     mock: &RunningMock,
     talk: impl FnOnce(SendRequest<Bytes>) -> F,
 ) -> F::Output {
@@ -30,13 +30,13 @@ fn with_client<F: Future>(
     })
 }
 
-struct Got {
-    head: Response<()>,
-    body: Vec<u8>,
-    trailers: Option<http::HeaderMap>,
+pub(super) struct Got {
+    pub(super) head: Response<()>,
+    pub(super) body: Vec<u8>,
+    pub(super) trailers: Option<http::HeaderMap>,
 }
 
-async fn ask(
+pub(super) async fn ask(
     client: &SendRequest<Bytes>,
     request: Request<()>,
     body: Option<Vec<u8>>,
@@ -75,7 +75,7 @@ async fn ask(
     tokio::join!(upload, download).1
 }
 
-fn request(method: &str, target: &str) -> Request<()> {
+pub(super) fn request(method: &str, target: &str) -> Request<()> {
     Request::builder()
         .method(method)
         .uri(format!("http://any{target}"))
@@ -360,4 +360,31 @@ fn silent_connections_are_let_go() {
         let _reset = raw.stream.read_to_end(&mut rest);
     }
     assert_eq!(mock.stop().timeouts, 3);
+}
+
+#[test]
+fn recorded_pauses_within_a_body_are_kept() {
+    let pause = Duration::from_millis(60);
+    let tape = Tape {
+        timing: Timing {
+            first_byte: Duration::ZERO,
+            arrivals: vec![(3, pause), (6, 2 * pause)],
+        },
+        ..get("/events", "onetwothree")
+    };
+    let latency = super::super::options::Latency::Recorded { factor: 1.0 };
+    let mock = start_with(
+        vec![tape],
+        &Options {
+            latency,
+            ..options()
+        },
+    )
+    .unwrap();
+    let begun = Instant::now();
+    let got = with_client(&mock, |client| async move {
+        ask(&client, request("GET", "/events"), None).await.unwrap()
+    });
+    assert_eq!(got.body, b"onetwothree");
+    assert!(begun.elapsed() >= 2 * pause);
 }

@@ -1,15 +1,19 @@
 //! Mocks on real sockets, with recordings from memory.
 
+mod chaos;
 mod http1;
 mod http2;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::num::NonZeroUsize;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use tapedeck_archive::ReadError;
 
 use super::answer::{Answer, InterimRecording, Recording, Timing};
 use super::call::Call;
+use super::chaos::{Chaos, Plan};
 use super::index::Builder;
 use super::miss::Recordings;
 use super::options::{Limits, Options, Skipped, StartError};
@@ -79,6 +83,11 @@ impl Recordings for Tapes {
 }
 
 impl Source for Tapes {
+    fn plan(&self, chaos: Chaos) -> Result<Plan, ReadError> {
+        // There is no archive that a filter could choose from.
+        Plan::new(chaos, Instant::now(), |_| Ok(Vec::new()))
+    }
+
     fn body_len(&self, id: u32) -> u64 {
         self.0[id as usize].body.len() as u64
     }
@@ -126,15 +135,8 @@ fn start_with(tapes: Vec<Tape>, options: &Options) -> Result<RunningMock, StartE
     }
     let (index, count) = (builder.finish(|_| None), tapes.len());
     let (source, skipped) = (Box::new(Tapes(tapes)), Skipped::default());
-    let responder = Responder::new(
-        index,
-        source,
-        count,
-        skipped,
-        options.latency,
-        None,
-        options.limits,
-    );
+    let responder = Responder::new(index, source, count, skipped, None, options);
+    responder.set_chaos(options.chaos.clone()).unwrap();
     RunningMock::start(listener, responder, options)
 }
 

@@ -1,4 +1,4 @@
-//! The mock over TLS and as a proxy, with clients of other people.
+//! The mock over TLS, as a proxy, and with chaos, with clients of other people.
 
 #![expect(
     clippy::unwrap_used,
@@ -277,4 +277,84 @@ fn a_broken_authority_is_said_before_the_port_is_opened() {
     mock(&["does not belong to the certificate"]);
     std::fs::write(&key, "hello").unwrap();
     mock(&["no private key in PEM"]);
+}
+
+/// A mock with that chaos, and the file of its log.
+fn chaotic(stage: &Stage, text: &str) -> (Mock, PathBuf) {
+    let (file, log) = (
+        stage.folder.path().join("chaos.yaml"),
+        stage.folder.path().join("log"),
+    );
+    std::fs::write(&file, text).unwrap();
+    let [ca, file, log_name] = [&stage.ca, &file, &log].map(|path| path.to_str().unwrap());
+    let more = ["--ca", ca, "--chaos", file, "--chaos-log", log_name];
+    (Mock::start(&stage.tape, &more), log)
+}
+
+#[test]
+fn tls_faults_are_what_they_say_to_openssl() {
+    let stage = Stage::new();
+    let url = |mock: &Mock| format!("https://127.0.0.1:{}{TARGET}", mock.port);
+    let certificate = stage.certificate();
+    let ask = |mock: &Mock| {
+        let ran = Command::new("curl")
+            .args([
+                "-sS",
+                "-o",
+                "/dev/null",
+                "--cacert",
+                &certificate,
+                &url(mock),
+            ])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&ran.stderr).into_owned()
+    };
+    let (mock, log) = chaotic(&stage, "faults: [{name: a, tlsAlert: unrecognized_name}]");
+    let said = ask(&mock);
+    assert!(said.contains("unrecognized name"), "{said}");
+    assert!(mock.stop().contains("fault a: 1 times"));
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(
+        log.contains(r#""fault":"a","exchange":null,"nth":0,"what":"TLS alert 112""#),
+        "{log}"
+    );
+
+    let (mock, _) = chaotic(&stage, "faults: [{name: b, expiredCertificate: true}]");
+    let said = ask(&mock);
+    assert!(said.contains("expired"), "{said}");
+    mock.stop();
+}
+
+#[test]
+fn filters_choose_among_recorded_exchanges() {
+    let stage = Stage::new();
+    let text =
+        "faults: [{name: dates, when: 'request.path.contains(\"dates\")', answer: {status: 503}}]";
+    let (mock, log) = chaotic(&stage, text);
+    let status = |target: &str| {
+        let url = format!("http://127.0.0.1:{}{target}", mock.port);
+        curl(&["--http1.1", &url])
+            .0
+            .split(' ')
+            .next()
+            .map(str::to_owned)
+    };
+    assert_eq!(status(TARGET).as_deref(), Some("503"));
+    let other = "/reservations/available/seat?date=2026-12-29&concertId=2";
+    assert_eq!(status(other).as_deref(), Some("200"));
+    assert!(mock.stop().contains("fault dates: 1 times"));
+    assert_eq!(std::fs::read_to_string(log).unwrap().lines().count(), 1);
+}
+
+#[test]
+fn mistakes_in_a_chaos_file_are_said_with_their_place() {
+    let stage = Stage::new();
+    let file = stage.folder.path().join("chaos.yaml");
+    std::fs::write(&file, "faults:\n  - {name: x, probability: 2, reset: {}}\n").unwrap();
+    let [tape, file] = [&stage.tape, &file].map(|path| path.to_str().unwrap());
+    Tapedeck::new(["mock", tape, "--listen", "127.0.0.1:0", "--chaos", file])
+        .fails(1, &["chaos.yaml", "line 2, column", "between 0 and 1"]);
+    Tapedeck::new(["mock", tape, "--chaos", "/nowhere/chaos.yaml"])
+        .fails(1, &["/nowhere/chaos.yaml"]);
 }
