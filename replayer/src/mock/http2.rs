@@ -274,7 +274,8 @@ impl Stream {
         match effect.harm {
             Some(Harm::Goaway { code }) => {
                 self.orders.end_with(code);
-                return Some(());
+                // A stream that is dropped before is reset, and the reset would be seen first.
+                return self.stall(None, None).await;
             }
             Some(Harm::Reset { at, code }) if at.is_before_body() => {
                 self.respond.send_reset(code.into());
