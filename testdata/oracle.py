@@ -324,7 +324,8 @@ def expectation(folder, keys=None):
             source = plain
         rows = [exchange.row() for exchange in Oracle(str(source), keys, str(given)).exchanges]
     corrections = folder / "corrections.json"
-    if corrections.exists():
+    # Where there are keys, they are about what is read with them.
+    if corrections.exists() and bool(keys) == (folder / "keys.log").exists():
         correct(rows, json.loads(corrections.read_text()))
     rows.sort(key=lambda row: row["time"])
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 
-from more_cases import CASES
+from tls_cases import CASES
 from recording import CASES_DIR, Recording
 
 

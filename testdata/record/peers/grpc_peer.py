@@ -1,13 +1,13 @@
 """A gRPC server and a client of it, with messages of plain bytes (no generated code).
 
-Usage: grpc_peer.py serve PORT | grpc_peer.py visit PORT"""
+Usage: grpc_peer.py serve PORT | grpc_peer.py visit PORT [CERTIFICATE]      with one: over TLS"""
 
 import sys
 from concurrent import futures
 
 import grpc
 
-role, port = sys.argv[1:]
+role, port, *certificate = sys.argv[1:]
 SERVICE = "shop.Booking"
 
 
@@ -40,7 +40,12 @@ if role == "serve":
     server.start()
     server.wait_for_termination()
 else:
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+    if certificate:
+        trusted = grpc.ssl_channel_credentials(open(certificate[0], "rb").read())
+        opened = grpc.secure_channel(f"localhost:{port}", trusted)
+    else:
+        opened = grpc.insecure_channel(f"127.0.0.1:{port}")
+    with opened as channel:
         reserve = channel.unary_unary(f"/{SERVICE}/Reserve")
         print(reserve(b"seat-12", metadata=(("x-user", "ann"),), timeout=5))
         print(reserve(b"", timeout=5))
