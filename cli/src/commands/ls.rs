@@ -58,7 +58,7 @@ fn table(chosen: &Chosen<'_>, out: &mut impl Write) -> Result<()> {
                 .map(|text| output::visible(&header_text(text)))
                 .unwrap_or_default(),
             row.target()
-                .map_or_else(none, |target| output::visible(&header_text(target))),
+                .map_or_else(none, |target| output::visible(&header_text(&target))),
         )?;
     }
     Ok(())

@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde::Serialize;
 use tapedeck_archive::{Archive, Row};
 use tapedeck_interchange::{header_text, rfc3339};
-use tapedeck_model::{Ledger, Timestamp, path_template};
+use tapedeck_model::{Ledger, Timestamp};
 
 use super::Chosen;
 use super::connections::{self, Sum};
@@ -182,7 +182,7 @@ impl Sums {
 /// The method and the path with what looks like an id replaced: `GET /users/{id}`.
 fn endpoint(row: &Row<'_>) -> String {
     let method = row.method().map_or_else(|| "?".into(), header_text);
-    let path = row.target().map_or_else(|| "?".to_owned(), path_template);
+    let path = row.endpoint().unwrap_or_else(|| "?".to_owned());
     format!("{} {path}", output::visible(&method))
 }
 

@@ -16,7 +16,9 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tapedeck_archive::{Archive, BodyBuffer, Provenance, Scratch, Writer, WriterOptions};
+use tapedeck_archive::{
+    Archive, BodyBuffer, NumberColumn, Provenance, Scratch, Writer, WriterOptions,
+};
 use tapedeck_model::exchange::Body;
 use tapedeck_model::{
     Anomalies, Connection, ConnectionId, Endpoint, Exchange, Field, Head, Ledger, Message, Missing,
@@ -99,11 +101,11 @@ fn read(path: &std::path::Path, n: u64) -> Result<(), Box<dyn Error>> {
     let start = Instant::now();
     let mut in_columns = 0;
     for page in archive.pages() {
-        in_columns += page?
-            .statuses()
+        let words = page?.select(NumberColumn::Status, 500, 500);
+        in_columns += words
             .iter()
-            .filter(|status| status.get() == 500)
-            .count();
+            .map(|word| word.count_ones() as usize)
+            .sum::<usize>();
     }
     let columns = start.elapsed();
     assert_eq!(hits, in_columns);

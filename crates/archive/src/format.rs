@@ -29,20 +29,10 @@ pub(crate) const MINOR: u16 = 0;
 pub(crate) const ALIGNMENT: usize = 16;
 /// The largest raw length of a chunk: what a reader is ever made to allocate for one.
 pub(crate) const MAX_RAW: usize = 16 << 20;
-/// The largest number of rows of an index page. Each row names at most four strings, and
-/// [`NONE_U16`] is taken, so that string numbers fit 16 bits.
+/// The largest number of rows of an index page, and with it of records of a block.
 pub(crate) const MAX_PAGE_ROWS: usize = 8192;
 /// The largest directory: 4 million pages.
 pub(crate) const MAX_DIRECTORY: usize = 256 << 20;
-
-/// "Not there" in a 16-bit column.
-pub(crate) const NONE_U16: u16 = u16::MAX;
-/// "Not there" in a 32-bit column.
-pub(crate) const NONE_U32: u32 = u32::MAX;
-/// "Too large for this column": the value is in the page's table of wide values.
-pub(crate) const WIDE_U32: u32 = u32::MAX - 1;
-/// "Not there" in a 64-bit column.
-pub(crate) const NONE_U64: u64 = u64::MAX;
 
 /// What a chunk holds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -90,13 +80,8 @@ impl ChunkKind {
     /// The version of the payload's structure that is written; readers read all before it, too.
     pub(crate) const fn version(self) -> u16 {
         match self {
-            Self::Exchanges => 2,
-            Self::Page
-            | Self::Provenance
-            | Self::Bodies
-            | Self::Ledger
-            | Self::Directory
-            | Self::Unread => 1,
+            Self::Exchanges | Self::Page => 2,
+            Self::Provenance | Self::Bodies | Self::Ledger | Self::Directory | Self::Unread => 1,
         }
     }
 
@@ -218,55 +203,13 @@ pub(crate) struct PageEntry {
     pub(crate) reserved: [u8; 5],
 }
 
-/// The beginning of a page's payload: how long each of its parts is, in the order of the file.
+/// The beginning of a page's payload. The descriptors of its columns follow; see `page::column`.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
 #[repr(C)]
 pub(crate) struct PageHeader {
     pub(crate) n_rows: U32,
-    /// Bytes of the columns that a later minor version added behind the known ones.
-    pub(crate) extra_len: U32,
-    pub(crate) n_connections: U32,
-    pub(crate) n_addresses: U32,
-    pub(crate) n_blocks: U32,
-    pub(crate) n_anomalies: U32,
-    pub(crate) n_wide: U32,
-    pub(crate) n_strings: U32,
-    pub(crate) string_bytes: U32,
-    pub(crate) reserved: [u8; 28],
-}
-
-/// A connection in a page.
-#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
-#[repr(C)]
-pub(crate) struct PageConnection {
-    pub(crate) id: U64,
-    /// Number of the client's address in the page.
-    pub(crate) client: U16,
-    pub(crate) client_port: U16,
-    pub(crate) server: U16,
-    pub(crate) server_port: U16,
-}
-
-/// An IP address in a page.
-#[derive(
-    Clone, Copy, Debug, Eq, FromBytes, Immutable, IntoBytes, KnownLayout, PartialEq, Unaligned,
-)]
-#[repr(C)]
-pub(crate) struct PageAddress {
-    /// IPv4: the first four bytes, the others zero.
-    pub(crate) octets: [u8; 16],
-    /// 4 or 6.
-    pub(crate) family: U32,
-}
-
-/// A value that does not fit its column. Sorted by row, then column.
-#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
-#[repr(C)]
-pub(crate) struct WideValue {
-    pub(crate) row: U32,
-    /// The byte offset of the column for one row, which names it; see `page::column`.
-    pub(crate) column: U32,
-    pub(crate) value: U64,
+    pub(crate) n_columns: U32,
+    pub(crate) reserved: [u8; 8],
 }
 
 /// Length of the file header and of the chunk header.
@@ -278,7 +221,7 @@ const _: () = assert!(size_of::<FileHeader>() == HEADER_LEN);
 const _: () = assert!(size_of::<ChunkHeader>() == HEADER_LEN);
 const _: () = assert!(size_of::<Footer>() == FOOTER_LEN);
 const _: () = assert!(size_of::<PageEntry>() == 64);
-const _: () = assert!(size_of::<PageHeader>() == 64);
+const _: () = assert!(size_of::<PageHeader>() == 16);
 
 /// The hash of a structure whose last 8 bytes are its own hash.
 pub(crate) fn self_hash<T: IntoBytes + Immutable>(structure: &T) -> u64 {

@@ -158,7 +158,7 @@ impl Segment {
                 ChunkKind::Page if chunk.first_row == contents.n_rows => {
                     let page = chunk
                         .plain()
-                        .map(|payload| Page::parse(payload, chunk.first_row));
+                        .map(|payload| Page::parse(payload, chunk.version, chunk.first_row));
                     let Some(Ok(page)) = page else { break };
                     entries.push(page.entry(found.offset));
                     contents.n_rows += page.len() as u64;
@@ -431,19 +431,21 @@ impl Segment {
         let first_row = entry.first_row.get();
         // The checksum is verified once. Nothing depends on another thread's view of it: two
         // threads at worst do the same work.
-        let payload = if state.load(Ordering::Relaxed) == page_state::SOUND {
+        let first_id = self.place.first_row.saturating_add(first_row);
+        if state.load(Ordering::Relaxed) == page_state::SOUND {
             let header = self.source.chunk_header(offset)?;
             let start = offset as usize + HEADER_LEN;
             let end = start.saturating_add(header.stored_len.get() as usize);
-            self.source.bytes().get(start..end).ok_or(Damage::Outside)?
-        } else {
-            let chunk = self.source.chunk(offset, ChunkKind::Page)?;
-            if chunk.first_row != first_row || chunk.references().next().is_some() {
-                return Err(Damage::Structure("the directory names another page"));
-            }
-            chunk.plain().ok_or(Damage::Unknown)?
-        };
-        let page = Page::parse(payload, self.place.first_row.saturating_add(first_row))?
+            let payload = self.source.bytes().get(start..end).ok_or(Damage::Outside)?;
+            let page = Page::parsed(payload, header.version.get(), first_id)?;
+            return Ok(page.with_first_connection(self.place.first_connection));
+        }
+        let chunk = self.source.chunk(offset, ChunkKind::Page)?;
+        if chunk.first_row != first_row || chunk.references().next().is_some() {
+            return Err(Damage::Structure("the directory names another page"));
+        }
+        let payload = chunk.plain().ok_or(Damage::Unknown)?;
+        let page = Page::parse(payload, chunk.version, first_id)?
             .with_first_connection(self.place.first_connection);
         if page.len() != entry.n_rows.get() as usize {
             return Err(Damage::Structure("the directory names another page"));

@@ -82,6 +82,11 @@ impl Source {
         self.instance = instance;
     }
 
+    /// Whether the header says the version that is written today.
+    pub(crate) fn is_of_this_version(&self) -> bool {
+        FileHeader::read_from_prefix(&self.map).is_ok_and(|(header, _)| header.major.get() == MAJOR)
+    }
+
     /// Every byte of the file.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.map

@@ -9,12 +9,11 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::block::view::{BodyView, Piece, Record};
 use crate::error::{Damage, OpenError};
 use crate::format::{ChunkKind, Footer, PageEntry};
-use crate::page::builder::PageBuilder;
+use crate::page::builder::{Bodies, PageBuilder};
 use crate::page::view::Page;
 use crate::provenance::{Provenance, StoredLedger};
 use crate::scan::{Found, Scan};
 use crate::scratch::Scratch;
-use crate::set::resume::lengths;
 use crate::source::{Chunk, Inflater, Source};
 use crate::unread;
 
@@ -204,9 +203,9 @@ impl<'a> Verifier<'a> {
             if !self.has_bodies(&record) {
                 self.report.exchanges_without_body += 1;
             }
-            self.page.push(&exchange, lengths(&exchange), number);
+            self.page.push(&exchange, Bodies::of(&record));
         }
-        self.page.block_written(offset);
+        self.page.block_written(offset, scratch.n_records());
         let n_records = scratch.n_records() as u64;
         self.report.exchanges_readable += n_records;
         self.next_row = chunk.first_row + n_records;
@@ -235,7 +234,7 @@ impl<'a> Verifier<'a> {
         let mut builder = std::mem::take(&mut self.page);
         let is_known = std::mem::replace(&mut self.is_page_known, true);
         let payload = chunk.plain().ok_or(Damage::Unknown)?;
-        let page = Page::parse(payload, chunk.first_row)?;
+        let page = Page::parse(payload, chunk.version, chunk.first_row)?;
         let next = chunk.first_row.saturating_add(page.len() as u64);
         if chunk.first_row < self.page_row {
             return Err(Damage::Structure("the page is out of order"));
@@ -249,7 +248,13 @@ impl<'a> Verifier<'a> {
         self.page_row = next;
         if is_whole {
             let (rebuilt, mut entry) = builder.finish(chunk.first_row);
-            if rebuilt != payload {
+            let is_same = if chunk.version == ChunkKind::Page.version() {
+                rebuilt == payload
+            } else {
+                let version = ChunkKind::Page.version();
+                page.says_the_same(&Page::parse(&rebuilt, version, chunk.first_row)?)
+            };
+            if !is_same {
                 return Err(Damage::Structure(
                     "the index does not say what the records say",
                 ));

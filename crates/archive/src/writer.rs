@@ -15,10 +15,7 @@ use crate::bodies::{BodyStore, Hash, is_dense};
 use crate::error::{Damage, WriteError};
 use crate::format::{ChunkKind, Codec, Footer, MAX_RAW, PageEntry};
 use crate::output::{Chunk, Output};
-use crate::page::{
-    self,
-    builder::{BodyLengths, PageBuilder},
-};
+use crate::page::builder::{Bodies, PageBuilder, StoredBody};
 use crate::provenance::{Provenance, StoredLedger};
 use crate::scratch::Scratch;
 use crate::source::{Source, slice};
@@ -299,12 +296,11 @@ impl Writer {
                 self.bodies.remember(name, location);
             }
         }
-        let lengths = BodyLengths {
-            request: exchange.request.is_some().then_some(request.len),
-            response: exchange.response.is_some().then_some(response.len),
+        let bodies = Bodies {
+            request: exchange.request.is_some().then(|| request.stored()),
+            response: exchange.response.is_some().then(|| response.stored()),
         };
-        self.page
-            .push(&exchange, lengths, self.block.n_records() - 1);
+        self.page.push(&exchange, bodies);
         self.n_rows += 1;
         Ok(())
     }
@@ -551,7 +547,8 @@ impl Writer {
             payload: &bytes,
         })?;
         handle.written_at(offset);
-        self.page.block_written(offset);
+        let n_records = self.n_rows - self.block_first_row;
+        self.page.block_written(offset, n_records as usize);
         self.block_first_row = self.n_rows;
         self.group_len += bytes.len();
         self.buffer = bytes;
@@ -572,7 +569,7 @@ impl Writer {
         let (bytes, mut entry) = self.page.finish(self.page_first_row);
         let offset = self.output.chunk(Chunk {
             kind: ChunkKind::Page,
-            version: page::VERSION,
+            version: ChunkKind::Page.version(),
             codec: Codec::Raw,
             first_row: self.page_first_row,
             references: &[],
@@ -635,6 +632,21 @@ struct Placed {
     tail_len: u32,
     /// Length of the whole body.
     len: u64,
+}
+
+impl Placed {
+    /// What the index says of it.
+    fn stored(&self) -> StoredBody {
+        let has_tail = self.placement.tail_inline && self.tail_len > 0;
+        let place = match &self.placement.pieces[..] {
+            [piece] if !has_tail => Some((piece.block.clone(), piece.start)),
+            _ => None,
+        };
+        StoredBody {
+            len: self.len,
+            place,
+        }
+    }
 }
 
 /// The exchange, with body lengths as they are stored. Where that is less than its reader said,

@@ -3,11 +3,13 @@
 use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, SelectExpr, operators};
 use cel::parser::{ParseError, PrattParser};
 use regex::bytes::{Regex, RegexBuilder};
-use tapedeck_model::{Anomaly, Role};
+use tapedeck_model::{Anomaly, Role, Side};
 
 use crate::Filter;
 use crate::error::FilterError;
-use crate::expression::{Expression, Flag, NumberField, NumberTest, Order, TextField, TextTest};
+use crate::expression::{
+    Expression, Flag, NumberField, NumberTest, Order, TextField, TextTest, WorkloadField,
+};
 use crate::literal;
 
 /// Reads and compiles a filter.
@@ -255,6 +257,14 @@ fn resolve(node: &IdedExpr, path: &str) -> Result<Term, Mistake> {
         "server.ip" => text(TextField::ServerIp),
         "server.port" => number(NumberField::ServerPort),
         "protocol" => text(TextField::Protocol),
+        "endpoint" => text(TextField::Endpoint),
+        "session" => text(TextField::Session),
+        "tls" => flag(Flag::Tls),
+        "tls.server_name" => text(TextField::TlsServerName),
+        "tls.alpn" => text(TextField::TlsAlpn),
+        "tls.version" => text(TextField::TlsVersion),
+        "workload.client.pid" => number(NumberField::WorkloadPid(Side::Client)),
+        "workload.server.pid" => number(NumberField::WorkloadPid(Side::Server)),
         "id" => number(NumberField::Id),
         "connection" => number(NumberField::Connection),
         "stream" => number(NumberField::Stream),
@@ -262,13 +272,36 @@ fn resolve(node: &IdedExpr, path: &str) -> Result<Term, Mistake> {
         "tunnel" => flag(Flag::Tunnel),
         "pushed" => flag(Flag::Pushed),
         "anomalies" => Ok(Term::Anomalies),
-        _ => mistake(node, unknown_name(path)),
+        _ => match workload(path) {
+            Some(field) => text(field),
+            None => mistake(node, unknown_name(path)),
+        },
     }
+}
+
+/// `workload.client.pod` and its like.
+fn workload(path: &str) -> Option<TextField> {
+    let (side, field) = path.strip_prefix("workload.")?.split_once('.')?;
+    let side = match side {
+        "client" => Side::Client,
+        "server" => Side::Server,
+        _ => return None,
+    };
+    let field = match field {
+        "namespace" => WorkloadField::Namespace,
+        "pod" => WorkloadField::Pod,
+        "container" => WorkloadField::Container,
+        "owner" => WorkloadField::Owner,
+        "process" => WorkloadField::Process,
+        "cgroup" => WorkloadField::Cgroup,
+        _ => return None,
+    };
+    Some(TextField::Workload(side, field))
 }
 
 fn unknown_name(path: &str) -> String {
     let there_is = match path.split_once('.') {
-        None if path == "request" || path == "response" => {
+        None if matches!(path, "request" | "response" | "workload") => {
             return format!("`{path}` as a whole cannot be compared; name a field of it");
         }
         Some(("request", field)) if field.starts_with("headers.") => {
@@ -282,9 +315,14 @@ fn unknown_name(path: &str) -> String {
         }
         Some(("response", _)) => "`response` has status, size, headers",
         Some(("client" | "server", _)) => "`client` and `server` have ip and port",
+        Some(("tls", _)) => "`tls` has server_name, alpn, version",
+        Some(("workload", _)) => {
+            "`workload.client` and `workload.server` have namespace, pod, container, owner, process, \
+             pid, cgroup"
+        }
         _ => {
-            "there are request, response, duration, first_byte, time, client, server, protocol, id, \
-             connection, stream, complete, tunnel, pushed, anomalies"
+            "there are request, response, duration, first_byte, time, client, server, workload, tls, \
+             endpoint, session, protocol, id, connection, stream, complete, tunnel, pushed, anomalies"
         }
     };
     format!("unknown name `{path}`; {there_is}")

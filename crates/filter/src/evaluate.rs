@@ -2,10 +2,14 @@
 
 use std::io::Write;
 
-use tapedeck_archive::{Archive, Page, ReadError, Record, Row, Scratch};
-use tapedeck_model::{Anomaly, Role};
+use tapedeck_archive::{
+    Archive, NumberColumn, Page, ReadError, Record, Row, Scratch, TextColumn, WorkloadView,
+};
+use tapedeck_model::{Anomaly, Role, TlsVersion, path_template};
 
-use crate::expression::{Expression, Flag, NumberField, NumberTest, Order, TextField, TextTest};
+use crate::expression::{
+    Expression, Flag, NumberField, NumberTest, Order, TextField, TextTest, WorkloadField,
+};
 
 /// Rows of a page, a bit each.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -37,19 +41,6 @@ impl Mask {
         };
         Self {
             words: (0..len).step_by(64).map(word).collect(),
-        }
-    }
-
-    /// What a test says of each value of a column.
-    fn of_column<T>(column: &[T], test: impl Fn(&T) -> bool) -> Self {
-        let word = |values: &[T]| {
-            values
-                .iter()
-                .rev()
-                .fold(0, |word, value| word << 1 | u64::from(test(value)))
-        };
-        Self {
-            words: column.chunks(64).map(word).collect(),
         }
     }
 
@@ -215,36 +206,28 @@ impl<'a, 's> Context<'a, 's> {
     fn text(&self, field: &TextField, test: &TextTest) -> Mask {
         let page = &self.page;
         let (column, part): (_, Part) = match field {
-            TextField::Method => (page.methods(), whole),
-            TextField::Scheme => (page.schemes(), whole),
-            TextField::Authority => (page.authorities(), whole),
-            TextField::Target => (page.targets(), whole),
-            TextField::Path => (page.targets(), path),
-            TextField::Query => (page.targets(), query),
+            TextField::Method => (TextColumn::Method, whole),
+            TextField::Scheme => (TextColumn::Scheme, whole),
+            TextField::Authority => (TextColumn::Authority, whole),
+            TextField::Target => (TextColumn::Target, whole),
+            TextField::Path => (TextColumn::Target, path),
+            TextField::Query => (TextColumn::Target, query),
+            TextField::Endpoint => {
+                let words = page.select_strings(TextColumn::Target, |target| {
+                    test.holds(path_template(target).as_bytes())
+                });
+                return Mask { words };
+            }
             _ => {
                 return Mask::from_fn(page.len(), |row| {
                     page.row(row).is_some_and(|row| field.holds(&row, test))
                 });
             }
         };
-        // Each distinct string is looked at once, when it first comes.
-        let mut answers = vec![Answer::Unknown; page.n_strings()];
-        Mask::from_fn(column.len(), |row| {
-            let Some(number) = column.get(row).map(|number| number.get()) else {
-                return false;
-            };
-            let Some(answer) = answers.get_mut(usize::from(number)) else {
-                return false;
-            };
-            if *answer == Answer::Unknown {
-                let holds = page
-                    .string(number)
-                    .and_then(part)
-                    .is_some_and(|text| test.holds(text));
-                *answer = if holds { Answer::Yes } else { Answer::No };
-            }
-            *answer == Answer::Yes
-        })
+        let words = page.select_strings(column, |text| {
+            part(text).is_some_and(|text| test.holds(text))
+        });
+        Mask { words }
     }
 
     fn number(&self, field: NumberField, test: &NumberTest) -> Mask {
@@ -252,32 +235,18 @@ impl<'a, 's> Context<'a, 's> {
         let (least, most) = test.range();
         let is_range = matches!(test, NumberTest::Present | NumberTest::Compare(..))
             && !matches!(test, NumberTest::Compare(Order::NotEqual, _));
-        // The common columns as plain ranges of plain integers, which compilers vectorise.
-        if is_range {
-            match field {
-                NumberField::Status => {
-                    let range = clamp(least, most, 0, u128::from(Page::NO_STATUS) - 1);
-                    return Mask::of_column(page.statuses(), |status| {
-                        range.contains(&status.get().into())
-                    });
-                }
-                NumberField::Duration => {
-                    let range = clamp(least, most, 0, u128::from(Page::NO_DURATION) - 1);
-                    return Mask::of_column(page.durations(), |nanos| range.contains(&nanos.get()));
-                }
-                NumberField::Time => {
-                    let least = least.clamp(i64::MIN.into(), i64::MAX.into());
-                    let above = i128::from(i64::MAX) < test.range().0;
-                    let below = most < i128::from(i64::MIN);
-                    if above || below {
-                        return Mask::none(page.len());
-                    }
-                    let most = most.clamp(i64::MIN.into(), i64::MAX.into());
-                    let range = least as i64..=most as i64;
-                    return Mask::of_column(page.times(), |time| range.contains(&time.get()));
-                }
-                _ => {}
-            }
+        let column = match field {
+            NumberField::Status => Some(NumberColumn::Status),
+            NumberField::Duration => Some(NumberColumn::Duration),
+            NumberField::Time => Some(NumberColumn::Time),
+            NumberField::RequestSize => Some(NumberColumn::RequestLen),
+            NumberField::ResponseSize => Some(NumberColumn::ResponseLen),
+            NumberField::Stream => Some(NumberColumn::Stream),
+            _ => None,
+        };
+        if let Some(column) = column.filter(|_| is_range) {
+            let words = page.select(column, least, most);
+            return Mask { words };
         }
         Mask::from_fn(page.len(), |row| {
             page.row(row)
@@ -356,9 +325,34 @@ impl TextField {
             Self::Method => row.method(),
             Self::Scheme => row.scheme(),
             Self::Authority => row.authority(),
-            Self::Target => row.target(),
-            Self::Path => row.target().and_then(path),
-            Self::Query => row.target().and_then(query),
+            Self::Target | Self::Path | Self::Query => {
+                let Some(target) = row.target() else {
+                    return false;
+                };
+                let part = match self {
+                    Self::Path => path(&target),
+                    Self::Query => query(&target),
+                    _ => Some(&*target),
+                };
+                return part.is_some_and(|text| test.holds(text));
+            }
+            Self::Endpoint => {
+                let endpoint = row.endpoint();
+                return endpoint.is_some_and(|endpoint| test.holds(endpoint.as_bytes()));
+            }
+            Self::Session => {
+                let session = row.session();
+                return session.is_some_and(|key| printed(format_args!("{key:012x}"), test));
+            }
+            Self::TlsServerName => row.tls().and_then(|tls| tls.server_name()),
+            Self::TlsAlpn => row.tls().and_then(|tls| tls.alpn()),
+            Self::TlsVersion => {
+                let version = row.tls().and_then(|tls| tls.version());
+                version.map(|version| TlsVersion::name(version).as_bytes())
+            }
+            Self::Workload(side, field) => {
+                row.workload(*side).and_then(|workload| field.of(&workload))
+            }
             Self::Header(..) => None,
             Self::Client => return printed(row.client(), test),
             Self::Server => return printed(row.server(), test),
@@ -385,6 +379,23 @@ impl NumberField {
             Self::Stream => Some(row.stream().into()),
             Self::ClientPort => Some(row.client().port.into()),
             Self::ServerPort => Some(row.server().port.into()),
+            Self::WorkloadPid(side) => row
+                .workload(side)
+                .and_then(|workload| workload.pid())
+                .map(i128::from),
+        }
+    }
+}
+
+impl WorkloadField {
+    fn of<'a>(self, workload: &WorkloadView<'a>) -> Option<&'a [u8]> {
+        match self {
+            Self::Namespace => workload.namespace(),
+            Self::Pod => workload.pod(),
+            Self::Container => workload.container(),
+            Self::Owner => workload.owner(),
+            Self::Process => workload.process(),
+            Self::Cgroup => workload.cgroup(),
         }
     }
 }
@@ -393,6 +404,7 @@ impl Flag {
     fn of(self, row: &Row<'_>) -> bool {
         match self {
             Self::Complete => row.complete(),
+            Self::Tls => row.tls().is_some(),
             Self::Tunnel => row.tunnel(),
             Self::Pushed => row.pushed(),
         }
@@ -401,13 +413,6 @@ impl Flag {
 
 /// Takes the part of a string that a field stands for.
 type Part = fn(&[u8]) -> Option<&[u8]>;
-
-#[derive(Clone, Copy, Eq, PartialEq)]
-enum Answer {
-    Unknown,
-    Yes,
-    No,
-}
 
 fn has(row: &Row<'_>, anomaly: Anomaly) -> bool {
     row.anomalies().bits() & (1 << (anomaly as u8)) != 0
@@ -446,14 +451,4 @@ fn printed(value: impl std::fmt::Display, test: &TextTest) -> bool {
     let free = rest.len();
     let len = buffer.len() - free;
     buffer.get(..len).is_some_and(|text| test.holds(text))
-}
-
-/// The part of `least..=most` that lies within `low..=high`; an empty range where none does.
-fn clamp(least: i128, most: i128, low: u128, high: u128) -> std::ops::RangeInclusive<u64> {
-    let low = least.max(low.cast_signed());
-    let high = most.min(high.cast_signed());
-    match (u64::try_from(low), u64::try_from(high)) {
-        (Ok(low), Ok(high)) => low..=high,
-        _ => std::ops::RangeInclusive::new(1, 0),
-    }
 }

@@ -2,7 +2,7 @@
 
 use regex::bytes::Regex;
 use tapedeck_archive::Zone;
-use tapedeck_model::{Anomaly, Role};
+use tapedeck_model::{Anomaly, Role, Side};
 
 /// A tree of tests.
 #[derive(Clone, Debug)]
@@ -35,7 +35,25 @@ pub(crate) enum TextField {
     Server,
     ServerIp,
     Protocol,
+    Endpoint,
+    /// As twelve hexadecimal digits.
+    Session,
+    TlsServerName,
+    TlsAlpn,
+    TlsVersion,
+    Workload(Side, WorkloadField),
     Header(Role, String),
+}
+
+/// A name of what runs at one side.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum WorkloadField {
+    Namespace,
+    Pod,
+    Container,
+    Owner,
+    Process,
+    Cgroup,
 }
 
 /// Something that is a number, a duration or a point in time; the latter two in nanoseconds.
@@ -52,12 +70,14 @@ pub(crate) enum NumberField {
     Stream,
     ClientPort,
     ServerPort,
+    WorkloadPid(Side),
 }
 
 /// Something that is so or not.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Flag {
     Complete,
+    Tls,
     Tunnel,
     Pushed,
 }
@@ -203,7 +223,9 @@ impl Expression {
                 TextField::Client
                 | TextField::ClientIp
                 | TextField::Server
-                | TextField::ServerIp => 20,
+                | TextField::ServerIp
+                | TextField::Endpoint
+                | TextField::Session => 20,
                 _ => 2,
             },
             Self::Anomaly(_) => 5,

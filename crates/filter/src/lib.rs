@@ -19,6 +19,10 @@
 //! | `time` | timestamp |
 //! | `client`, `server`; `client.ip`, `client.port`, ... | string: `address:port`; string, number |
 //! | `protocol` | string: `HTTP/1.1`, `HTTP/2`, ... |
+//! | `endpoint` | string: the path with ids replaced, `/users/{id}` |
+//! | `session` | string: twelve hexadecimal digits that stand for the user; see `Row::session` |
+//! | `tls`; `tls.server_name`, `tls.alpn`, `tls.version` | bool: whether it came within TLS; string |
+//! | `workload.client.pod`, ... | string: what ran at a side: `namespace`, `pod`, `container`, `owner`, `process`, `cgroup`; number: `pid` |
 //! | `id`, `connection`, `stream` | number |
 //! | `complete`, `tunnel`, `pushed` | bool |
 //! | `anomalies` | list of names, for `"http1-bare-lf" in anomalies` |

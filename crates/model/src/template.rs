@@ -16,7 +16,7 @@ pub fn path_template(target: &[u8]) -> String {
         if index > 0 {
             template.push('/');
         }
-        template.push_str(if is_id(part) { "{id}" } else { part });
+        template.push_str(if is_id(part.as_bytes()) { "{id}" } else { part });
     }
     if template.chars().any(char::is_control) {
         template = template.replace(char::is_control, "\u{fffd}");
@@ -28,15 +28,17 @@ pub fn path_template(target: &[u8]) -> String {
     template
 }
 
-/// Digits; or a UUID, hash or token: long, with digits, of letters that such things are made of.
-fn is_id(part: &str) -> bool {
+/// Whether a segment of a path looks like an id: digits; or a UUID, hash or token: long, with digits, of
+/// letters that such things are made of.
+#[must_use]
+pub fn is_id(part: &[u8]) -> bool {
     if part.is_empty() {
         return false;
     }
-    let digits = part.bytes().filter(u8::is_ascii_digit).count();
+    let digits = part.iter().filter(|byte| byte.is_ascii_digit()).count();
     let wordly = part
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+        .iter()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte));
     digits == part.len() || (wordly && part.len() >= 16 && digits >= 3)
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tapedeck_archive::{
     Archive, BodyBuffer, BodyView, HeadView, MessageView, ReadError, Record, Row, Scratch,
 };
-use tapedeck_model::{Protocol, Timestamp};
+use tapedeck_model::{Protocol, Timestamp, session_of};
 
 use super::answer::{Answer, InterimRecording, Pair, Recording, Timing};
 use super::call::Call;
@@ -67,10 +67,10 @@ pub(crate) fn responder(archive: Arc<Archive>, options: &Options) -> Result<Resp
         }
         let mut added = false;
         if row.request_body_len() == Some(0) {
-            if let Some(call) = line(&row) {
-                builder.add(id, &call);
+            with_line(&row, &mut |call| {
+                builder.add(id, call);
                 added = true;
-            }
+            });
         } else {
             source.with_call(id, &mut |call| {
                 builder.add(id, call);
@@ -149,16 +149,18 @@ fn unservable<'s>(row: &Row<'_>, limits: &Limits, skipped: &'s mut Skipped) -> O
     None
 }
 
-/// A recorded request without its body.
-fn line<'a>(row: &Row<'a>) -> Option<Call<'a>> {
-    Some(Call {
-        method: row.method()?,
-        authority: row.authority(),
-        target: row.target()?,
-        content_type: None,
-        session: None,
-        body: b"",
-    })
+/// Calls back with a recorded request without its body.
+fn with_line(row: &Row<'_>, read: &mut dyn FnMut(&Call<'_>)) {
+    if let (Some(method), Some(target)) = (row.method(), row.target()) {
+        read(&Call {
+            method,
+            authority: row.authority(),
+            target: &target,
+            content_type: None,
+            session: None,
+            body: b"",
+        });
+    }
 }
 
 struct ArchiveSource {
@@ -185,24 +187,27 @@ impl ArchiveSource {
 }
 
 impl Recordings for ArchiveSource {
-    fn line(&self, id: u32) -> Option<Call<'_>> {
-        line(&self.archive.row(id.into())?)
+    fn with_line(&self, id: u32, read: &mut dyn FnMut(&Call<'_>)) {
+        if let Some(row) = self.archive.row(id.into()) {
+            with_line(&row, read);
+        }
     }
 
     fn with_call(&self, id: u32, read: &mut dyn FnMut(&Call<'_>)) {
-        let Some(line) = self.line(id) else { return };
-        self.with_reader(|reader| {
-            let record = self.archive.load(id.into(), &mut reader.scratch).ok()?;
-            let request = record.request()?;
-            let field = |name| request.head().and_then(|head| head.field(name));
-            let body = self.archive.body(&request.body(), &mut reader.body).ok()?;
-            read(&Call {
-                content_type: field("content-type"),
-                session: field("authorization").or_else(|| field("cookie")),
-                body,
-                ..line
+        self.with_line(id, &mut |line| {
+            self.with_reader(|reader| {
+                let record = self.archive.load(id.into(), &mut reader.scratch).ok()?;
+                let request = record.request()?;
+                let field = |name: &str| request.head().and_then(|head| head.field(name));
+                let body = self.archive.body(&request.body(), &mut reader.body).ok()?;
+                read(&Call {
+                    content_type: field("content-type"),
+                    session: session_of(field),
+                    body,
+                    ..*line
+                });
+                Some(())
             });
-            Some(())
         });
     }
 }

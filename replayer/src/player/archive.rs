@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tapedeck_archive::{Archive, BodyBuffer, HeadView, ReadError, Row, Scratch};
+use tapedeck_archive::{Archive, BodyBuffer, HeadView, ReadError, Row, Scratch, Target};
 use tapedeck_filter::Filter;
 use tapedeck_model::Protocol;
 
@@ -91,7 +91,7 @@ pub(crate) struct ArchiveScratch {
 fn candidate<'a>(row: &Row<'a>) -> Candidate<'a> {
     let facts = Facts {
         method: row.method(),
-        target: row.target(),
+        target: row.target_pieces(),
         request_missing: row.request_missing(),
         tunnel: row.tunnel(),
         pushed: row.pushed(),
@@ -101,7 +101,7 @@ fn candidate<'a>(row: &Row<'a>) -> Candidate<'a> {
         at: row.time(),
         connection: row.connection().0,
         method: row.method().unwrap_or_default(),
-        target: row.target().unwrap_or_default(),
+        target: row.target_pieces().unwrap_or(Target::whole(b"")),
         left_out: facts.left_out(),
     }
 }

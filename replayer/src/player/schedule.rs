@@ -10,6 +10,7 @@ use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
+use tapedeck_archive::Target;
 use tapedeck_model::Timestamp;
 
 use crate::player::counted::counted;
@@ -106,7 +107,7 @@ pub(crate) struct Candidate<'a> {
     pub(crate) connection: u64,
     /// Empty where it is not known; so is the target.
     pub(crate) method: &'a [u8],
-    pub(crate) target: &'a [u8],
+    pub(crate) target: Target<'a>,
     /// Why it is not to be sent; `None`: it is.
     pub(crate) left_out: Option<LeftOut>,
 }
@@ -203,7 +204,7 @@ impl Schedule {
                     id: candidate.id,
                     due: u64::try_from(due.as_nanos()).unwrap_or(u64::MAX),
                     lane: *lanes.entry(candidate.connection).or_insert(next),
-                    endpoint: endpoints.id(candidate.method, candidate.target),
+                    endpoint: endpoints.id(candidate.method, &candidate.target.to_bytes()),
                     last_of_lane: false,
                 }
             })
@@ -288,7 +289,7 @@ mod tests {
             at: Timestamp::from_nanos(1_700_000_000_000_000_000 + millis * 1_000_000),
             connection,
             method: b"GET",
-            target: b"/",
+            target: Target::whole(b"/"),
             left_out: None,
         }
     }

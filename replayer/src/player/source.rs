@@ -1,5 +1,6 @@
 //! Where requests come from.
 
+use tapedeck_archive::Target;
 use tapedeck_model::Missing;
 
 use crate::player::outcome::{Cause, NeverSent};
@@ -40,7 +41,7 @@ pub(crate) struct ReadFailure {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts<'a> {
     pub(crate) method: Option<&'a [u8]>,
-    pub(crate) target: Option<&'a [u8]>,
+    pub(crate) target: Option<Target<'a>>,
     pub(crate) request_missing: Missing,
     pub(crate) tunnel: bool,
     pub(crate) pushed: bool,
@@ -72,7 +73,7 @@ mod tests {
     fn only_whole_requests_of_clients_are_sent() {
         let whole = Facts {
             method: Some(b"GET"),
-            target: Some(b"/"),
+            target: Some(Target::whole(b"/")),
             request_missing: Missing::NONE,
             tunnel: false,
             pushed: false,

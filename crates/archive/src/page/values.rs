@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tapedeck_model::{Exchange, Head, Protocol, Role, Timestamp};
+use tapedeck_model::{Exchange, Head, Protocol, Timestamp, session_of};
 
 /// The values of a row that are not fields of the exchange as they are.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -15,6 +15,8 @@ pub(crate) struct RowValues<'a> {
     pub(crate) authority: Option<&'a [u8]>,
     pub(crate) target: Option<&'a [u8]>,
     pub(crate) status: Option<u16>,
+    /// What tells its user from others.
+    pub(crate) session: Option<&'a [u8]>,
 }
 
 impl<'a> RowValues<'a> {
@@ -37,12 +39,8 @@ impl<'a> RowValues<'a> {
             status: response
                 .and_then(|response| response.head.as_ref())
                 .and_then(Head::status),
+            session: head.and_then(|head| session_of(|name| head.field(name))),
         }
-    }
-
-    /// Whether every byte of the request and of the response is there.
-    pub(crate) fn is_complete(exchange: &Exchange) -> bool {
-        exchange.missing(Role::Request).is_empty() && exchange.missing(Role::Response).is_empty()
     }
 }
 

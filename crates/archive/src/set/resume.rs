@@ -4,12 +4,11 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::path::Path;
 
 use rkyv::util::AlignedVec;
-use tapedeck_model::Exchange;
 
 use crate::error::{Damage, OpenError, WriteError};
 use crate::format::{ChunkKind, HEADER_LEN, PageEntry};
 use crate::output::{Output, give_name, io_error};
-use crate::page::builder::{BodyLengths, PageBuilder};
+use crate::page::builder::{Bodies, PageBuilder};
 use crate::page::view::Page;
 use crate::provenance::StoredLedger;
 use crate::recover::RecoverError;
@@ -49,6 +48,10 @@ pub(crate) fn seal_in_place(partial: &Path, name: &Path) -> Result<Option<Summar
             .and_then(|()| give_name(partial, name, false))
             .map_err(RecoverError::Write)?;
         return Ok(Some(sealed));
+    }
+    if !source.is_of_this_version() {
+        // What is written now would not be what the header says.
+        return Ok(None);
     }
     let mut found = Whole::new(&source);
     let Ok(()) = found.walk() else {
@@ -138,7 +141,7 @@ impl<'a> Whole<'a> {
             ChunkKind::Exchanges => self.exchanges(offset, chunk)?,
             ChunkKind::Page => {
                 let payload = chunk.plain().ok_or(Damage::Unknown)?;
-                let page = Page::parse(payload, chunk.first_row)?;
+                let page = Page::parse(payload, chunk.version, chunk.first_row)?;
                 let next = page.first_row().saturating_add(page.len() as u64);
                 if page.first_row() != self.page_first_row || next != self.n_rows {
                     return Err(Damage::Structure("the page is of other blocks"));
@@ -163,10 +166,10 @@ impl<'a> Whole<'a> {
             if self.page.is_full() {
                 return Err(Damage::Length);
             }
-            let exchange = self.scratch.record(number)?.to_exchange();
-            self.page.push(&exchange, lengths(&exchange), number);
+            let record = self.scratch.record(number)?;
+            self.page.push(&record.to_exchange(), Bodies::of(&record));
         }
-        self.page.block_written(offset);
+        self.page.block_written(offset, self.scratch.n_records());
         self.n_rows += self.scratch.n_records() as u64;
         Ok(())
     }
@@ -186,13 +189,5 @@ impl<'a> Whole<'a> {
             unknown_counters: self.ledger.unknown,
         };
         Writer::resume(resumed, Limits::default()).seal(&self.ledger.ledger)
-    }
-}
-
-/// The lengths of an exchange that was read from its block.
-pub(crate) fn lengths(exchange: &Exchange) -> BodyLengths {
-    BodyLengths {
-        request: exchange.request.as_ref().map(|message| message.body.len),
-        response: exchange.response.as_ref().map(|message| message.body.len),
     }
 }

@@ -248,7 +248,8 @@ fn many_readers_share_an_archive() {
                     let head = record.request().unwrap().head().unwrap();
                     let original = samples[id as usize].exchange.request.as_ref().unwrap();
                     assert_eq!(head.raw(), original.head.as_ref().unwrap().raw);
-                    assert_eq!(archive.row(id).unwrap().target(), head.target());
+                    let row = archive.row(id).unwrap();
+                    assert_eq!(row.target().as_deref(), head.target());
                 }
             });
         }

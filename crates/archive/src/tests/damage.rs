@@ -58,7 +58,7 @@ fn check_reader(path: &Path, originals: &[Exchange], place: usize) {
             .as_ref()
             .unwrap()
             .target();
-        assert_eq!(row.target(), target, "at {place}");
+        assert_eq!(row.target().as_deref(), target, "at {place}");
     }
     for found in archive.unread().flatten() {
         let n = found.connection.id.0;
@@ -165,11 +165,11 @@ fn a_damaged_page_hides_its_rows_only() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("a.tape");
     let (bytes, _) = small(&path);
-    // The last place: zstd may leave it as it is in the block of the record, which lies before.
-    let needle = b"/reservations/0?seat=0";
-    let found = bytes.windows(needle.len()).rposition(|w| w == needle);
+    let starts = (64..bytes.len()).step_by(16);
+    let mut pages = starts.filter(|at| bytes[*at..].starts_with(b"\x89TCK\x04"));
+    let first = pages.next().unwrap();
     let mut damaged = bytes;
-    damaged[found.unwrap()] ^= 1;
+    damaged[first + 200] ^= 1;
     fs::write(&path, &damaged).unwrap();
 
     let archive = Archive::open(&path).unwrap();

@@ -1,10 +1,11 @@
 //! What was written is read back.
 
 use proptest::prelude::*;
-use tapedeck_model::{Missing, Role};
+use tapedeck_model::{Missing, Role, Side};
 use tempfile::tempdir;
 
 use super::samples::{any_samples, expected, provenance, read, shop, write};
+use crate::page::builder::session_key;
 use crate::page::values::RowValues;
 use crate::{Archive, BodyBuffer, Limits, Scratch, WriterOptions};
 
@@ -54,8 +55,29 @@ proptest! {
             prop_assert_eq!(row.method(), values.method);
             prop_assert_eq!(row.scheme(), values.scheme);
             prop_assert_eq!(row.authority(), values.authority);
-            prop_assert_eq!(row.target(), values.target);
-            prop_assert_eq!(row.status(), values.status.filter(|status| *status != u16::MAX));
+            let target = row.target();
+            prop_assert_eq!(target.as_deref(), values.target);
+            prop_assert_eq!(row.session(), values.session.map(session_key));
+            prop_assert_eq!(row.tls().is_some(), exchange.connection.tls.is_some());
+            if let (Some(found), Some(tls)) = (row.tls(), &exchange.connection.tls) {
+                prop_assert_eq!(found.version(), tls.version);
+                prop_assert_eq!(found.suite(), tls.suite);
+                prop_assert_eq!(found.server_name(), tls.server_name.as_deref());
+                prop_assert_eq!(found.alpn(), tls.alpn.as_deref());
+            }
+            let workloads = &exchange.connection.workloads;
+            for (side, workload) in [(Side::Client, &workloads.client), (Side::Server, &workloads.server)] {
+                let found = row.workload(side);
+                prop_assert_eq!(found.is_some(), workload.is_some());
+                if let (Some(found), Some(workload)) = (found, workload) {
+                    let bytes = |text: &Option<String>| text.clone().map(String::into_bytes);
+                    prop_assert_eq!(found.pod().map(<[u8]>::to_vec), bytes(&workload.pod));
+                    prop_assert_eq!(found.owner().map(<[u8]>::to_vec), bytes(&workload.owner));
+                    prop_assert_eq!(found.cgroup().map(<[u8]>::to_vec), bytes(&workload.cgroup));
+                    prop_assert_eq!(found.pid(), workload.pid);
+                }
+            }
+            prop_assert_eq!(row.status(), values.status);
             prop_assert_eq!(row.stream(), exchange.stream);
             prop_assert_eq!(row.protocol(), exchange.protocol);
             prop_assert_eq!(row.connection(), exchange.connection.id);
@@ -122,7 +144,8 @@ fn ids_count_over_blocks_and_pages() {
         assert_eq!(row.id(), id as u64);
         assert_eq!(archive.row(id as u64).unwrap().target(), row.target());
         let expected = format!("/reservations/{}?seat={}", id % 50, id % 97);
-        assert_eq!(row.target(), Some(expected.as_bytes()));
+        assert_eq!(row.target().as_deref(), Some(expected.as_bytes()));
+        assert_eq!(row.endpoint().unwrap(), "/reservations/{id}");
     }
     assert!(archive.row(500).is_none());
     assert_eq!(archive.ledger().exchanges, 500);

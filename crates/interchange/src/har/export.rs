@@ -252,7 +252,7 @@ fn custom(row: &Row<'_>, record: &Record<'_>, undecoded: Option<String>) -> Tape
         client: row.client().to_string(),
         server: row.server().to_string(),
         stream: row.stream(),
-        target: row.target().map(|target| header_text(target).into_owned()),
+        target: row.target().map(|target| header_text(&target).into_owned()),
         complete: row.complete(),
         request_missing: row.request_missing().names().collect(),
         response_missing: row.response_missing().names().collect(),
@@ -319,7 +319,7 @@ fn pairs(head: &HeadView<'_>) -> Vec<NameValue> {
 fn url(row: &Row<'_>) -> String {
     let target = row.target().unwrap_or_default();
     if target.windows(3).any(|window| window == b"://") && !target.starts_with(b"/") {
-        return uri_text(target);
+        return uri_text(&target);
     }
     let scheme = row
         .scheme()
@@ -330,7 +330,7 @@ fn url(row: &Row<'_>) -> String {
         _ => row.server().to_string(),
     };
     let path = if target.starts_with(b"/") {
-        uri_text(target)
+        uri_text(&target)
     } else {
         String::new()
     };

@@ -71,7 +71,10 @@ impl<'a> Line<'a> {
             method: row.method().map(header_text),
             scheme: row.scheme().map(header_text),
             authority: row.authority().map(header_text),
-            path: row.target().map(header_text),
+            path: row.target().map(|target| match target {
+                Cow::Borrowed(target) => header_text(target),
+                Cow::Owned(target) => header_text(&target).into_owned().into(),
+            }),
             status: row.status(),
             request_body_len: row.request_body_len(),
             response_body_len: row.response_body_len(),

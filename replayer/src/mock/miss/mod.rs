@@ -107,8 +107,8 @@ impl Miss {
 
 /// What the explanation reads of the recorded requests.
 pub(crate) trait Recordings {
-    /// Method, authority and target of an exchange.
-    fn line(&self, id: u32) -> Option<Call<'_>>;
+    /// Calls back with method, authority and target of an exchange.
+    fn with_line(&self, id: u32, read: &mut dyn FnMut(&Call<'_>));
     /// Calls back with the whole request.
     fn with_call(&self, id: u32, read: &mut dyn FnMut(&Call<'_>));
 }
@@ -128,32 +128,41 @@ pub(crate) fn nearest(
     let mut candidates: Vec<_> = index
         .with_path(target.path)
         .take(MAX_CANDIDATES)
-        .filter_map(|id| Some((id, recordings.line(id)?)))
-        .filter(|(_, line)| normal_path(line.split().path) == path)
-        .map(|(id, line)| {
-            let score = Score {
-                authority: same_authority(&line, named.as_deref()),
-                path: usize::MAX,
-                method: line.method == asked.method,
-                query: shared_pairs(line.split().query, target.query),
-            };
-            (Reverse(score), id)
+        .filter_map(|id| {
+            let mut found = None;
+            recordings.with_line(id, &mut |line| {
+                let score = Score {
+                    authority: same_authority(line, named.as_deref()),
+                    path: usize::MAX,
+                    method: line.method == asked.method,
+                    query: shared_pairs(line.split().query, target.query),
+                };
+                if normal_path(line.split().path) == path {
+                    found = Some((Reverse(score), id));
+                }
+            });
+            found
         })
         .collect();
     if candidates.is_empty() {
         candidates = index
             .one_per_path()
             .take(MAX_PATHS)
-            .filter_map(|id| Some((id, recordings.line(id)?)))
-            .filter_map(|(id, line)| {
-                let score = Score {
-                    authority: same_authority(&line, named.as_deref()),
-                    path: shared_segments(&normal_path(line.split().path), &path),
-                    method: line.method == asked.method,
-                    query: 0,
-                };
-                // A path that shares nothing explains nothing.
-                (score.path > 0).then_some((Reverse(score), id))
+            .filter_map(|id| {
+                let mut found = None;
+                recordings.with_line(id, &mut |line| {
+                    let score = Score {
+                        authority: same_authority(line, named.as_deref()),
+                        path: shared_segments(&normal_path(line.split().path), &path),
+                        method: line.method == asked.method,
+                        query: 0,
+                    };
+                    // A path that shares nothing explains nothing.
+                    if score.path > 0 {
+                        found = Some((Reverse(score), id));
+                    }
+                });
+                found
             })
             .collect();
     }

@@ -84,7 +84,7 @@ impl Source for Recording {
             let (method, target) = call.method_and_target();
             let facts = Facts {
                 method: Some(method.as_bytes()),
-                target: Some(target.as_bytes()),
+                target: Some(tapedeck_archive::Target::whole(target.as_bytes())),
                 request_missing: call.missing,
                 tunnel: call.tunnel,
                 pushed: false,
@@ -94,7 +94,7 @@ impl Source for Recording {
                 at: Timestamp::EPOCH.saturating_add(call.at),
                 connection: call.connection,
                 method: method.as_bytes(),
-                target: target.as_bytes(),
+                target: tapedeck_archive::Target::whole(target.as_bytes()),
                 left_out: facts.left_out(),
             }
         })

@@ -64,9 +64,9 @@ fn a_folder_reads_as_one_archive() {
     for (number, (zone, page)) in zones.iter().zip(&pages).enumerate() {
         assert_eq!(zone.first_row(), page.first_row());
         assert_eq!(zone.n_rows(), page.len());
-        let times = page.times().iter().map(|time| time.get());
-        assert_eq!(zone.times().0, times.clone().min().unwrap());
-        assert_eq!(zone.times().1, times.max().unwrap());
+        let times = || page.rows().map(|row| row.time().as_nanos());
+        assert_eq!(zone.times().0, times().min().unwrap());
+        assert_eq!(zone.times().1, times().max().unwrap());
         assert_eq!(zone.statuses(), Some((200, 200)));
         assert!(!zone.has_incomplete());
         assert_eq!(archive.page(number).unwrap().first_row(), page.first_row());
