@@ -1,14 +1,15 @@
 //! The command line, as typed. Nothing here opens or checks anything outside of the text.
 
 use std::net::SocketAddr;
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use tapedeck_filter::Filter;
 use tapedeck_replayer::mock::Latency;
-use tapedeck_replayer::player::{Speed, Target, Threshold};
+
+use crate::commands::replay::Replay;
 
 /// Records HTTP traffic passively, keeps it in a compressed archive, and plays it back.
 #[derive(Debug, Parser)]
@@ -50,7 +51,7 @@ pub(crate) enum Command {
     /// Write the exchanges of an archive in another format
     Export(Export),
     /// Send the recorded requests to a target, at their recorded times
-    Replay(Replay),
+    Replay(Box<Replay>),
     /// Answer requests with the recorded responses
     Mock(Mock),
     /// The certificate authority that a mock signs its certificates with
@@ -241,65 +242,6 @@ pub(crate) struct ExportOne {
     pub(crate) filter: Option<Filter>,
 }
 
-const THRESHOLD_HELP: &str = "\
-Exit code 99 if this does not hold at the end; k6's grammar; repeatable
-
-  'http_req_duration: p(95)<500'            in milliseconds
-  'http_req_failed: rate<0.01'
-  'http_req_duration{endpoint:/users/{id}}: avg<200'
-  'http_reqs{status:500}: count<1'
-  'http_req_failed: rate<0.1; abort; delay 10s'
-      ends the run as soon as it fails; looked at every 2 s,
-      but not before 10 s
-
-Counters have count and rate: http_reqs, dropped_iterations, data_sent,
-data_received. Rates have rate: http_req_failed, status_as_recorded.
-Trends have avg, min, max, med and p(N): http_req_duration (from the
-due time), service_time, schedule_lag, http_req_blocked, _connecting,
-_sending, _waiting, _receiving. Gauges have value: connections_peak,
-in_flight_peak, cpu_share.
-
-Tags: endpoint (a path as `tapedeck stats` shows it, with or without
-the method before it), method, status (0: unanswered),
-expected_response. A threshold without a single sample fails.";
-
-#[derive(Debug, Parser)]
-pub(crate) struct Replay {
-    /// The archive
-    pub(crate) archive: PathBuf,
-    /// Where to send the requests: http://HOST:PORT, h2c://HOST:PORT, unix:///PATH
-    #[arg(long, value_name = "URL")]
-    pub(crate) target: Target,
-    /// How fast: 1x as recorded, 4x four times as fast, max as fast as the target answers
-    #[arg(long, default_value = "1x")]
-    pub(crate) speed: Speed,
-    /// Send only the exchanges that this CEL expression chooses
-    #[arg(long, value_name = "CEL", value_parser = filter)]
-    pub(crate) filter: Option<Filter>,
-    /// Spread the requests over this many connections [default: as recorded]
-    #[arg(long, value_name = "N")]
-    pub(crate) connections: Option<NonZeroU32>,
-    /// Open at most this many connections at once
-    #[arg(long, value_name = "N", default_value = "10000")]
-    pub(crate) max_connections: NonZeroU32,
-    /// Give a request up after this time
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "60s")]
-    pub(crate) timeout: Duration,
-    /// Keep the recorded authority (Host) instead of the target's
-    #[arg(long)]
-    pub(crate) preserve_host: bool,
-    /// Exit code 99 if this does not hold at the end, in k6's grammar; may be given several times
-    #[arg(
-        long = "threshold",
-        value_name = "METRIC: EXPR",
-        long_help = THRESHOLD_HELP
-    )]
-    pub(crate) thresholds: Vec<Threshold>,
-    /// Write the results as JSON, in the shape of k6's handleSummary
-    #[arg(long, value_name = "FILE")]
-    pub(crate) summary: Option<PathBuf>,
-}
-
 #[derive(Debug, Parser)]
 pub(crate) struct Mock {
     /// The archive
@@ -376,7 +318,7 @@ pub(crate) enum Repeat {
     Fail,
 }
 
-fn filter(text: &str) -> Result<Filter, String> {
+pub(crate) fn filter(text: &str) -> Result<Filter, String> {
     Filter::parse(text).map_err(|error| format!("\n{error}"))
 }
 
@@ -395,7 +337,7 @@ fn latency(text: &str) -> Result<Latency, String> {
 }
 
 /// A duration as people type it: `500ms`, `30s`, `5m`, `1h`, or several of them in a row (`1m30s`).
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     const UNITS: [(&str, f64); 6] = [
         ("ms", 1e-3),
         ("us", 1e-6),

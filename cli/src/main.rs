@@ -19,6 +19,9 @@ use clap::Parser;
 /// Done, but something is wrong with the data or the run: it was said on standard error.
 const FAILED: u8 = 1;
 
+/// Wrong usage: clap's number, for what it cannot see.
+const USAGE: u8 = 2;
+
 /// A threshold failed: k6's number.
 const THRESHOLD_FAILED: u8 = 99;
 

@@ -44,6 +44,23 @@ impl Source for Recorded {
         self.archive.row(id).and_then(|row| row.status())
     }
 
+    fn matches(&self, id: u64, filter: &Filter, scratch: &mut ArchiveScratch) -> Option<bool> {
+        let row = self.archive.row(id)?;
+        let matches = filter.matches_with(&self.archive, &row, &mut scratch.block);
+        matches.ok()
+    }
+
+    fn with_head<T>(
+        &self,
+        id: u64,
+        scratch: &mut ArchiveScratch,
+        f: impl FnOnce(&[u8], &Fields<'_>) -> T,
+    ) -> Option<T> {
+        let record = self.archive.load(id, &mut scratch.block).ok()?;
+        let head = record.request()?.head()?;
+        Some(f(head.target()?, &fields_of(&head).ok()?))
+    }
+
     fn with_request<T>(
         &self,
         id: u64,
@@ -71,10 +88,7 @@ impl Source for Recorded {
             method: head.method().ok_or_else(incomplete)?,
             target: head.target().ok_or_else(incomplete)?,
             authority: self.archive.row(id).and_then(|row| row.authority()),
-            fields: match head.protocol() {
-                Protocol::Http10 | Protocol::Http11 => Fields::Lines(behind_start_line(head.raw())),
-                Protocol::Http2 => pairs(&head)?,
-            },
+            fields: fields_of(&head)?,
             body,
             trailers: trailers.transpose()?,
         }))
@@ -99,10 +113,18 @@ fn candidate<'a>(row: &Row<'a>) -> Candidate<'a> {
     Candidate {
         id: row.id(),
         at: row.time(),
+        took: row.duration().unwrap_or_default(),
         connection: row.connection().0,
         method: row.method().unwrap_or_default(),
         target: row.target_pieces().unwrap_or(Target::whole(b"")),
         left_out: facts.left_out(),
+    }
+}
+
+fn fields_of<'a>(head: &HeadView<'a>) -> Result<Fields<'a>, ReadFailure> {
+    match head.protocol() {
+        Protocol::Http10 | Protocol::Http11 => Ok(Fields::Lines(behind_start_line(head.raw()))),
+        Protocol::Http2 => pairs(head),
     }
 }
 

@@ -39,3 +39,57 @@ fn number(text: &str) -> Option<f64> {
     let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     plain.then(|| text.parse().ok())?
 }
+
+/// A duration as a person would write it: `1m30s`, `250ms`.
+pub(crate) fn show(duration: Duration) -> String {
+    const PARTS: [(&str, u128); 5] = [
+        ("h", 3_600_000_000_000),
+        ("m", 60_000_000_000),
+        ("s", 1_000_000_000),
+        ("ms", 1_000_000),
+        ("us", 1_000),
+    ];
+    let mut left = duration.as_nanos();
+    let mut text = String::new();
+    for (unit, nanos) in PARTS {
+        let n = left / nanos;
+        left %= nanos;
+        if n > 0 {
+            text.push_str(&format!("{n}{unit}"));
+        }
+    }
+    if text.is_empty() {
+        text.push_str("0s");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_those_of_k6() {
+        for (text, millis) in [
+            ("1m30s", 90_000),
+            ("500ms", 500),
+            ("1d12h", 36 * 3_600_000),
+            ("1500", 1500),
+            ("1.5s", 1500),
+            ("0", 0),
+            ("0s", 0),
+        ] {
+            assert_eq!(parse(text), Some(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "s", "-1s", "1 s", "1x", "inf", "1e3", "1s2"] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_is_what_is_read() {
+        for text in ["1h2m3s", "250ms", "1s500ms", "26h", "0s", "7us"] {
+            assert_eq!(show(parse(text).unwrap()), text);
+        }
+    }
+}

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tapedeck_model::path_template;
 
 use crate::player::tally::Trend;
+use crate::player::watch::Sample;
 
 /// One of the [`Endpoints`] of a run.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -126,6 +127,15 @@ impl Signals {
         }
     }
 
+    pub(crate) fn record(&mut self, sample: &Sample) {
+        self.sent += u64::from(sample.sent);
+        self.attempted += u64::from(!sample.stopped);
+        self.failed += u64::from(!sample.stopped && !sample.expected());
+        if let Some(duration) = sample.measures.http_req_duration {
+            self.duration.record(duration);
+        }
+    }
+
     pub(crate) fn merge(&mut self, other: &Self) {
         let Self {
             sent,
@@ -157,6 +167,48 @@ impl Signals {
             "p99": millis(99.0),
             "max": self.duration.max().as_secs_f64() * 1e3,
         })
+    }
+}
+
+/// What a worker counted and measured of one scenario.
+#[derive(Clone, Debug)]
+pub struct ScenarioSignals {
+    /// Its requests.
+    pub requests: Signals,
+    /// Iterations that came to their end.
+    pub iterations: u64,
+    /// Iterations that were given up in the middle: their time was over, or the run was stopped.
+    pub interrupted: u64,
+    /// Iterations that did not begin: no user was free, or the time was over before.
+    pub dropped: u64,
+    /// From their beginning to their end, without those interrupted; percentiles to two digits.
+    pub iteration_duration: Trend,
+}
+
+impl ScenarioSignals {
+    pub(crate) fn new() -> Self {
+        Self {
+            requests: Signals::new(),
+            iterations: 0,
+            interrupted: 0,
+            dropped: 0,
+            iteration_duration: Trend::coarse(),
+        }
+    }
+
+    pub(crate) fn merge(&mut self, other: &Self) {
+        let Self {
+            requests,
+            iterations,
+            interrupted,
+            dropped,
+            iteration_duration,
+        } = other;
+        self.requests.merge(requests);
+        self.iterations += iterations;
+        self.interrupted += interrupted;
+        self.dropped += dropped;
+        self.iteration_duration.merge(iteration_duration);
     }
 }
 

@@ -40,14 +40,17 @@
 
 mod archive;
 mod counted;
+mod dry_run;
 pub(crate) mod duration;
 mod endpoints;
 mod gate;
 mod options;
 mod outcome;
+mod plan;
 mod report;
 mod request;
 mod run;
+mod scenario;
 mod schedule;
 mod source;
 mod stop;
@@ -57,13 +60,19 @@ mod threshold;
 mod timer;
 mod transport;
 mod watch;
+mod windows;
 mod worker;
 
-pub use endpoints::Signals;
-pub use options::{Limits, Options};
+pub use dry_run::DryRun;
+pub use endpoints::{ScenarioSignals, Signals};
+pub use options::{Limits, Options, Reuse};
 pub use outcome::{Failure, FailureCounts, NeverSent, NeverSentCounts};
-pub use report::Report;
-pub use run::{Progress, RunError, run};
+pub use report::{Report, ScenarioPlan};
+pub use run::{Progress, RunError, dry_run, run};
+pub use scenario::{
+    Executor, FileError, FileOptions, Iteration, ParseSessionKeyError, PerTime, Scenario,
+    ScenarioError, SessionKey, Stage, Weight,
+};
 pub use schedule::{Factor, LeftOut, LeftOutCounts, ParseSpeedError, Speed};
 pub use stop::{Stop, StopFlag};
 pub use tally::{Comparison, Tally, Trend, Trends};

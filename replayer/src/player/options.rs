@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tapedeck_filter::Filter;
 
+use crate::player::scenario::{Executor, Scenario, SessionKey};
 use crate::player::schedule::Speed;
 use crate::player::target::Target;
 use crate::player::threshold::Threshold;
@@ -14,8 +15,18 @@ use crate::player::threshold::Threshold;
 pub struct Options {
     /// Where the requests go.
     pub target: Target,
-    /// How fast.
+    /// How fast, where there are no [`Options::scenarios`].
     pub speed: Speed,
+    /// Nothing is sent that is due later, where there are no [`Options::scenarios`].
+    pub duration: Option<Duration>,
+    /// The load models; empty: everything as recorded.
+    pub scenarios: Vec<Scenario>,
+    /// What tells users apart; `None`: whatever the recording shows.
+    pub session_by: Option<SessionKey>,
+    /// How connections are used again.
+    pub reuse: Reuse,
+    /// No iteration of a user is followed by its next sooner than this after its beginning.
+    pub min_iteration: Duration,
     /// How many connections to share. `None`: as recorded, and [`Options::MAX_SPEED_CONNECTIONS`]
     /// at [`Speed::Max`].
     pub connections: Option<NonZeroU32>,
@@ -52,12 +63,34 @@ impl Options {
     /// More threads than this have never been measured.
     pub const MAX_WORKERS: u32 = 16;
 
+    /// More have no place in one report.
+    pub const MAX_SCENARIOS: usize = 100;
+    /// The name of the scenario that is made of [`Options::speed`].
+    pub const RECORDED: &'static str = "recorded";
+
+    /// The load models of the run.
+    pub(crate) fn all_scenarios(&self) -> Vec<Scenario> {
+        if !self.scenarios.is_empty() {
+            return self.scenarios.clone();
+        }
+        let executor = Executor::Recorded {
+            speed: self.speed,
+            duration: self.duration,
+        };
+        vec![Scenario::new(Self::RECORDED, executor)]
+    }
+
     /// A run at recorded speed, on recorded connections.
     #[must_use]
     pub fn new(target: Target) -> Self {
         Self {
             target,
             speed: Speed::RECORDED,
+            duration: None,
+            scenarios: Vec::new(),
+            session_by: None,
+            reuse: Reuse::Always,
+            min_iteration: Duration::ZERO,
             connections: None,
             streams: Self::MAX_SPEED_STREAMS,
             timeout: Self::TIMEOUT,
@@ -69,6 +102,18 @@ impl Options {
             limits: Limits::default(),
         }
     }
+}
+
+/// How connections are used again.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Reuse {
+    /// As long as both sides want to.
+    #[default]
+    Always,
+    /// Not by another iteration: k6's `noVUConnectionReuse`.
+    WithinIteration,
+    /// By no other request: k6's `noConnectionReuse`.
+    Never,
 }
 
 /// What a run may use. What would exceed a limit is never sent, and counted.

@@ -6,26 +6,78 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use crate::player::duration::show;
 use crate::player::endpoints::Signals;
 use crate::player::outcome::NeverSent;
+use crate::player::scenario::SessionKey;
 use crate::player::schedule::{LeftOutCounts, Speed};
 use crate::player::stop::Stop;
 use crate::player::tally::{Tally, Trend};
 use crate::player::threshold::Verdict;
 
+/// A scenario as it was planned.
+#[derive(Clone, Debug)]
+pub struct ScenarioPlan {
+    /// Its name.
+    pub name: String,
+    /// The name of its executor.
+    pub executor: &'static str,
+    /// What it does, in words.
+    pub text: String,
+    /// Whether what it sends is due whatever the target does.
+    pub is_open: bool,
+    /// How fast recorded time passes; `None`: it keeps no recorded instants.
+    pub speed: Option<Speed>,
+    /// When it begins.
+    pub start: Duration,
+    /// How long its last iterations may go on.
+    pub graceful_stop: Duration,
+    /// Recorded sessions that its iterations choose from; 0: an iteration is one exchange of the
+    /// schedule.
+    pub sessions: usize,
+    /// Recorded exchanges in these, or in its schedule.
+    pub exchanges: usize,
+    /// What is to be from when on, in words.
+    pub timetable: Vec<(Duration, String)>,
+}
+
+impl fmt::Display for ScenarioPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} ({})", self.name, self.text, self.executor)?;
+        if self.sessions > 0 {
+            let (sessions, exchanges) = (self.sessions, self.exchanges);
+            write!(f, ", from {sessions} sessions of {exchanges} exchanges")?;
+        } else {
+            write!(f, ", {} exchanges", self.exchanges)?;
+        }
+        if !self.start.is_zero() {
+            write!(f, ", from {} on", show(self.start))?;
+        }
+        writeln!(f)
+    }
+}
+
 /// The results of a run.
 ///
-/// Every recorded exchange is in it exactly once:
+/// Where all scenarios keep the recorded schedule, every exchange is in it exactly once:
 ///
 /// ```text
 /// recorded = sent + never sent + left out      sent = answered + failed
 /// ```
+///
+/// Where users repeat what was recorded, only the second holds.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// Where the requests went.
     pub target: String,
-    /// How fast they were to go.
-    pub speed: Speed,
+    /// The load models.
+    pub scenarios: Vec<ScenarioPlan>,
+    /// What told users apart; `None`: nobody asked.
+    pub session_key: Option<SessionKey>,
+    /// The least and the most users that were active, as far as they were seen.
+    pub vus: (u64, u64),
+    /// The users that there were, active or not.
+    pub vus_max: u64,
     /// How many connections shared them; `None`: as recorded.
     pub pooled: Option<u32>,
     /// How many threads sent.
@@ -95,8 +147,11 @@ impl Report {
     ///
     /// | metric | type | what |
     /// |---|---|---|
-    /// | `http_reqs`, `iterations` | counter | requests sent |
-    /// | `dropped_iterations` | counter | requests never sent |
+    /// | `http_reqs` | counter | requests sent |
+    /// | `iterations` | counter | iterations that came to their end; of a recorded schedule each request is one |
+    /// | `dropped_iterations` | counter | iterations that did not begin |
+    /// | `vus`, `vus_max` | gauge | active users; users that there were |
+    /// | `iteration_duration` | trend | as in k6 |
     /// | `data_sent`, `data_received` | counter | bytes on all connections |
     /// | `http_req_failed` | rate | of those attempted: unanswered, or answered outside of 200 to 399 |
     /// | `http_req_duration` | trend | from the **due time** to the last byte; k6 counts from the sending |
@@ -121,10 +176,10 @@ impl Report {
             })
         };
         metrics.insert("http_reqs".into(), counter("default", tally.sent()));
-        metrics.insert("iterations".into(), counter("default", tally.sent()));
+        metrics.insert("iterations".into(), counter("default", tally.iterations()));
         metrics.insert(
             "dropped_iterations".into(),
-            counter("default", tally.never_sent.total()),
+            counter("default", tally.dropped()),
         );
         metrics.insert("data_sent".into(), counter("data", tally.bytes_sent));
         metrics.insert(
@@ -150,6 +205,17 @@ impl Report {
         );
         metrics.insert("in_flight_peak".into(), gauge(tally.peak_in_flight as f64));
         metrics.insert("cpu_share".into(), gauge(self.cpu_share()));
+        if self.vus_max > 0 {
+            let (least, most) = self.vus;
+            for (name, value, min, max) in [
+                ("vus", most, least, most),
+                ("vus_max", self.vus_max, self.vus_max, self.vus_max),
+            ] {
+                let values = json!({ "value": value, "min": min, "max": max });
+                let metric = json!({ "type": "gauge", "contains": "default", "values": values });
+                metrics.insert(name.into(), metric);
+            }
+        }
         self.insert_thresholds(&mut metrics);
         json!({
             "metrics": metrics,
@@ -198,8 +264,10 @@ impl Report {
             .collect();
         json!({
             "target": self.target,
-            "speed": self.speed.to_string(),
-            "loop": match self.speed { Speed::Times(_) => "open", Speed::Max => "closed" },
+            "speed": self.single_speed().map(|speed| speed.to_string()),
+            "loop": if self.scenarios.iter().all(|s| s.is_open) { "open" } else { "closed" },
+            "session_by": self.session_key.as_ref().map(ToString::to_string),
+            "scenarios": self.scenarios_json(),
             "connection_use": match self.pooled { None => "recorded", Some(_) => "pooled" },
             "pool_size": self.pooled,
             "workers": self.workers,
@@ -239,6 +307,82 @@ impl Report {
                 "in_flight_peak": tally.peak_in_flight,
             },
         })
+    }
+
+    fn scenarios_json(&self) -> Vec<Value> {
+        let seconds = self.elapsed.as_secs_f64();
+        let one = |(index, plan): (usize, &ScenarioPlan)| {
+            let signals = self.tally.scenarios.get(index);
+            json!({
+                "scenario": plan.name,
+                "executor": plan.executor,
+                "text": plan.text,
+                "sessions": plan.sessions,
+                "iterations": signals.map_or(0, |s| s.iterations),
+                "interrupted_iterations": signals.map_or(0, |s| s.interrupted),
+                "dropped_iterations": signals.map_or(0, |s| s.dropped),
+                "requests": signals.map(|s| s.requests.to_json(&plan.name, seconds)),
+            })
+        };
+        self.scenarios.iter().enumerate().map(one).collect()
+    }
+
+    /// Of a run whose only scenario keeps the recorded instants.
+    fn single_speed(&self) -> Option<Speed> {
+        match self.scenarios.as_slice() {
+            [only] => only.speed,
+            _ => None,
+        }
+    }
+
+    fn header(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (recorded, target) = (self.recorded, &self.target);
+        writeln!(f, "Replay of {recorded} exchanges to {target}")?;
+        let elapsed = Short(self.elapsed);
+        match self.single_speed() {
+            Some(speed @ Speed::Times(_)) => writeln!(
+                f,
+                "  {:<22}{speed} (open loop), {elapsed} for {} planned",
+                "Speed",
+                Short(self.planned)
+            ),
+            Some(Speed::Max) => writeln!(
+                f,
+                "  {:<22}max (closed loop, due when a connection is free), {elapsed}",
+                "Speed"
+            ),
+            None => {
+                writeln!(
+                    f,
+                    "  {:<22}{elapsed} for {} planned",
+                    "Scenarios",
+                    Short(self.planned)
+                )?;
+                self.scenarios_text(f)
+            }
+        }
+    }
+
+    fn scenarios_text(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, plan) in self.scenarios.iter().enumerate() {
+            write!(f, "    {plan}")?;
+            let Some(signals) = self.tally.scenarios.get(index) else {
+                continue;
+            };
+            writeln!(
+                f,
+                "      {} iterations, {} interrupted, {} dropped; {} requests, p95 {}",
+                signals.iterations,
+                signals.interrupted,
+                signals.dropped,
+                signals.requests.sent,
+                Short(signals.requests.duration.percentile(95.0)),
+            )?;
+        }
+        match &self.session_key {
+            Some(key) => writeln!(f, "    users are told apart by {key}"),
+            None => Ok(()),
+        }
     }
 
     fn per_second(&self, n: u64) -> f64 {
@@ -352,26 +496,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tally = &self.tally;
         let (sent, answered) = (tally.sent(), tally.answered());
-        let pace = match self.speed {
-            Speed::Times(_) => "open loop",
-            Speed::Max => "closed loop, due when a connection is free",
-        };
-        writeln!(
-            f,
-            "Replay of {} exchanges to {}",
-            self.recorded, self.target
-        )?;
-        write!(
-            f,
-            "  {:<22}{} ({pace}), {}",
-            "Speed",
-            self.speed,
-            Short(self.elapsed)
-        )?;
-        match self.speed {
-            Speed::Times(_) => writeln!(f, " for {} planned", Short(self.planned))?,
-            Speed::Max => writeln!(f)?,
-        }
+        self.header(f)?;
         writeln!(
             f,
             "  {:<22}{:.1} requests/s, {sent} sent, {answered} answered",

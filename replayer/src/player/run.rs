@@ -1,8 +1,8 @@
 //! A whole run: plan, see that the target is there, send from several threads, add up.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -13,13 +13,16 @@ use rustix::time::{ClockId, clock_gettime};
 use tapedeck_archive::Archive;
 
 use crate::player::archive::Recorded;
+use crate::player::dry_run::{DryRun, described};
 use crate::player::endpoints::{Endpoints, Label};
 use crate::player::gate::{Gate, Pass};
 use crate::player::options::Options;
 use crate::player::outcome::NeverSent;
+use crate::player::plan::{Empty, Plan};
 use crate::player::report::Report;
 use crate::player::request::Rules;
-use crate::player::schedule::{LeftOut, LeftOutCounts, Schedule, Speed, Topology, share};
+use crate::player::scenario::{Executor, Scenario};
+use crate::player::schedule::{LeftOutCounts, Topology, share};
 use crate::player::source::Source;
 use crate::player::stop::StopFlag;
 use crate::player::tally::Tally;
@@ -28,18 +31,20 @@ use crate::player::threshold::{Verdict, VerdictReason};
 use crate::player::transport::{
     Connector, Destination, Http1Transport, Http2Transport, Stream, WhenBusy, connect_once,
 };
-use crate::player::watch::{Observed, Watch, pinned};
-use crate::player::worker::{self, Job, Live, Queue, Work};
+use crate::player::watch::{Observed, Watch, pinned, unknown_tag};
+use crate::player::windows::Windows;
+use crate::player::worker::{self, Cast, Job, Live, Part as WorkPart};
 
 /// How a run is going.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Progress {
     /// Since the start; zero before it.
     pub elapsed: Duration,
-    /// When the last request is due; zero at [`Speed::Max`].
+    /// When the last request or iteration is due at the latest; zero at
+    /// [`Speed::Max`](crate::player::Speed::Max).
     pub planned: Duration,
-    /// Requests that are to be sent.
-    pub total: u64,
+    /// Requests that are to be sent; `None`: that is not known before.
+    pub total: Option<u64>,
     /// Requests that were answered.
     pub answered: u64,
     /// Sent requests that failed.
@@ -50,6 +55,8 @@ pub struct Progress {
     pub in_flight: u64,
     /// Open connections.
     pub connections: u64,
+    /// Active users.
+    pub vus: u64,
 }
 
 /// Why a run did not begin.
@@ -57,8 +64,52 @@ pub struct Progress {
 #[non_exhaustive]
 pub enum RunError {
     /// No exchange of the archive is a request to send.
-    #[error("{}", nothing_to_send(.0))]
-    NothingToSend(LeftOutCounts),
+    #[error("{}", nothing_to_send(.left_out))]
+    NothingToSend {
+        /// The scenario that finds none.
+        scenario: String,
+        /// Why.
+        left_out: LeftOutCounts,
+    },
+    /// More scenarios than [`Options::MAX_SCENARIOS`].
+    #[error("{0} scenarios are too many: {max} are supported", max = Options::MAX_SCENARIOS)]
+    TooManyScenarios(usize),
+    /// A threshold names a tag that no request can have.
+    #[error(
+        "the threshold `{threshold}` names the tag {tag:?}: there are endpoint, method, status, \
+         expected_response, scenario, and the tags of the scenarios"
+    )]
+    UnknownTag {
+        /// The threshold.
+        threshold: String,
+        /// The tag.
+        tag: String,
+    },
+    /// More connections are needed than file descriptors are allowed.
+    #[error(
+        "about {needed} connections are needed at once, and this process may open {allowed}: raise \
+         the limit (ulimit -n), or share connections (--connections N)"
+    )]
+    TooFewDescriptors {
+        /// Connections.
+        needed: u64,
+        /// What is left of the limit.
+        allowed: u64,
+    },
+    /// More connections are needed to one address than there are local ports.
+    #[error(
+        "about {needed} connections are needed at once, and there are {allowed} local ports for \
+         {addresses} addresses of the target: widen net.ipv4.ip_local_port_range, or share \
+         connections (--connections N)"
+    )]
+    TooFewPorts {
+        /// Connections.
+        needed: u64,
+        /// Ports, for all addresses of the target together.
+        allowed: u64,
+        /// Addresses of the target.
+        addresses: usize,
+    },
     /// The target's name has no address.
     #[error("cannot resolve {host:?}: {error}")]
     Resolve {
@@ -107,27 +158,66 @@ pub fn run(
     play(Recorded { archive, filter }, options, stop, progress)
 }
 
+/// What [`run`] would do, without a word to the target.
+pub fn dry_run(archive: Arc<Archive>, options: &Options) -> Result<DryRun, RunError> {
+    let filter = options.filter.clone();
+    let source = Recorded { archive, filter };
+    let scenarios = checked_scenarios(options)?;
+    let (plan, _) = planned(&source, options, &scenarios)?;
+    Ok(DryRun::new(&plan, options, &scenarios))
+}
+
+fn checked_scenarios(options: &Options) -> Result<Vec<Scenario>, RunError> {
+    let scenarios = options.all_scenarios();
+    if scenarios.len() > Options::MAX_SCENARIOS {
+        return Err(RunError::TooManyScenarios(scenarios.len()));
+    }
+    if let Some((threshold, tag)) = unknown_tag(&options.thresholds, &scenarios) {
+        return Err(RunError::UnknownTag {
+            threshold: threshold.to_string(),
+            tag: tag.to_owned(),
+        });
+    }
+    Ok(scenarios)
+}
+
+fn planned<S: Source>(
+    source: &S,
+    options: &Options,
+    scenarios: &[Scenario],
+) -> Result<(Plan, Endpoints), RunError> {
+    let (methods, paths) = pinned(&options.thresholds);
+    let mut endpoints = Endpoints::new(methods, paths);
+    let plan = Plan::new(source, options, scenarios, &mut endpoints);
+    let plan = plan
+        .map_err(|Empty { scenario, left_out }| RunError::NothingToSend { scenario, left_out })?;
+    Ok((plan, endpoints))
+}
+
 pub(crate) fn play<S: Source + 'static>(
     source: S,
     options: &Options,
     stop: &StopFlag,
     progress: impl Fn(Progress),
 ) -> Result<Report, RunError> {
-    let (methods, paths) = pinned(&options.thresholds);
-    let mut endpoints = Endpoints::new(methods, paths);
-    let schedule = Schedule::new(source.candidates(), options.speed, &mut endpoints);
-    let watch = Arc::new(Watch::new(&options.thresholds, endpoints.labels()));
-    let mut left_out = schedule.left_out.clone();
-    left_out.add_n(LeftOut::Unreadable, source.unreadable());
-    let total = schedule.entries.len() as u64;
-    if total == 0 {
-        return Err(RunError::NothingToSend(left_out));
+    let scenarios = checked_scenarios(options)?;
+    let (mut plan, endpoints) = planned(&source, options, &scenarios)?;
+    let watch = Arc::new(Watch::new(
+        &options.thresholds,
+        endpoints.labels(),
+        &scenarios,
+    ));
+    let descriptors = raise_descriptor_limit();
+    if plan.connections > u64::from(descriptors) {
+        return Err(RunError::TooFewDescriptors {
+            needed: plan.connections,
+            allowed: descriptors.into(),
+        });
     }
-    let planned = schedule.span();
-    let plan = Plan::new(options, schedule);
     let (destination, spare) = reach(&options.target, options.timeout)?;
-    let connections = plan.connections_within(options.limits.connections);
+    check_ports(&destination, plan.connections)?;
 
+    let workers = u32::try_from(plan.parts.len()).unwrap_or(u32::MAX).max(1);
     let cpu_before = cpu_time();
     let job = Arc::new(Job {
         source,
@@ -137,11 +227,13 @@ pub(crate) fn play<S: Source + 'static>(
             preserve_host: options.preserve_host,
             keep_connection_options: plan.topology == Topology::Recorded,
         },
-        gate: Gate::new(plan.workers),
+        gate: Gate::new(workers),
         timeout: options.timeout,
         grace: options.grace,
-        max_in_flight: (options.limits.in_flight / plan.workers).max(1),
-        max_request_bytes: options.limits.request_bytes / u64::from(plan.workers),
+        reuse: options.reuse,
+        min_iteration: options.min_iteration,
+        max_in_flight: (options.limits.in_flight / workers).max(1),
+        max_request_bytes: options.limits.request_bytes / u64::from(workers),
         stop: stop.watch(),
         watch: Arc::clone(&watch),
     });
@@ -154,50 +246,98 @@ pub(crate) fn play<S: Source + 'static>(
         job: Arc::clone(&job),
         protocol: options.target.protocol,
         destination,
-        when_busy: match plan.topology {
-            Topology::Recorded => WhenBusy::Open,
-            Topology::Pooled(_) => WhenBusy::Wait,
-        },
+        topology: plan.topology,
+        workers,
+        // A pool is its own limit.
+        connections: (options.limits.connections.min(descriptors) / workers).max(1),
     };
 
-    let pooled = match plan.topology {
-        Topology::Recorded => None,
-        Topology::Pooled(connections) => Some(connections.get()),
-    };
-    let (workers, queue) = (plan.workers, plan.queue.clone());
-    let mut guard = Guard::new(&watch, stop, cpu_before);
+    let parts = std::mem::take(&mut plan.parts);
+    let mut guard = Guard::new(&watch, stop, cpu_before, workers as usize);
+    let vus = VusSeen::default();
     let observe = |live: &[Arc<Live>]| {
-        guard.look(elapsed(&job), live);
-        progress(add_up(
+        let now = add_up(
             live,
             Progress {
                 elapsed: elapsed(&job),
-                planned,
-                total,
+                planned: plan.planned,
+                total: plan.total,
                 ..Progress::default()
             },
-        ));
+        );
+        vus.look(now.vus);
+        guard.look(elapsed(&job), live, &vus, &plan);
+        progress(now);
     };
-    let mut tally = crew.send(plan, connections, spare, observe)?;
-    let unclaimed = queue.map_or(0, |queue| queue.left());
-    tally.never_sent.add_n(NeverSent::Stopped, unclaimed);
+    let mut tally = crew.send(parts, spare, observe)?;
+    for (scenario, queue) in &plan.queues {
+        tally.never_sent.add_n(NeverSent::Stopped, queue.left());
+        tally.drop_iterations(*scenario, queue.left());
+    }
+    for cast in &plan.casts {
+        tally.drop_iterations(cast.index(), cast.left());
+    }
     let (elapsed, cpu) = (elapsed(&job), cpu_time().saturating_sub(cpu_before));
-    let verdicts = guard.verdicts(&tally.observed(), elapsed, share_of(cpu, elapsed));
+    let mut observed = tally.observed();
+    (observed.vus, observed.vus_max) = (vus.most(), vus_max(&plan, &scenarios));
+    let verdicts = guard.verdicts(&observed, elapsed, share_of(cpu, elapsed));
     Ok(Report {
         endpoints: endpoints.labels().iter().map(Label::name).collect(),
         thresholds: verdicts,
         target: options.target.to_string(),
-        speed: options.speed,
-        pooled,
+        scenarios: described(&plan, &scenarios),
+        session_key: plan.session_key.as_ref().map(|found| found.key.clone()),
+        vus: vus.range(),
+        vus_max: observed.vus_max,
+        pooled: match plan.topology {
+            Topology::Recorded => None,
+            Topology::Pooled(connections) => Some(connections.get()),
+        },
         workers,
-        recorded: total + left_out.total(),
-        left_out,
-        planned,
+        recorded: plan.recorded,
+        left_out: plan.left_out,
+        planned: plan.planned,
         elapsed,
         cpu,
         stopped: stop.state(),
         tally,
     })
+}
+
+/// The users that were active, as seen several times a second.
+#[derive(Debug, Default)]
+struct VusSeen {
+    last: Cell<u64>,
+    least: Cell<Option<u64>>,
+    most: Cell<u64>,
+}
+
+impl VusSeen {
+    fn look(&self, now: u64) {
+        self.last.set(now);
+        self.least
+            .set(Some(self.least.get().map_or(now, |least| least.min(now))));
+        self.most.set(self.most.get().max(now));
+    }
+
+    const fn most(&self) -> u64 {
+        self.most.get()
+    }
+
+    fn range(&self) -> (u64, u64) {
+        (self.least.get().unwrap_or(0), self.most.get())
+    }
+}
+
+/// Users that there are at most: those of arrivals as many as came to be.
+fn vus_max(plan: &Plan, scenarios: &[Scenario]) -> u64 {
+    let of = |(cast, scenario): (&Arc<Cast>, &Scenario)| match scenario.executor {
+        Executor::ConstantArrivalRate { .. } | Executor::RampingArrivalRate { .. } => {
+            u64::from(cast.allocated())
+        }
+        _ => scenario.executor.most_vus().into(),
+    };
+    plan.casts.iter().zip(scenarios).map(of).sum()
 }
 
 /// Ends the run when a threshold says so.
@@ -208,23 +348,36 @@ struct Guard<'a> {
     next: Duration,
     /// The threshold that ended the run, by its index.
     aborted: Option<(usize, Verdict)>,
+    windows: Windows,
 }
 
 impl<'a> Guard<'a> {
     /// k6's.
     const EVERY: Duration = Duration::from_secs(2);
 
-    const fn new(watch: &'a Arc<Watch>, stop: &'a StopFlag, cpu_before: Duration) -> Self {
+    fn new(
+        watch: &'a Arc<Watch>,
+        stop: &'a StopFlag,
+        cpu_before: Duration,
+        workers: usize,
+    ) -> Self {
         Self {
             watch,
             stop,
             cpu_before,
             next: Self::EVERY,
             aborted: None,
+            windows: Windows::new(watch, workers),
         }
     }
 
-    fn look(&mut self, elapsed: Duration, live: &[Arc<Live>]) {
+    fn look(&mut self, elapsed: Duration, live: &[Arc<Live>], vus: &VusSeen, plan: &Plan) {
+        for second in live.iter().flat_map(|live| live.take_seconds()) {
+            self.windows.add(&second);
+        }
+        if let Some((index, verdict)) = self.windows.look(false) {
+            self.abort(index, verdict, elapsed);
+        }
         if !self.watch.aborts() || self.aborted.is_some() || elapsed < self.next {
             return;
         }
@@ -233,9 +386,21 @@ impl<'a> Guard<'a> {
         for live in live {
             live.add_observed(&mut observed);
         }
+        observed.vus = vus.last.get();
+        observed.vus_max = plan
+            .casts
+            .iter()
+            .map(|cast| u64::from(cast.allocated()))
+            .sum();
         let cpu = cpu_time().saturating_sub(self.cpu_before);
         let share = share_of(cpu, elapsed);
-        if let Some((index, mut verdict)) = self.watch.abort(&observed, elapsed, share) {
+        if let Some((index, verdict)) = self.watch.abort(&observed, elapsed, share) {
+            self.abort(index, verdict, elapsed);
+        }
+    }
+
+    fn abort(&mut self, index: usize, mut verdict: Verdict, elapsed: Duration) {
+        if self.aborted.is_none() {
             verdict.reason = VerdictReason::Aborted(elapsed);
             self.aborted = Some((index, verdict));
             // As in k6, what is in flight is not awaited: the verdict stands.
@@ -245,8 +410,15 @@ impl<'a> Guard<'a> {
     }
 
     /// One that has ended the run failed, whatever came behind it.
-    fn verdicts(self, observed: &Observed, elapsed: Duration, cpu: f64) -> Vec<Verdict> {
+    fn verdicts(mut self, observed: &Observed, elapsed: Duration, cpu: f64) -> Vec<Verdict> {
         let mut verdicts = self.watch.verdicts(observed, elapsed, cpu);
+        self.windows.look(true);
+        // A run that is shorter than a window is one.
+        for (index, verdict) in verdicts.iter_mut().enumerate() {
+            if let Some(worst) = self.windows.verdict(index) {
+                *verdict = worst.clone();
+            }
+        }
         if let Some((index, aborted)) = self.aborted
             && let Some(verdict) = verdicts.get_mut(index)
         {
@@ -264,89 +436,15 @@ fn share_of(cpu: Duration, elapsed: Duration) -> f64 {
     }
 }
 
-/// Who sends what.
-struct Plan {
-    workers: u32,
-    topology: Topology,
-    /// Of each worker: what it sends, and on how many lanes.
-    work: Vec<(Work, u32)>,
-    queue: Option<Arc<Queue>>,
-}
-
-impl Plan {
-    fn new(options: &Options, schedule: Schedule) -> Self {
-        let topology = match (options.connections, options.speed) {
-            (Some(connections), _) => Topology::Pooled(connections),
-            (None, Speed::Max) => Topology::Pooled(Options::MAX_SPEED_CONNECTIONS),
-            (None, Speed::Times(_)) => Topology::Recorded,
-        };
-        let lanes = match topology {
-            Topology::Recorded => schedule.lanes,
-            Topology::Pooled(connections) => connections.get(),
-        };
-        let workers = options.workers.map_or_else(
-            || {
-                let processors = std::thread::available_parallelism().map_or(1, usize::from);
-                u32::try_from(processors)
-                    .unwrap_or(u32::MAX)
-                    .min(Options::MAX_WORKERS)
-            },
-            NonZeroU32::get,
-        );
-        // A worker without a lane would have nothing to do.
-        let workers = NonZeroU32::new(workers.min(lanes)).unwrap_or(NonZeroU32::MIN);
-        let n = workers.get();
-
-        let mut queue = None;
-        let work = match options.speed {
-            Speed::Times(_) => schedule
-                .into_shards(workers, topology)
-                .into_iter()
-                .map(|shard| (Work::Timed(shard.entries), shard.lanes))
-                .collect(),
-            Speed::Max => {
-                let at_once = match options.target.protocol {
-                    TargetProtocol::Http1 => 1,
-                    TargetProtocol::Http2 => options.streams.get(),
-                };
-                let shared = Arc::new(Queue::new(schedule.entries, lanes.saturating_mul(at_once)));
-                queue = Some(Arc::clone(&shared));
-                let work = |worker| {
-                    let lanes = share(lanes, n, worker);
-                    let queue = Arc::clone(&shared);
-                    (
-                        Work::Closed {
-                            queue,
-                            lanes,
-                            at_once,
-                        },
-                        lanes,
-                    )
-                };
-                (0..n).map(work).collect()
-            }
-        };
-        Self {
-            workers: n,
-            topology,
-            work,
-            queue,
-        }
-    }
-
-    /// How many connections each worker may open. A pool is its own limit.
-    fn connections_within(&self, limit: u32) -> u32 {
-        let limit = limit.min(raise_descriptor_limit());
-        (limit / self.workers).max(1)
-    }
-}
-
 /// What the threads share.
 struct Crew<S> {
     job: Arc<Job<S>>,
     protocol: TargetProtocol,
     destination: Destination,
-    when_busy: WhenBusy,
+    topology: Topology,
+    workers: u32,
+    /// Connections of each worker, at most.
+    connections: u32,
 }
 
 impl<S: Source + 'static> Crew<S> {
@@ -355,23 +453,20 @@ impl<S: Source + 'static> Crew<S> {
     /// Sends everything, and adds up.
     fn send(
         &self,
-        plan: Plan,
-        connections: u32,
+        parts: Vec<Vec<WorkPart>>,
         spare: StdStream,
         mut observe: impl FnMut(&[Arc<Live>]),
     ) -> Result<Tally, RunError> {
-        let live: Vec<Arc<Live>> = plan.work.iter().map(|_| Arc::default()).collect();
+        let live: Vec<Arc<Live>> = parts.iter().map(|_| Arc::default()).collect();
         let mut spare = Some(spare);
         // All passes exist before the first thread does: where one cannot be made, those that wait
         // for it are let go.
-        let parts: Vec<Part<'_>> = plan
-            .work
-            .into_iter()
+        let parts: Vec<Share<'_>> = (0..)
+            .zip(parts)
             .zip(&live)
-            .map(|((work, lanes), live)| Part {
-                work,
-                lanes,
-                connections,
+            .map(|((worker, parts), live)| Share {
+                worker,
+                parts,
                 spare: spare.take(),
                 live: Arc::clone(live),
                 pass: self.job.gate.pass(),
@@ -403,35 +498,40 @@ impl<S: Source + 'static> Crew<S> {
         })
     }
 
-    fn work(&self, part: Part<'_>) -> io::Result<Tally> {
-        let Part {
-            work,
-            lanes,
-            connections,
+    fn work(&self, share_of_work: Share<'_>) -> io::Result<Tally> {
+        let Share {
+            worker,
+            parts,
             spare,
             live,
             pass,
-        } = part;
+        } = share_of_work;
         let connector = || {
             let spare = spare.map(StdStream::into_tokio).transpose()?;
-            Ok::<_, io::Error>(Connector::new(self.destination.clone(), connections, spare))
+            let destination = self.destination.clone();
+            Ok::<_, io::Error>(Connector::new(destination, self.connections, spare))
+        };
+        let when_busy = match self.topology {
+            Topology::Recorded => WhenBusy::Open,
+            Topology::Pooled(connections) => {
+                WhenBusy::Wait(share(connections.get(), self.workers, worker))
+            }
         };
         match self.protocol {
-            TargetProtocol::Http1 => worker::run(&self.job, pass, live, work, || {
-                Ok(Http1Transport::new(connector()?, lanes, self.when_busy))
+            TargetProtocol::Http1 => worker::run(&self.job, pass, live, parts, || {
+                Ok(Http1Transport::new(connector()?, when_busy))
             }),
-            TargetProtocol::Http2 => worker::run(&self.job, pass, live, work, || {
-                Ok(Http2Transport::new(connector()?, lanes))
+            TargetProtocol::Http2 => worker::run(&self.job, pass, live, parts, || {
+                Ok(Http2Transport::new(connector()?, when_busy))
             }),
         }
     }
 }
 
 /// What one thread gets.
-struct Part<'a> {
-    work: Work,
-    lanes: u32,
-    connections: u32,
+struct Share<'a> {
+    worker: u32,
+    parts: Vec<WorkPart>,
     spare: Option<StdStream>,
     live: Arc<Live>,
     pass: Pass<'a>,
@@ -444,6 +544,7 @@ fn add_up(live: &[Arc<Live>], mut progress: Progress) -> Progress {
         progress.never_sent += live.never_sent.load(Ordering::Relaxed);
         progress.in_flight += live.in_flight.load(Ordering::Relaxed);
         progress.connections += live.connections.load(Ordering::Relaxed);
+        progress.vus += live.vus.load(Ordering::Relaxed);
     }
     progress
 }
@@ -522,6 +623,32 @@ fn raise_descriptor_limit() -> u32 {
     effective.map_or(u32::MAX, |limit| {
         u32::try_from(limit.saturating_sub(OTHER_DESCRIPTORS)).unwrap_or(u32::MAX)
     })
+}
+
+/// Local ports for connections to one address.
+fn local_ports() -> Option<u64> {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    let mut ends = range.split_ascii_whitespace().map(str::parse::<u64>);
+    let (from, until) = (ends.next()?.ok()?, ends.next()?.ok()?);
+    Some(until.saturating_sub(from) + 1)
+}
+
+fn check_ports(destination: &Destination, needed: u64) -> Result<(), RunError> {
+    let Destination::Tcp(addresses) = destination else {
+        return Ok(());
+    };
+    let addresses = addresses.len();
+    let Some(allowed) = local_ports().map(|ports| ports * addresses as u64) else {
+        return Ok(());
+    };
+    if needed > allowed {
+        return Err(RunError::TooFewPorts {
+            needed,
+            allowed,
+            addresses,
+        });
+    }
+    Ok(())
 }
 
 fn cpu_time() -> Duration {

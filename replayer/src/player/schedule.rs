@@ -15,6 +15,7 @@ use tapedeck_model::Timestamp;
 
 use crate::player::counted::counted;
 use crate::player::endpoints::{EndpointId, Endpoints};
+use crate::player::tally::Origin;
 
 /// How fast recorded time passes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -103,6 +104,8 @@ pub(crate) struct Candidate<'a> {
     pub(crate) id: u64,
     /// When it began.
     pub(crate) at: Timestamp,
+    /// How long it took; zero where that is not known.
+    pub(crate) took: Duration,
     /// The recorded connection that carried it.
     pub(crate) connection: u64,
     /// Empty where it is not known; so is the target.
@@ -123,8 +126,10 @@ counted! {
         Tunnel = "tunnel",
         /// The part of the archive's index that lists it is damaged.
         Unreadable = "unreadable",
-        /// The filter does not choose it.
+        /// No filter of a scenario chooses it.
         NotChosen = "not_chosen",
+        /// It would be due behind the end of the run.
+        TooLate = "too_late",
         /// The server pushed it (HTTP/2): no client sent that request.
         Pushed = "pushed",
     }
@@ -143,6 +148,8 @@ pub(crate) struct Entry {
     pub(crate) endpoint: EndpointId,
     /// No later entry has this lane: its connections may be closed.
     pub(crate) last_of_lane: bool,
+    /// What it is sent for.
+    pub(crate) scenario: u8,
 }
 
 impl Entry {
@@ -152,6 +159,32 @@ impl Entry {
             lane,
             last_of_lane: false,
             ..self
+        }
+    }
+
+    /// The same request behind the lanes of other scenarios.
+    pub(crate) const fn behind_lane(self, first: u32) -> Self {
+        let lane = self.lane.saturating_add(first);
+        Self { lane, ..self }
+    }
+
+    /// A step of an iteration. The user has the lane for itself, before and after it.
+    pub(crate) const fn of_user(id: u64, endpoint: EndpointId, scenario: u8, lane: u32) -> Self {
+        Self {
+            id,
+            due: 0,
+            lane,
+            endpoint,
+            last_of_lane: false,
+            scenario,
+        }
+    }
+
+    /// What its request belongs to.
+    pub(crate) const fn origin(&self) -> Origin {
+        Origin {
+            endpoint: self.endpoint,
+            scenario: self.scenario,
         }
     }
 
@@ -177,6 +210,8 @@ impl Schedule {
     pub(crate) fn new<'a>(
         candidates: impl IntoIterator<Item = Candidate<'a>>,
         speed: Speed,
+        duration: Option<Duration>,
+        scenario: u8,
         endpoints: &mut Endpoints,
     ) -> Self {
         let mut left_out = LeftOutCounts::default();
@@ -190,6 +225,12 @@ impl Schedule {
         sent.sort_by_key(|candidate| (candidate.at, candidate.id));
 
         let first = sent.first().map(|candidate| candidate.at);
+        if let (Some(duration), Speed::Times(factor), Some(first)) = (duration, speed, first) {
+            let in_time =
+                |candidate: &Candidate<'_>| factor.due(candidate.at.since(first)) < duration;
+            let late = sent.split_off(sent.partition_point(in_time));
+            left_out.add_n(LeftOut::TooLate, late.len() as u64);
+        }
         let mut lanes: HashMap<u64, u32> = HashMap::new();
         let mut entries: Vec<Entry> = sent
             .iter()
@@ -206,6 +247,7 @@ impl Schedule {
                     lane: *lanes.entry(candidate.connection).or_insert(next),
                     endpoint: endpoints.id(candidate.method, &candidate.target.to_bytes()),
                     last_of_lane: false,
+                    scenario,
                 }
             })
             .collect();
@@ -226,6 +268,24 @@ impl Schedule {
     /// When the last request is due.
     pub(crate) fn span(&self) -> Duration {
         self.entries.last().map_or(Duration::ZERO, Entry::due)
+    }
+
+    /// The most lanes that are in use at the same time: between their first and last entry.
+    pub(crate) fn lanes_at_once(&self) -> u64 {
+        let mut seen = vec![false; self.lanes as usize];
+        let (mut now, mut most) = (0, 0);
+        for entry in &self.entries {
+            if let Some(seen) = seen.get_mut(entry.lane as usize)
+                && !std::mem::replace(seen, true)
+            {
+                now += 1;
+                most = most.max(now);
+            }
+            if entry.last_of_lane {
+                now -= 1;
+            }
+        }
+        most
     }
 
     /// Splits the plan over workers so that a recorded connection stays with one of them.
@@ -280,13 +340,15 @@ mod tests {
     use super::*;
 
     fn plan<'a>(rows: impl IntoIterator<Item = Candidate<'a>>, speed: Speed) -> Schedule {
-        Schedule::new(rows, speed, &mut Endpoints::new(Vec::new(), Vec::new()))
+        let mut endpoints = Endpoints::new(Vec::new(), Vec::new());
+        Schedule::new(rows, speed, None, 0, &mut endpoints)
     }
 
     fn candidate(id: u64, millis: i64, connection: u64) -> Candidate<'static> {
         Candidate {
             id,
             at: Timestamp::from_nanos(1_700_000_000_000_000_000 + millis * 1_000_000),
+            took: Duration::ZERO,
             connection,
             method: b"GET",
             target: Target::whole(b"/"),
@@ -355,6 +417,21 @@ mod tests {
             rows.len() as u64
         );
         assert!(schedule.left_out.iter().all(|(_, n)| n == 1));
+    }
+
+    #[test]
+    fn a_run_that_ends_early_leaves_out_what_is_due_later() {
+        let rows = [
+            candidate(0, 0, 1),
+            candidate(1, 999, 1),
+            candidate(2, 1000, 1),
+        ];
+        let mut endpoints = Endpoints::new(Vec::new(), Vec::new());
+        let limit = Some(Duration::from_millis(500));
+        let schedule = Schedule::new(rows, times(2.0), limit, 0, &mut endpoints);
+        assert_eq!(schedule.entries.len(), 2);
+        assert_eq!(schedule.left_out.of(LeftOut::TooLate), 1);
+        assert!(schedule.entries[1].last_of_lane);
     }
 
     #[test]

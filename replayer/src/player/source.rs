@@ -1,10 +1,11 @@
 //! Where requests come from.
 
 use tapedeck_archive::Target;
+use tapedeck_filter::Filter;
 use tapedeck_model::Missing;
 
 use crate::player::outcome::{Cause, NeverSent};
-use crate::player::request::RecordedRequest;
+use crate::player::request::{Fields, RecordedRequest};
 use crate::player::schedule::{Candidate, LeftOut};
 
 /// Recorded exchanges, read by several workers at once.
@@ -20,6 +21,18 @@ pub(crate) trait Source: Send + Sync {
 
     /// The status of the recorded answer.
     fn recorded_status(&self, id: u64) -> Option<u16>;
+
+    /// Whether a filter chooses it; `None`: it cannot be read.
+    fn matches(&self, id: u64, filter: &Filter, scratch: &mut Self::Scratch) -> Option<bool>;
+
+    /// Lends the target and the fields of a request to `f`, without reading its body. `None`: it
+    /// cannot be read.
+    fn with_head<T>(
+        &self,
+        id: u64,
+        scratch: &mut Self::Scratch,
+        f: impl FnOnce(&[u8], &Fields<'_>) -> T,
+    ) -> Option<T>;
 
     /// Lends a request to `f`.
     fn with_request<T>(

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use crate::player::endpoints::{EndpointId, Signals};
+use crate::player::endpoints::{EndpointId, ScenarioSignals, Signals};
 use crate::player::outcome::{
     Cause, Failure, FailureCounts, Lost, NeverSent, NeverSentCounts, Timeline,
 };
@@ -119,6 +119,8 @@ macro_rules! trends {
         impl Trends {
             /// The names of their metrics.
             pub(crate) const NAMES: &'static [&'static str] = &[$(stringify!($field)),*];
+            /// Where `iteration_duration` stands among them: the first.
+            pub(crate) const ITERATION_DURATION: usize = 0;
 
             fn new() -> Self {
                 Self { $($field: Trend::new(),)* }
@@ -144,7 +146,7 @@ macro_rules! trends {
         /// What one request adds to the distributions.
         #[derive(Debug, Default)]
         pub(crate) struct Measures {
-            $($field: Option<Duration>,)*
+            $(pub(crate) $field: Option<Duration>,)*
         }
 
         impl Measures {
@@ -157,6 +159,9 @@ macro_rules! trends {
 }
 
 trends! {
+    /// From the beginning of an iteration to its end, think time included. An iteration of a
+    /// recorded schedule is one request.
+    iteration_duration,
     /// From the due time to the last byte of the answer. A target that stalls cannot hide behind
     /// requests that were not sent meanwhile: they were due. Requests that timed out are in it with
     /// the time that they waited; those that failed otherwise are not.
@@ -235,6 +240,13 @@ impl Comparison {
     }
 }
 
+/// What a request belongs to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    pub(crate) endpoint: EndpointId,
+    pub(crate) scenario: u8,
+}
+
 /// What a worker counted and measured.
 #[derive(Clone, Debug)]
 pub struct Tally {
@@ -265,14 +277,22 @@ pub struct Tally {
     /// By endpoint, in the order of [`Report::endpoints`](crate::player::Report::endpoints); `None`
     /// for those without requests, as for those behind the end.
     pub endpoints: Vec<Option<Box<Signals>>>,
+    /// By scenario, in the order of [`Report::scenarios`](crate::player::Report::scenarios).
+    pub scenarios: Vec<ScenarioSignals>,
     pub(crate) watched: Watched,
+    /// The same of this second, where thresholds are about windows.
+    pub(crate) second: Option<Box<Watched>>,
 }
 
 impl Tally {
     pub(crate) fn new(watch: &Arc<Watch>) -> Self {
         Self {
             endpoints: Vec::new(),
+            scenarios: Vec::new(),
             watched: Watched::new(watch),
+            second: watch
+                .has_windows()
+                .then(|| Box::new(Watched::coarse(watch))),
             trends: Trends::new(),
             statuses: BTreeMap::new(),
             failures: FailureCounts::default(),
@@ -293,7 +313,8 @@ impl Tally {
     pub(crate) fn observed(&self) -> Observed {
         Observed {
             watched: self.watched.clone(),
-            never_sent: self.never_sent.total(),
+            vus: 0,
+            vus_max: 0,
             peak_connections: self.peak_connections,
             peak_in_flight: self.peak_in_flight,
             bytes_sent: self.bytes_sent,
@@ -325,7 +346,7 @@ impl Tally {
 
     pub(crate) fn answer(
         &mut self,
-        endpoint: EndpointId,
+        origin: Origin,
         timeline: &Timeline,
         now: Instant,
         status: u16,
@@ -343,7 +364,8 @@ impl Tally {
             .unwrap_or(first_byte)
             .min(first_byte);
         self.record(&Sample {
-            endpoint,
+            endpoint: origin.endpoint,
+            scenario: origin.scenario,
             status,
             sent: true,
             stopped: false,
@@ -361,7 +383,7 @@ impl Tally {
 
     pub(crate) fn lose(
         &mut self,
-        endpoint: EndpointId,
+        origin: Origin,
         timeline: &Timeline,
         now: Instant,
         lost: Lost,
@@ -374,7 +396,8 @@ impl Tally {
                 self.explain(failure.name(), cause);
                 let waited = || now.saturating_duration_since(timeline.due);
                 self.record(&Sample {
-                    endpoint,
+                    endpoint: origin.endpoint,
+                    scenario: origin.scenario,
                     status: 0,
                     sent: true,
                     stopped: false,
@@ -385,16 +408,17 @@ impl Tally {
                     },
                 });
             }
-            Lost::NeverSent(reason) => self.skip(endpoint, reason, cause),
+            Lost::NeverSent(reason) => self.skip(origin, reason, cause),
         }
     }
 
     /// Counts a request that is not sent.
-    pub(crate) fn skip(&mut self, endpoint: EndpointId, reason: NeverSent, cause: &Cause) {
+    pub(crate) fn skip(&mut self, origin: Origin, reason: NeverSent, cause: &Cause) {
         self.never_sent.add(reason);
         self.explain(reason.name(), cause);
         self.record(&Sample {
-            endpoint,
+            endpoint: origin.endpoint,
+            scenario: origin.scenario,
             status: 0,
             sent: false,
             stopped: reason == NeverSent::Stopped,
@@ -406,13 +430,70 @@ impl Tally {
     fn record(&mut self, sample: &Sample) {
         self.trends.record(&sample.measures);
         self.watched.record(sample);
-        let signals = self.signals(sample.endpoint.index());
-        signals.sent += u64::from(sample.sent);
-        signals.attempted += u64::from(!sample.stopped);
-        signals.failed += u64::from(!sample.stopped && !sample.expected());
-        if let Some(duration) = sample.measures.http_req_duration {
-            signals.duration.record(duration);
+        if let Some(second) = &mut self.second {
+            second.record(sample);
         }
+        self.signals(sample.endpoint.index()).record(sample);
+        let scenario = self.scenario(sample.scenario.into());
+        scenario.requests.record(sample);
+    }
+
+    /// Counts an iteration that came to its end.
+    pub(crate) fn iteration(&mut self, scenario: u8, duration: Duration) {
+        self.trends.iteration_duration.record(duration);
+        self.watched.record_iteration(scenario, duration);
+        if let Some(second) = &mut self.second {
+            second.record_iteration(scenario, duration);
+        }
+        let signals = self.scenario(scenario.into());
+        signals.iterations += 1;
+        signals.iteration_duration.record(duration);
+    }
+
+    /// Counts an iteration that was given up in the middle.
+    pub(crate) fn interrupted(&mut self, scenario: u8) {
+        self.scenario(scenario.into()).interrupted += 1;
+    }
+
+    /// Counts iterations that did not begin.
+    pub(crate) fn drop_iterations(&mut self, scenario: u8, n: u64) {
+        self.watched.record_dropped(scenario, n);
+        if let Some(second) = &mut self.second {
+            second.record_dropped(scenario, n);
+        }
+        self.scenario(scenario.into()).dropped += n;
+    }
+
+    /// Iterations of all scenarios that came to their end.
+    #[must_use]
+    pub fn iterations(&self) -> u64 {
+        self.scenarios
+            .iter()
+            .map(|signals| signals.iterations)
+            .sum()
+    }
+
+    /// Iterations of all scenarios that did not begin.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.scenarios.iter().map(|signals| signals.dropped).sum()
+    }
+
+    /// Iterations of all scenarios that were given up in the middle.
+    #[must_use]
+    pub fn interruptions(&self) -> u64 {
+        self.scenarios
+            .iter()
+            .map(|signals| signals.interrupted)
+            .sum()
+    }
+
+    pub(crate) fn scenario(&mut self, scenario: usize) -> &mut ScenarioSignals {
+        if self.scenarios.len() <= scenario {
+            self.scenarios
+                .resize_with(scenario + 1, ScenarioSignals::new);
+        }
+        &mut self.scenarios[scenario]
     }
 
     fn signals(&mut self, endpoint: usize) -> &mut Signals {
@@ -437,8 +518,14 @@ impl Tally {
             bytes_sent,
             bytes_received,
             endpoints,
+            scenarios,
             watched,
+            // A second is over when its worker is.
+            second: _,
         } = other;
+        for (index, signals) in scenarios.iter().enumerate() {
+            self.scenario(index).merge(signals);
+        }
         for (index, signals) in endpoints.iter().enumerate() {
             if let Some(signals) = signals {
                 self.signals(index).merge(signals);

@@ -32,6 +32,14 @@ pub enum TargetProtocol {
     Http2,
 }
 
+impl TargetProtocol {
+    /// Whether a connection carries several requests at once.
+    #[must_use]
+    pub const fn is_multiplexed(self) -> bool {
+        matches!(self, Self::Http2)
+    }
+}
+
 /// How a target is reached.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum TargetAddress {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::player::endpoints::{EndpointId, Label};
+use crate::player::scenario::Scenario;
 use crate::player::tally::{Measures, Trend};
 use crate::player::threshold::{
     Counter, Gauge, Metric, Rate, Series, Tags, Threshold, Value, Verdict, VerdictReason, verdict,
@@ -14,6 +15,7 @@ use crate::player::threshold::{
 #[derive(Debug)]
 pub(crate) struct Sample {
     pub(crate) endpoint: EndpointId,
+    pub(crate) scenario: u8,
     /// 0: no answer.
     pub(crate) status: u16,
     pub(crate) sent: bool,
@@ -38,10 +40,12 @@ pub(crate) struct Watch {
     series: Vec<Series>,
     /// Of each endpoint: the series that its requests may be in.
     of_endpoint: Vec<Vec<usize>>,
+    /// Of each scenario: whether each series may hold its requests and iterations.
+    of_scenario: Vec<Vec<bool>>,
 }
 
 impl Watch {
-    pub(crate) fn new(thresholds: &[Threshold], labels: &[Label]) -> Self {
+    pub(crate) fn new(thresholds: &[Threshold], labels: &[Label], scenarios: &[Scenario]) -> Self {
         let mut series: Vec<Series> = Vec::new();
         for threshold in thresholds {
             if !series.contains(&threshold.series) {
@@ -52,7 +56,8 @@ impl Watch {
             .iter()
             .map(|label| {
                 let may = |(_, series): &(usize, &Series)| {
-                    series.metric.is_tagged() && may_be(&series.tags, label)
+                    let metric = series.metric;
+                    metric.is_tagged() && !metric.is_of_iterations() && may_be(&series.tags, label)
                 };
                 let found = series.iter().enumerate().filter(may);
                 found.map(|(index, _)| index).collect()
@@ -60,6 +65,10 @@ impl Watch {
             .collect();
         Self {
             thresholds: thresholds.to_vec(),
+            of_scenario: scenarios
+                .iter()
+                .map(|scenario| series.iter().map(|s| is_in(&s.tags, scenario)).collect())
+                .collect(),
             series,
             of_endpoint,
         }
@@ -68,6 +77,27 @@ impl Watch {
     /// Whether any may end the run.
     pub(crate) fn aborts(&self) -> bool {
         self.thresholds.iter().any(|threshold| threshold.abort)
+    }
+
+    /// Whether any is about windows.
+    pub(crate) fn has_windows(&self) -> bool {
+        self.thresholds
+            .iter()
+            .any(|threshold| threshold.over.is_some())
+    }
+
+    pub(crate) fn thresholds(&self) -> &[Threshold] {
+        &self.thresholds
+    }
+
+    /// One that is about windows, evaluated on one of them.
+    pub(crate) fn verdict_on(
+        &self,
+        threshold: &Threshold,
+        window: &Watched,
+        over: Duration,
+    ) -> Verdict {
+        verdict(threshold, &self.watched_value(threshold, window), over)
     }
 
     /// Every threshold, evaluated.
@@ -89,8 +119,9 @@ impl Watch {
         elapsed: Duration,
         cpu: f64,
     ) -> Option<(usize, Verdict)> {
-        let due =
-            |(_, threshold): &(usize, &Threshold)| threshold.abort && elapsed >= threshold.delay;
+        let due = |(_, threshold): &(usize, &Threshold)| {
+            threshold.abort && threshold.over.is_none() && elapsed >= threshold.delay
+        };
         let due = self.thresholds.iter().enumerate().filter(due);
         due.map(|(index, threshold)| {
             let value = self.value(threshold, observed, cpu);
@@ -101,22 +132,62 @@ impl Watch {
 
     fn value<'a>(&self, threshold: &Threshold, observed: &'a Observed, cpu: f64) -> Value<'a> {
         match threshold.series.metric {
-            Metric::Counter(Counter::Dropped) => Value::Counter(observed.never_sent),
             Metric::Counter(Counter::DataSent) => Value::Counter(observed.bytes_sent),
             Metric::Counter(Counter::DataReceived) => Value::Counter(observed.bytes_received),
+            Metric::Gauge(Gauge::Vus) => Value::Gauge(observed.vus as f64),
+            Metric::Gauge(Gauge::VusMax) => Value::Gauge(observed.vus_max as f64),
             Metric::Gauge(Gauge::Connections) => Value::Gauge(observed.peak_connections as f64),
             Metric::Gauge(Gauge::InFlight) => Value::Gauge(observed.peak_in_flight as f64),
             Metric::Gauge(Gauge::Processor) => Value::Gauge(cpu),
-            Metric::Counter(Counter::Requests) | Metric::Rate(_) | Metric::Trend(_) => {
-                let index = self.series.iter().position(|s| *s == threshold.series);
-                let possible = |index| self.of_endpoint.iter().any(|of| of.contains(&index));
-                index
-                    .filter(|index| possible(*index))
-                    .and_then(|index| observed.watched.values.get(index))
-                    .map_or(Value::Nothing, Kept::value)
-            }
+            Metric::Counter(Counter::Requests | Counter::Iterations | Counter::Dropped)
+            | Metric::Rate(_)
+            | Metric::Trend(_) => self.watched_value(threshold, &observed.watched),
         }
     }
+
+    fn watched_value<'a>(&self, threshold: &Threshold, watched: &'a Watched) -> Value<'a> {
+        let index = self.series.iter().position(|s| *s == threshold.series);
+        index
+            .filter(|index| self.is_possible(*index))
+            .and_then(|index| watched.values.get(index))
+            .map_or(Value::Nothing, Kept::value)
+    }
+}
+
+impl Watch {
+    /// Whether there is anything that a value of this series could come from.
+    fn is_possible(&self, index: usize) -> bool {
+        let of_iterations = |series: &Series| series.metric.is_of_iterations();
+        let request = self.of_endpoint.iter().any(|of| of.contains(&index));
+        let in_scenario = |of: &Vec<bool>| of.get(index) == Some(&true);
+        (request || self.series.get(index).is_some_and(of_iterations))
+            && self.of_scenario.iter().any(in_scenario)
+    }
+
+    fn is_in_scenario(&self, scenario: u8, series: usize) -> bool {
+        let of = self.of_scenario.get(usize::from(scenario));
+        of.and_then(|of| of.get(series)).copied().unwrap_or(false)
+    }
+}
+
+/// The tag of a threshold that no request of the run can have.
+pub(crate) fn unknown_tag<'a>(
+    thresholds: &'a [Threshold],
+    scenarios: &[Scenario],
+) -> Option<(&'a Threshold, &'a str)> {
+    let known = |name: &str| scenarios.iter().any(|s| s.tags.contains_key(name));
+    thresholds.iter().find_map(|threshold| {
+        let mut names = threshold.series.tags.other.keys();
+        names
+            .find(|name| !known(name))
+            .map(|name| (threshold, name.as_str()))
+    })
+}
+
+fn is_in(tags: &Tags, scenario: &Scenario) -> bool {
+    let named = |name: &String| *name == scenario.name;
+    tags.scenario.as_ref().is_none_or(named)
+        && (tags.other.iter()).all(|(name, value)| scenario.tags.get(name) == Some(value))
 }
 
 /// What thresholds ask to keep apart: methods, and paths.
@@ -141,7 +212,8 @@ fn may_be(tags: &Tags, label: &Label) -> bool {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Observed {
     pub(crate) watched: Watched,
-    pub(crate) never_sent: u64,
+    pub(crate) vus: u64,
+    pub(crate) vus_max: u64,
     pub(crate) peak_connections: u64,
     pub(crate) peak_in_flight: u64,
     pub(crate) bytes_sent: u64,
@@ -159,14 +231,16 @@ impl Observed {
     pub(crate) fn merge(&mut self, other: &Self) {
         let Self {
             watched,
-            never_sent,
+            vus,
+            vus_max,
             peak_connections,
             peak_in_flight,
             bytes_sent,
             bytes_received,
         } = other;
         self.watched.merge(watched);
-        self.never_sent += never_sent;
+        self.vus += vus;
+        self.vus_max += vus_max;
         self.peak_connections += peak_connections;
         self.peak_in_flight += peak_in_flight;
         self.bytes_sent += bytes_sent;
@@ -190,10 +264,19 @@ enum Kept {
 
 impl Watched {
     pub(crate) fn new(watch: &Arc<Watch>) -> Self {
+        Self::with(watch, Trend::new)
+    }
+
+    /// For one second of many.
+    pub(crate) fn coarse(watch: &Arc<Watch>) -> Self {
+        Self::with(watch, Trend::coarse)
+    }
+
+    fn with(watch: &Arc<Watch>, trend: fn() -> Trend) -> Self {
         let kept = |series: &Series| match series.metric {
             Metric::Counter(_) | Metric::Gauge(_) => Kept::Count(0),
             Metric::Rate(_) => Kept::Share { hits: 0, total: 0 },
-            Metric::Trend(_) => Kept::Trend(Trend::new()),
+            Metric::Trend(_) => Kept::Trend(trend()),
         };
         Self {
             watch: Arc::clone(watch),
@@ -210,10 +293,37 @@ impl Watched {
                 continue;
             };
             let tags = &series.tags;
-            let status = tags.status.is_none_or(|status| status == sample.status);
+            let status = tags.status.is_none_or(|status| status == sample.status)
+                && self.watch.is_in_scenario(sample.scenario, *index);
             let expected = tags.expected_response;
             if status && expected.is_none_or(|expected| expected == sample.expected()) {
                 kept.record(series.metric, sample);
+            }
+        }
+    }
+
+    /// An iteration that is over.
+    pub(crate) fn record_iteration(&mut self, scenario: u8, duration: Duration) {
+        self.of_iterations(scenario, |metric, kept| match (metric, kept) {
+            (Metric::Counter(Counter::Iterations), Kept::Count(count)) => *count += 1,
+            (Metric::Trend(_), Kept::Trend(trend)) => trend.record(duration),
+            _ => {}
+        });
+    }
+
+    /// Iterations that did not begin.
+    pub(crate) fn record_dropped(&mut self, scenario: u8, n: u64) {
+        self.of_iterations(scenario, |metric, kept| {
+            if let (Metric::Counter(Counter::Dropped), Kept::Count(count)) = (metric, kept) {
+                *count += n;
+            }
+        });
+    }
+
+    fn of_iterations(&mut self, scenario: u8, mut record: impl FnMut(Metric, &mut Kept)) {
+        for (index, (series, kept)) in self.watch.series.iter().zip(&mut self.values).enumerate() {
+            if series.metric.is_of_iterations() && self.watch.is_in_scenario(scenario, index) {
+                record(series.metric, kept);
             }
         }
     }

@@ -6,4 +6,5 @@ mod recording;
 mod server;
 mod thresholds;
 mod timing;
+mod users;
 mod whole;

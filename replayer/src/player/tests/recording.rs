@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tapedeck_filter::Filter;
 use tapedeck_model::{Missing, Protocol, Timestamp};
 
 use crate::player::outcome::{Cause, NeverSent};
@@ -13,6 +14,7 @@ use crate::player::{Options, Report, RunError, StopFlag};
 #[derive(Clone, Debug)]
 pub(super) struct Call {
     pub(super) at: Duration,
+    pub(super) took: Duration,
     pub(super) connection: u64,
     pub(super) head: String,
     pub(super) pairs: Option<Vec<(String, String)>>,
@@ -28,6 +30,7 @@ pub(super) struct Call {
 pub(super) fn call(millis: u64, connection: u64, line: &str) -> Call {
     Call {
         at: Duration::from_millis(millis),
+        took: Duration::from_millis(1),
         connection,
         head: format!("{line} HTTP/1.1\r\nHost: recorded.example\r\n\r\n"),
         pairs: None,
@@ -92,6 +95,7 @@ impl Source for Recording {
             Candidate {
                 id,
                 at: Timestamp::EPOCH.saturating_add(call.at),
+                took: call.took,
                 connection: call.connection,
                 method: method.as_bytes(),
                 target: tapedeck_archive::Target::whole(target.as_bytes()),
@@ -106,6 +110,22 @@ impl Source for Recording {
 
     fn recorded_status(&self, id: u64) -> Option<u16> {
         self.0[usize::try_from(id).unwrap()].status
+    }
+
+    fn matches(&self, id: u64, _filter: &Filter, (): &mut ()) -> Option<bool> {
+        // In tests, filters choose the exchanges with an even id.
+        Some(id.is_multiple_of(2))
+    }
+
+    fn with_head<T>(
+        &self,
+        id: u64,
+        (): &mut (),
+        f: impl FnOnce(&[u8], &Fields<'_>) -> T,
+    ) -> Option<T> {
+        let call = &self.0[usize::try_from(id).unwrap()];
+        let lines = Fields::Lines(behind_start_line(call.head.as_bytes()));
+        Some(f(call.method_and_target().1.as_bytes(), &lines))
     }
 
     fn with_request<T>(
@@ -169,6 +189,16 @@ pub(super) fn play_until(calls: Vec<Call>, options: &Options, stop: &StopFlag) -
         tally.trends.http_req_duration.count(),
         tally.answered() + tally.failures.of(crate::player::Failure::TimedOut)
     );
+    report
+}
+
+/// Runs users, and checks what holds for every run of theirs.
+#[track_caller]
+pub(super) fn play_users(calls: Vec<Call>, options: &Options) -> Report {
+    let report = try_play(calls, options, &StopFlag::new()).unwrap();
+    let tally = &report.tally;
+    assert_eq!(tally.trends.iteration_duration.count(), tally.iterations());
+    assert_eq!(tally.sent(), tally.answered() + tally.failures.total());
     report
 }
 

@@ -162,3 +162,45 @@ fn what_times_out_fails_the_rate_and_shows_in_the_latency() {
     let ok: Vec<_> = report.thresholds.iter().map(|verdict| verdict.ok).collect();
     assert_eq!(ok, [true, true, false], "{report}");
 }
+
+#[test]
+fn a_bad_second_fails_a_threshold_over_windows_and_not_one_over_the_run() {
+    // Of three seconds the second one fails.
+    let (address, _) = serve(|mut peer| {
+        while let Some(seen) = peer.request() {
+            let answer: &[u8] = if seen.path() == "/bad" {
+                b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n"
+            } else {
+                OK
+            };
+            peer.answer(answer);
+        }
+    });
+    let calls = (0..60).map(|n| {
+        let line = if (20..40).contains(&n) {
+            "GET /bad"
+        } else {
+            "GET /good"
+        };
+        call(n * 50 + 20, 1, line)
+    });
+    let options = Options {
+        thresholds: [
+            "http_req_failed: rate<0.5",
+            "http_req_failed: rate<0.5; over 1s",
+            "http_req_failed: rate<0.9; over 2s",
+            "http_req_failed: rate<0.01; over 10m",
+        ]
+        .map(|text| text.parse().unwrap())
+        .to_vec(),
+        ..options(address)
+    };
+    let report = play(calls.collect(), &options);
+    let ok: Vec<_> = report.thresholds.iter().map(|verdict| verdict.ok).collect();
+    // A run that is shorter than a window is one.
+    assert_eq!(ok, [true, false, true, false], "{report}");
+    assert_eq!(
+        report.thresholds[1].reason,
+        VerdictReason::Window(Duration::from_secs(1))
+    );
+}

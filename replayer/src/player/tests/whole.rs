@@ -166,7 +166,7 @@ fn nothing_to_send_is_an_error_that_says_why() {
         ),
     ] {
         let error = try_play(calls, &options(address), &StopFlag::new()).unwrap_err();
-        assert!(matches!(error, RunError::NothingToSend(_)));
+        assert!(matches!(error, RunError::NothingToSend { .. }));
         assert_eq!(error.to_string(), text);
     }
 }

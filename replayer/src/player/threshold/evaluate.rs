@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::player::duration::show;
 use crate::player::tally::Trend;
 use crate::player::threshold::expression::{Aggregation, Threshold};
 
@@ -45,6 +46,8 @@ pub enum VerdictReason {
     Compared,
     /// There were no samples, so that nothing was shown.
     NoSamples,
+    /// It failed over the window that began this long after the start.
+    Window(Duration),
     /// It failed during the run, this long after the start, and ended it.
     Aborted(Duration),
 }
@@ -60,7 +63,10 @@ pub(crate) fn verdict(threshold: &Threshold, value: &Value<'_>, elapsed: Duratio
     };
     Verdict {
         series: threshold.series.text.clone(),
-        expression: threshold.expression.clone(),
+        expression: match threshold.over {
+            Some(over) => format!("{} over {}", threshold.expression, show(over)),
+            None => threshold.expression.clone(),
+        },
         aggregation: threshold.aggregation.to_string(),
         value,
         ok,
@@ -111,10 +117,13 @@ impl fmt::Display for Verdict {
             }
             None => write!(f, " no samples")?,
         }
-        if let VerdictReason::Aborted(after) = self.reason {
-            write!(f, " ended the run after {:.1} s", after.as_secs_f64())?;
+        match self.reason {
+            VerdictReason::Aborted(after) => {
+                write!(f, " ended the run after {:.1} s", after.as_secs_f64())
+            }
+            VerdictReason::Window(from) => write!(f, " from second {} on", from.as_secs()),
+            VerdictReason::Compared | VerdictReason::NoSamples => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -1,9 +1,11 @@
 //! The text of a threshold.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::player::duration;
 use crate::player::threshold::metric::Metric;
 
 /// A condition on a metric, for example `http_req_duration: p(95)<500; abort; delay 10s`.
@@ -19,6 +21,8 @@ pub struct Threshold {
     pub(crate) abort: bool,
     /// k6's `delayAbortEval`: but not before this has passed.
     pub(crate) delay: Duration,
+    /// It must hold over any stretch of this length, in whole seconds; `None`: over the whole run.
+    pub(crate) over: Option<Duration>,
 }
 
 /// A metric, or the part of it that belongs to some requests.
@@ -38,6 +42,18 @@ pub(crate) struct Tags {
     /// 0: those without an answer, as in k6.
     pub(crate) status: Option<u16>,
     pub(crate) expected_response: Option<bool>,
+    pub(crate) scenario: Option<String>,
+    /// Tags of scenarios.
+    pub(crate) other: BTreeMap<String, String>,
+}
+
+impl Tags {
+    const fn is_of_requests(&self) -> bool {
+        self.endpoint.is_some()
+            || self.method.is_some()
+            || self.status.is_some()
+            || self.expected_response.is_some()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -72,6 +88,30 @@ pub struct ParseThresholdError {
     message: String,
 }
 
+impl Threshold {
+    /// What was observed is kept apart by the second.
+    const MIN_WINDOW: Duration = Duration::from_secs(1);
+    /// Each second of a window takes 30 KiB for a trend.
+    const MAX_WINDOW: Duration = Duration::from_secs(600);
+}
+
+impl fmt::Display for Threshold {
+    /// As it is read.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.series.text, self.expression)?;
+        if self.abort {
+            f.write_str("; abort")?;
+        }
+        if !self.delay.is_zero() {
+            write!(f, "; delay {}", duration::show(self.delay))?;
+        }
+        match self.over {
+            Some(over) => write!(f, "; over {}", duration::show(over)),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Operator {
     /// In the order in which k6 looks for them.
     const TOKENS: [(&'static str, Self); 7] = [
@@ -83,6 +123,15 @@ impl Operator {
         ("==", Self::Equal),
         ("!=", Self::NotEqual),
     ];
+
+    /// Whether a value is further from what is wanted than another.
+    pub(crate) fn is_worse(self, value: f64, than: f64) -> bool {
+        match self {
+            Self::LessEqual | Self::Less => value > than,
+            Self::GreaterEqual | Self::Greater => value < than,
+            Self::Equal | Self::NotEqual => false,
+        }
+    }
 
     #[expect(
         clippy::float_cmp,
@@ -161,16 +210,26 @@ impl<'a> Reader<'a> {
             bound,
             abort: false,
             delay: Duration::ZERO,
+            over: None,
         };
         for clause in clauses.map(str::trim) {
             if clause == "abort" {
                 threshold.abort = true;
             } else if let Some(delay) = clause.strip_prefix("delay ") {
-                threshold.delay = duration(delay.trim())?;
+                threshold.delay = duration_of(delay.trim())?;
+            } else if let Some(over) = clause.strip_prefix("over ") {
+                threshold.over = Some(window(over.trim())?);
             } else {
-                let message = "expected abort, or delay TIME, behind the expression".to_owned();
+                let message =
+                    "expected abort, delay TIME, or over TIME, behind the expression".to_owned();
                 return Err((clause, message));
             }
+        }
+        if threshold.over.is_some() && !threshold.series.metric.is_tagged() {
+            return Err((
+                rest,
+                "this metric is of the whole run, and has no windows".to_owned(),
+            ));
         }
         if !threshold.abort && !threshold.delay.is_zero() {
             return Err((rest, "delay is of use with abort only".to_owned()));
@@ -199,7 +258,14 @@ fn series_of(text: &str) -> Result<Series, Wrong<'_>> {
             if !metric.is_tagged() {
                 return Err((tags, format!("{name} is of the whole run and has no tags")));
             }
-            tags_of(inner)?
+            let tags = tags_of(inner)?;
+            if metric.is_of_iterations() && tags.is_of_requests() {
+                let message = format!(
+                    "{name} is of iterations: it has the tag scenario, and those of scenarios"
+                );
+                return Err((inner, message));
+            }
+            tags
         }
     };
     Ok(Series {
@@ -235,13 +301,10 @@ fn tags_of(text: &str) -> Result<Tags, Wrong<'_>> {
                 let wrong = |_| (value, "expected true or false".to_owned());
                 tags.expected_response = Some(expected.map_err(wrong)?);
             }
-            unknown => {
-                return Err((
-                    tag,
-                    format!(
-                        "no tag {unknown:?}; there are endpoint, method, status, expected_response"
-                    ),
-                ));
+            "scenario" => tags.scenario = Some(value.to_owned()),
+            // Those of scenarios are known when the run begins.
+            name => {
+                tags.other.insert(name.to_owned(), value.to_owned());
             }
         }
         match behind {
@@ -314,31 +377,20 @@ fn aggregation(text: &str) -> Result<Aggregation, Wrong<'_>> {
     })
 }
 
-/// A number and a unit, or several (`1m30s`); a bare number counts milliseconds, as in k6.
-fn duration(text: &str) -> Result<Duration, Wrong<'_>> {
-    const UNITS: [(&str, f64); 4] = [("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
-    let wrong = || {
-        (
-            text,
-            format!("{text:?} is no duration; examples: 500ms, 10s, 1m30s"),
-        )
-    };
-    if let Ok(millis) = text.parse() {
-        return Ok(Duration::from_millis(millis));
+fn duration_of(text: &str) -> Result<Duration, Wrong<'_>> {
+    let wrong = || format!("{text:?} is no duration; examples: 500ms, 10s, 1m30s");
+    duration::parse(text).ok_or_else(|| (text, wrong()))
+}
+
+fn window(text: &str) -> Result<Duration, Wrong<'_>> {
+    let window = duration_of(text)?;
+    if window.subsec_nanos() != 0
+        || !(Threshold::MIN_WINDOW..=Threshold::MAX_WINDOW).contains(&window)
+    {
+        let message = format!("{text:?} is not a whole number of seconds from 1s to 10m");
+        return Err((text, message));
     }
-    let mut rest = text;
-    let mut seconds = 0.0;
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.');
-        let (number, behind) = rest.split_at(end.ok_or_else(wrong)?);
-        let unit = UNITS.iter().find(|(unit, _)| behind.starts_with(unit));
-        let (unit, scale) = unit.ok_or_else(wrong)?;
-        let number: f64 = number.parse().map_err(|_| wrong())?;
-        seconds += number * scale;
-        rest = behind.strip_prefix(unit).unwrap_or_default();
-    }
-    let duration = Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?;
-    (!text.is_empty()).then_some(duration).ok_or_else(wrong)
+    Ok(window)
 }
 
 /// Splits at the first `separator` that stands outside of braces and double quotes: path templates
@@ -395,6 +447,16 @@ mod tests {
     }
 
     #[test]
+    fn every_threshold_is_shown_as_it_is_read() {
+        for text in [
+            "http_req_duration{scenario:a,zone:b}: p(95)<5",
+            "http_req_failed: rate<0.1; abort; delay 1m30s; over 10s",
+        ] {
+            assert_eq!(text.parse::<Threshold>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
     fn aborting_is_said_behind_the_expression() {
         for (text, delay) in [
             ("http_req_failed: rate<0.1; abort", 0),
@@ -416,7 +478,14 @@ mod tests {
             ("latency: p(95)<5", 0, "http_req_duration"),
             ("http_reqs{: count<1", 19, "METRIC: EXPRESSION"),
             ("http_reqs{}: count<1", 10, "NAME:VALUE"),
-            ("http_reqs{user:1}: count<1", 10, "endpoint, method"),
+            ("iterations{status:1}: count<1", 11, "the tag scenario"),
+            (
+                "http_reqs: count<1; over 1500ms",
+                25,
+                "whole number of seconds",
+            ),
+            ("http_reqs: count<1; over 1h", 25, "10m"),
+            ("cpu_share: value<1; over 10s", 10, "no windows"),
             ("http_reqs{status:x}: count<1", 17, "status code"),
             (
                 "http_reqs{expected_response:1}: count<1",

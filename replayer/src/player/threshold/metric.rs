@@ -15,6 +15,7 @@ pub(crate) enum Metric {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Counter {
     Requests,
+    Iterations,
     Dropped,
     DataSent,
     DataReceived,
@@ -22,6 +23,8 @@ pub(crate) enum Counter {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Gauge {
+    Vus,
+    VusMax,
     Connections,
     InFlight,
     Processor,
@@ -35,14 +38,16 @@ pub(crate) enum Rate {
 
 impl Metric {
     /// All but the trends.
-    const NAMED: [(&'static str, Self); 10] = [
+    const NAMED: [(&'static str, Self); 12] = [
         ("http_reqs", Self::Counter(Counter::Requests)),
-        ("iterations", Self::Counter(Counter::Requests)),
+        ("iterations", Self::Counter(Counter::Iterations)),
         ("dropped_iterations", Self::Counter(Counter::Dropped)),
         ("data_sent", Self::Counter(Counter::DataSent)),
         ("data_received", Self::Counter(Counter::DataReceived)),
         ("http_req_failed", Self::Rate(Rate::Failed)),
         ("status_as_recorded", Self::Rate(Rate::AsRecorded)),
+        ("vus", Self::Gauge(Gauge::Vus)),
+        ("vus_max", Self::Gauge(Gauge::VusMax)),
         ("connections_peak", Self::Gauge(Gauge::Connections)),
         ("in_flight_peak", Self::Gauge(Gauge::InFlight)),
         ("cpu_share", Self::Gauge(Gauge::Processor)),
@@ -61,12 +66,24 @@ impl Metric {
         named.chain(Trends::NAMES.iter().copied())
     }
 
-    /// Whether its values belong to requests. Those of the others are of the run as a whole.
+    /// Whether its values belong to requests or iterations. Those of the others are of the run as
+    /// a whole.
     pub(crate) const fn is_tagged(self) -> bool {
         matches!(
             self,
-            Self::Counter(Counter::Requests) | Self::Rate(_) | Self::Trend(_)
+            Self::Counter(Counter::Requests | Counter::Iterations | Counter::Dropped)
+                | Self::Rate(_)
+                | Self::Trend(_)
         )
+    }
+
+    /// Whether its values belong to iterations.
+    pub(crate) const fn is_of_iterations(self) -> bool {
+        match self {
+            Self::Counter(counter) => matches!(counter, Counter::Iterations | Counter::Dropped),
+            Self::Trend(index) => index == Trends::ITERATION_DURATION,
+            Self::Gauge(_) | Self::Rate(_) => false,
+        }
     }
 
     pub(crate) const fn kind(self) -> &'static str {

@@ -36,22 +36,31 @@ impl Http1Transport {
     /// section 10.1.1 wants a limit; curl's is the same).
     const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
-    pub(crate) fn new(connector: Connector, lanes: u32, when_busy: WhenBusy) -> Self {
-        let (lanes, pool) = match when_busy {
-            WhenBusy::Open => (lanes, None),
-            WhenBusy::Wait => (1, Some(Semaphore::new(lanes as usize))),
+    pub(crate) fn new(connector: Connector, when_busy: WhenBusy) -> Self {
+        let pool = match when_busy {
+            WhenBusy::Open => None,
+            WhenBusy::Wait(connections) => Some(Semaphore::new(connections as usize)),
         };
         Self {
             connector,
-            lanes: RefCell::new((0..lanes).map(|_| Lane::default()).collect()),
+            lanes: RefCell::default(),
             pool,
             buffer: RefCell::new(vec![0; Self::BUFFER].into_boxed_slice()),
         }
     }
 
+    /// Lanes are made when they are first used: of the many users that may be, few are at first.
     fn with_lane<T>(&self, lane: u32, f: impl FnOnce(&mut Lane) -> T) -> Option<T> {
-        let lane = if self.pool.is_some() { 0 } else { lane };
-        self.lanes.borrow_mut().get_mut(lane as usize).map(f)
+        let lane = if self.pool.is_some() {
+            0
+        } else {
+            lane as usize
+        };
+        let mut lanes = self.lanes.borrow_mut();
+        if lanes.len() <= lane {
+            lanes.resize_with(lane + 1, Lane::default);
+        }
+        lanes.get_mut(lane).map(f)
     }
 
     fn idle(&self, lane: u32) -> Option<Socket> {
@@ -164,6 +173,10 @@ impl Transport for Http1Transport {
                 lane.idle = Vec::new();
             });
         }
+    }
+
+    fn forget(&self, lane: u32) {
+        self.with_lane(lane, |lane| lane.idle = Vec::new());
     }
 
     fn counters(&self) -> &Counters {

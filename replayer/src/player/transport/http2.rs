@@ -1,6 +1,6 @@
 //! HTTP/2 to the target, by the `h2` crate: one connection a lane, streams interleaved on it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Instant;
@@ -13,14 +13,16 @@ use tokio::sync::Mutex;
 
 use crate::player::outcome::{Failure, SendError, Timeline};
 use crate::player::request::{Http2Request, RecordedRequest, Rules, Untranslatable};
-use crate::player::transport::Transport;
 use crate::player::transport::socket::{Connector, Counters};
+use crate::player::transport::{Transport, WhenBusy};
 
 /// Keeps one connection for each lane, opened by its first request.
 #[derive(Debug)]
 pub(crate) struct Http2Transport {
     connector: Connector,
-    lanes: Vec<Lane>,
+    lanes: RefCell<Vec<Rc<Lane>>>,
+    /// Lanes share this many connections.
+    pool: Option<u32>,
 }
 
 impl Http2Transport {
@@ -32,11 +34,24 @@ impl Http2Transport {
     /// would be refused by targets that allow no more.
     const STREAMS_BEFORE_SETTINGS: usize = 100;
 
-    pub(crate) fn new(connector: Connector, lanes: u32) -> Self {
+    pub(crate) fn new(connector: Connector, when_busy: WhenBusy) -> Self {
         Self {
             connector,
-            lanes: (0..lanes).map(|_| Lane::default()).collect(),
+            lanes: RefCell::default(),
+            pool: match when_busy {
+                WhenBusy::Open => None,
+                WhenBusy::Wait(connections) => Some(connections.max(1)),
+            },
         }
+    }
+
+    fn lane(&self, lane: u32) -> Rc<Lane> {
+        let lane = self.pool.map_or(lane, |pool| lane % pool) as usize;
+        let mut lanes = self.lanes.borrow_mut();
+        if lanes.len() <= lane {
+            lanes.resize_with(lane + 1, Rc::default);
+        }
+        lanes.get(lane).map(Rc::clone).unwrap_or_default()
     }
 
     /// The connection of a lane, and whether it stood before.
@@ -101,12 +116,9 @@ impl Transport for Http2Transport {
         request: &Http2Request,
         timeline: &Timeline,
     ) -> Result<u16, SendError> {
-        let lane = self
-            .lanes
-            .get(lane as usize)
-            .ok_or_else(|| SendError::failed(Failure::Protocol, "no such lane"))?;
+        let lane = self.lane(lane);
         loop {
-            let (sender, kept) = self.connection(lane, timeline).await?;
+            let (sender, kept) = self.connection(&lane, timeline).await?;
             match exchange(sender, request, timeline).await {
                 // The target says that it did not look at the request (RFC 9113 section 8.7), so
                 // that sending it once more is safe; it does so when it closes a connection.
@@ -122,12 +134,16 @@ impl Transport for Http2Transport {
     }
 
     fn retire(&self, lane: u32) {
-        if let Some(lane) = self.lanes.get(lane as usize) {
-            lane.retired.set(true);
-            // Without a handle the connection ends by itself when its last stream has.
-            if let Ok(mut connection) = lane.connection.try_lock() {
-                *connection = None;
-            }
+        if self.pool.is_none() {
+            self.lane(lane).retired.set(true);
+            self.forget(lane);
+        }
+    }
+
+    fn forget(&self, lane: u32) {
+        // Without a handle the connection ends by itself when its last stream has.
+        if let Ok(mut connection) = self.lane(lane).connection.try_lock() {
+            *connection = None;
         }
     }
 

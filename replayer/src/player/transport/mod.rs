@@ -41,6 +41,9 @@ pub(crate) trait Transport {
     /// No request for that lane will come any more.
     fn retire(&self, lane: u32);
 
+    /// The connections of that lane are not used again by what comes next.
+    fn forget(&self, lane: u32);
+
     fn counters(&self) -> &Counters;
 }
 
@@ -49,6 +52,6 @@ pub(crate) trait Transport {
 pub(crate) enum WhenBusy {
     /// HTTP/1: another connection is opened, so that arrivals never wait for answers.
     Open,
-    /// It waits for one of the pool's connections.
-    Wait,
+    /// It waits for one of the pool's connections, of which there are so many.
+    Wait(u32),
 }

@@ -1,0 +1,200 @@
+//! `tapedeck replay`.
+
+mod args;
+mod show;
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use tapedeck_replayer::player::{
+    self, Executor, FileOptions, Iteration, Limits, Options, Report, Reuse, RunError, Scenario,
+    ScenarioError, StopFlag,
+};
+
+pub(crate) use args::Replay;
+
+use crate::interrupt::on_interrupt;
+use crate::output;
+
+pub(crate) fn run(args: &Replay) -> Result<ExitCode> {
+    let mut options = options(args);
+    let read = match &args.scenario {
+        Some(path) => read_file(path, &mut options),
+        None => of_flags(args, &mut options),
+    };
+    if let Err(error) = read {
+        output::error(&error);
+        return Ok(ExitCode::from(crate::USAGE));
+    }
+    let archive = Arc::new(super::open(&args.archive)?);
+    if args.dry_run {
+        return match player::dry_run(archive, &options) {
+            Ok(plan) => {
+                output::print(plan)?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Err(error) => refused(args, error),
+        };
+    }
+
+    let stop = StopFlag::new();
+    let signalled = stop.clone();
+    on_interrupt(move || {
+        output::say("stopping: what is in flight may finish; once more to stop at once");
+        signalled.stop();
+    })?;
+
+    let live = show::Live::new();
+    let report = player::run(archive, &options, &stop, |progress| live.show(&progress));
+    live.end();
+    let report = match report {
+        Ok(report) => report,
+        Err(error) => return refused(args, error),
+    };
+    output::print(format_args!("{report}"))?;
+    write_results(args, &report)?;
+    Ok(verdict(&report))
+}
+
+fn refused(args: &Replay, error: RunError) -> Result<ExitCode> {
+    let usage = matches!(
+        error,
+        RunError::UnknownTag { .. } | RunError::TooManyScenarios(_)
+    );
+    let error = anyhow::Error::new(error);
+    if usage {
+        output::error(&error);
+        return Ok(ExitCode::from(crate::USAGE));
+    }
+    Err(error.context(format!("failed to replay {}", args.archive.display())))
+}
+
+fn write_results(args: &Replay, report: &Report) -> Result<()> {
+    let Some(path) = &args.summary else {
+        return Ok(());
+    };
+    let text = serde_json::to_string_pretty(&report.to_json())?;
+    fs::write(path, text + "\n")
+        .with_context(|| format!("failed to write the summary {}", path.display()))
+}
+
+fn verdict(report: &Report) -> ExitCode {
+    if !report.passed() {
+        let failed = report.thresholds.iter().filter(|verdict| !verdict.ok);
+        output::say(format_args!("{} thresholds failed", failed.count()));
+        return ExitCode::from(crate::THRESHOLD_FAILED);
+    }
+    // A run in which not one request was answered is no result.
+    if report.tally.answered() == 0 {
+        return ExitCode::from(crate::FAILED);
+    }
+    ExitCode::SUCCESS
+}
+
+fn options(args: &Replay) -> Options {
+    Options {
+        speed: args.speed,
+        duration: args.duration,
+        session_by: args.session_by.clone(),
+        connections: args.connections.0,
+        timeout: args.timeout,
+        preserve_host: args.preserve_host,
+        filter: args.filter.clone(),
+        thresholds: args.thresholds.clone(),
+        limits: Limits {
+            connections: args.max_connections.get(),
+            in_flight: args.max_in_flight.get(),
+            ..Limits::default()
+        },
+        ..Options::new(args.target.clone())
+    }
+}
+
+/// The common load models, from flags.
+fn of_flags(args: &Replay, options: &mut Options) -> Result<()> {
+    let stages = args.stages.as_ref().map(|stages| stages.0.clone());
+    let executor = match args.rate {
+        Some(rate) => Some(at_rate(args, rate.0, stages)?),
+        None if args.vus.is_none() && args.iterations.is_none() && stages.is_none() => None,
+        None => Executor::of_shortcuts(args.vus, args.duration, args.iterations, stages)
+            .map_err(flag_error)?,
+    };
+    let scenario = executor.map(|executor| Scenario {
+        think: args.think.0,
+        iteration: if args.single {
+            Iteration::Exchange
+        } else {
+            Iteration::Session
+        },
+        ..Scenario::new("default", executor)
+    });
+    options.scenarios.extend(scenario);
+    Ok(())
+}
+
+fn at_rate(
+    args: &Replay,
+    rate: player::PerTime,
+    stages: Option<Vec<player::Stage>>,
+) -> Result<Executor> {
+    // None of them costs anything before it is needed.
+    let (pre_allocated_vus, max_vus) = (args.max_vus, args.max_vus);
+    let executor = match (stages, args.duration) {
+        (Some(stages), _) => Executor::RampingArrivalRate {
+            start_rate: rate,
+            stages,
+            pre_allocated_vus,
+            max_vus,
+        },
+        (None, Some(duration)) => Executor::ConstantArrivalRate {
+            rate,
+            duration,
+            pre_allocated_vus,
+            max_vus,
+        },
+        (None, None) => anyhow::bail!("--rate needs --duration, or --stages"),
+    };
+    executor.check().map_err(flag_error)?;
+    Ok(executor)
+}
+
+/// The parameter, as the flag that it came from.
+fn flag_error(error: ScenarioError) -> anyhow::Error {
+    let flag = match error.field {
+        "maxDuration" => "duration",
+        "maxVUs" => "max-vus",
+        "startVUs" => "vus",
+        "startRate" => "rate",
+        field => field,
+    };
+    anyhow::anyhow!("--{flag}: {}", error.message)
+}
+
+/// Load models and thresholds from a file; those of the command line come on top.
+fn read_file(path: &Path, options: &mut Options) -> Result<()> {
+    let text = fs::read_to_string(path)
+        .with_context(|| format!("failed to read the scenarios {}", path.display()))?;
+    let file = FileOptions::parse(&text)
+        .with_context(|| format!("failed to read the scenarios {}", path.display()))?;
+    if !file.without_meaning.is_empty() {
+        output::warn(format_args!(
+            "{}: without a script these options have no meaning: {}",
+            path.display(),
+            file.without_meaning.join(", ")
+        ));
+    }
+    options.scenarios = file.scenarios;
+    let more = std::mem::replace(&mut options.thresholds, file.thresholds);
+    options.thresholds.extend(more);
+    options.session_by = options.session_by.take().or(file.session_by);
+    options.min_iteration = file.min_iteration_duration;
+    options.reuse = match (file.no_connection_reuse, file.no_vu_connection_reuse) {
+        (true, _) => Reuse::Never,
+        (false, true) => Reuse::WithinIteration,
+        (false, false) => Reuse::Always,
+    };
+    Ok(())
+}

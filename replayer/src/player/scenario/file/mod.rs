@@ -1,0 +1,713 @@
+//! Scenario files: k6's `options` object in YAML or JSON, with a few fields of our own.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_saphyr::{Location, Spanned};
+use tapedeck_filter::Filter;
+
+use crate::player::duration;
+use crate::player::scenario::executor::{
+    Executor, Iteration, PerTime, Scenario, ScenarioError, Stage, Weight,
+};
+use crate::player::scenario::key::SessionKey;
+use crate::player::scenario::sessions::Mix;
+use crate::player::schedule::Speed;
+use crate::player::threshold::Threshold;
+
+/// What a scenario file asks for.
+///
+/// It is k6's `options` object. Ours are, at the top, `sessionBy` (see [`SessionKey`]), and in a
+/// scenario `filter` (CEL), `weights` (a list of `{filter, weight}`), `iteration` (`session` or
+/// `exchange`), `thinkTime` (a factor; 0: none), and the executor `recorded` with `speed` and
+/// `duration`.
+#[derive(Clone, Debug, Default)]
+pub struct FileOptions {
+    /// The load models.
+    pub scenarios: Vec<Scenario>,
+    /// What must hold.
+    pub thresholds: Vec<Threshold>,
+    /// What tells users apart.
+    pub session_by: Option<SessionKey>,
+    /// k6's `insecureSkipTLSVerify`.
+    pub insecure: bool,
+    /// k6's `noConnectionReuse`: each request on a connection of its own.
+    pub no_connection_reuse: bool,
+    /// k6's `noVUConnectionReuse`: each iteration on connections of its own.
+    pub no_vu_connection_reuse: bool,
+    /// k6's `userAgent`.
+    pub user_agent: Option<String>,
+    /// k6's `minIterationDuration`.
+    pub min_iteration_duration: Duration,
+    /// Options of k6 that were given and have no meaning here, because there is no script.
+    pub without_meaning: Vec<&'static str>,
+}
+
+/// What is wrong with a scenario file, and where.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("line {line}, column {column}: {message}\n  {text}")]
+pub struct FileError {
+    /// From one.
+    pub line: u64,
+    /// From one.
+    pub column: u64,
+    /// The field, and what is wrong with it.
+    pub message: String,
+    /// The line.
+    pub text: String,
+}
+
+impl FileError {
+    fn at(location: Location, message: impl Into<String>) -> Self {
+        Self {
+            line: location.line(),
+            column: location.column(),
+            message: message.into(),
+            text: String::new(),
+        }
+    }
+
+    /// Lines are shown up to here: a file may be one.
+    const MAX_TEXT: usize = 120;
+
+    fn in_text(mut self, text: &str) -> Self {
+        let line = self.line.saturating_sub(1);
+        let line = usize::try_from(line).ok().and_then(|n| text.lines().nth(n));
+        let visible = |c: char| if c.is_control() { ' ' } else { c };
+        let line = line.unwrap_or_default().trim().chars();
+        self.text = line.take(Self::MAX_TEXT).map(visible).collect();
+        self
+    }
+
+    fn parsing(error: &serde_saphyr::Error) -> Self {
+        let location = error.location().unwrap_or(Location::UNKNOWN);
+        let text = error.without_snippet().to_string();
+        // The location stands in front of ours already.
+        let message = text.split(" at line ").next().unwrap_or(&text);
+        let message = match message.trim_start_matches("error: ") {
+            "invalid u32" | "invalid u64" => "expected a whole number of 0 or more",
+            message => message,
+        };
+        Self::at(location, message)
+    }
+}
+
+impl FileOptions {
+    /// Reads a file's text.
+    pub fn parse(text: &str) -> Result<Self, FileError> {
+        Self::read(text).map_err(|error| error.in_text(text))
+    }
+
+    fn read(text: &str) -> Result<Self, FileError> {
+        let file: File = serde_saphyr::from_str(text).map_err(|e| FileError::parsing(&e))?;
+        let of_scenarios = file.scenarios.iter().flatten();
+        let mut without_meaning = file.without_meaning();
+        without_meaning.extend(of_scenarios.flat_map(|(_, raw)| raw.value.without_meaning()));
+        without_meaning.dedup();
+        let session_by = file.session_by.as_ref().map(session_key).transpose()?;
+        Ok(Self {
+            scenarios: scenarios(&file)?,
+            thresholds: thresholds(&file)?,
+            session_by,
+            insecure: file.insecure_skip_tls_verify.unwrap_or_default(),
+            no_connection_reuse: file.no_connection_reuse.unwrap_or_default(),
+            no_vu_connection_reuse: file.no_vu_connection_reuse.unwrap_or_default(),
+            user_agent: file.user_agent,
+            min_iteration_duration: file.min_iteration_duration.map_or(Duration::ZERO, |t| t.0),
+            without_meaning,
+        })
+    }
+}
+
+impl Executor {
+    /// The short forms of k6: `vus`, `duration`, `iterations` and `stages` without a scenario.
+    /// `None`: none was given.
+    pub fn of_shortcuts(
+        vus: Option<u32>,
+        duration: Option<Duration>,
+        iterations: Option<u64>,
+        stages: Option<Vec<Stage>>,
+    ) -> Result<Option<Self>, ScenarioError> {
+        let executor = match (iterations, duration, stages) {
+            (Some(_), _, Some(_)) => return conflict("iterations"),
+            (None, Some(_), Some(_)) => return conflict("duration"),
+            (Some(iterations), duration, None) => Self::SharedIterations {
+                vus: vus.unwrap_or(1),
+                iterations,
+                max_duration: duration.unwrap_or(Self::MAX_DURATION),
+            },
+            (None, Some(duration), None) => Self::ConstantVus {
+                vus: vus.unwrap_or(1),
+                duration,
+            },
+            (None, None, Some(stages)) => Self::RampingVus {
+                start_vus: vus.unwrap_or(1),
+                stages,
+                graceful_ramp_down: Self::GRACEFUL_RAMP_DOWN,
+            },
+            (None, None, None) => match vus {
+                None => return Ok(None),
+                // Each one session, where k6 refuses more than one user without an end.
+                Some(vus) => Self::PerVuIterations {
+                    vus,
+                    iterations: 1,
+                    max_duration: Self::MAX_DURATION,
+                },
+            },
+        };
+        executor.check()?;
+        Ok(Some(executor))
+    }
+}
+
+fn conflict(field: &'static str) -> Result<Option<Executor>, ScenarioError> {
+    let message = "excludes stages".to_owned();
+    Err(ScenarioError { field, message })
+}
+
+macro_rules! fields {
+    ($(#[$meta:meta])* $struct:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty = $name:literal,)* }
+     without meaning { $($odd:ident = $odd_name:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct $struct {
+            $($(#[$field_meta])* #[serde(rename = $name, default)] $field: Option<$type>,)*
+            $(#[serde(rename = $odd_name, default)] $odd: Option<IgnoredAny>,)*
+        }
+
+        impl $struct {
+            fn without_meaning(&self) -> Vec<&'static str> {
+                let given: &[(bool, &'static str)] = &[$((self.$odd.is_some(), $odd_name)),*];
+                given.iter().filter_map(|(given, name)| given.then_some(*name)).collect()
+            }
+        }
+    };
+}
+
+fields! {
+    File {
+        vus: Spanned<u32> = "vus",
+        duration: Spanned<Time> = "duration",
+        iterations: Spanned<u64> = "iterations",
+        stages: Spanned<Vec<RawStage>> = "stages",
+        scenarios: BTreeMap<String, Spanned<RawScenario>> = "scenarios",
+        thresholds: BTreeMap<String, Vec<Spanned<RawThreshold>>> = "thresholds",
+        tags: BTreeMap<String, String> = "tags",
+        user_agent: String = "userAgent",
+        insecure_skip_tls_verify: bool = "insecureSkipTLSVerify",
+        no_connection_reuse: bool = "noConnectionReuse",
+        no_vu_connection_reuse: bool = "noVUConnectionReuse",
+        min_iteration_duration: Time = "minIterationDuration",
+        session_by: Spanned<String> = "sessionBy",
+    }
+    without meaning {
+        paused = "paused",
+        execution_segment = "executionSegment",
+        execution_segment_sequence = "executionSegmentSequence",
+        no_setup = "noSetup",
+        setup_timeout = "setupTimeout",
+        no_teardown = "noTeardown",
+        teardown_timeout = "teardownTimeout",
+        handle_summary_timeout = "handleSummaryTimeout",
+        rps = "rps",
+        dns = "dns",
+        max_redirects = "maxRedirects",
+        batch = "batch",
+        batch_per_host = "batchPerHost",
+        http_debug = "httpDebug",
+        tls_cipher_suites = "tlsCipherSuites",
+        tls_version = "tlsVersion",
+        tls_auth = "tlsAuth",
+        throw = "throw",
+        blacklist_ips = "blacklistIPs",
+        block_hostnames = "blockHostnames",
+        hosts = "hosts",
+        cloud = "cloud",
+        ext = "ext",
+        local_ips = "localIPs",
+        summary_trend_stats = "summaryTrendStats",
+        summary_time_unit = "summaryTimeUnit",
+        system_tags = "systemTags",
+        metric_samples_buffer_size = "metricSamplesBufferSize",
+        no_cookies_reset = "noCookiesReset",
+        discard_response_bodies = "discardResponseBodies",
+        linger = "linger",
+        no_usage_report = "noUsageReport",
+        features = "features",
+    }
+}
+
+/// Which fields of a scenario were given, and where.
+macro_rules! given {
+    ($scenario:expr, $($field:ident = $name:literal),* $(,)?) => {
+        [$(($name, $scenario.$field.as_ref().map(|value| value.referenced))),*]
+    };
+}
+
+fields! {
+    RawScenario {
+        executor: Spanned<String> = "executor",
+        start_time: Spanned<Time> = "startTime",
+        graceful_stop: Spanned<Time> = "gracefulStop",
+        tags: BTreeMap<String, String> = "tags",
+        vus: Spanned<u32> = "vus",
+        duration: Spanned<Time> = "duration",
+        iterations: Spanned<u64> = "iterations",
+        max_duration: Spanned<Time> = "maxDuration",
+        start_vus: Spanned<u32> = "startVUs",
+        stages: Spanned<Vec<RawStage>> = "stages",
+        graceful_ramp_down: Spanned<Time> = "gracefulRampDown",
+        rate: Spanned<u64> = "rate",
+        start_rate: Spanned<u64> = "startRate",
+        time_unit: Spanned<Time> = "timeUnit",
+        pre_allocated_vus: Spanned<u32> = "preAllocatedVUs",
+        max_vus: Spanned<u32> = "maxVUs",
+        speed: Spanned<Number> = "speed",
+        filter: Spanned<String> = "filter",
+        weights: Spanned<Vec<Spanned<RawWeight>>> = "weights",
+        iteration: Spanned<String> = "iteration",
+        think_time: Spanned<f64> = "thinkTime",
+    }
+    without meaning {
+        env = "env",
+        exec = "exec",
+        options = "options",
+    }
+}
+
+impl RawScenario {
+    fn given(&self) -> [(&'static str, Option<Location>); 13] {
+        given!(
+            self,
+            vus = "vus",
+            duration = "duration",
+            iterations = "iterations",
+            max_duration = "maxDuration",
+            start_vus = "startVUs",
+            stages = "stages",
+            graceful_ramp_down = "gracefulRampDown",
+            rate = "rate",
+            start_rate = "startRate",
+            time_unit = "timeUnit",
+            pre_allocated_vus = "preAllocatedVUs",
+            max_vus = "maxVUs",
+            speed = "speed",
+        )
+    }
+}
+
+#[derive(Clone, Copy, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawStage {
+    duration: Time,
+    target: u64,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawWeight {
+    filter: String,
+    weight: u32,
+}
+
+/// A duration: text with units, or a number of milliseconds.
+#[derive(Clone, Copy)]
+struct Time(Duration);
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Number::deserialize(deserializer)?.0;
+        let wrong = || D::Error::custom(format!("{text:?} is no duration; examples: 500ms, 1m30s"));
+        duration::parse(&text).map(Self).ok_or_else(wrong)
+    }
+}
+
+/// A number, or text, as text.
+struct Number(String);
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Number;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number, or text")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Number, E> {
+                Ok(Number(text.to_owned()))
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<Number, E> {
+                Ok(Number(number.to_string()))
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<Number, E> {
+                Ok(Number(number.to_string()))
+            }
+
+            fn visit_f64<E>(self, number: f64) -> Result<Number, E> {
+                Ok(Number(number.to_string()))
+            }
+        }
+        deserializer.deserialize_any(Text)
+    }
+}
+
+/// An expression, or one with what happens when it fails.
+struct RawThreshold {
+    expression: String,
+    abort: bool,
+    delay: Option<Duration>,
+    over: Option<Duration>,
+}
+
+impl<'de> Deserialize<'de> for RawThreshold {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(serde::Deserialize)]
+        #[serde(deny_unknown_fields, rename_all = "camelCase")]
+        struct Full {
+            threshold: String,
+            #[serde(default)]
+            abort_on_fail: bool,
+            delay_abort_eval: Option<Time>,
+            over: Option<Time>,
+        }
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = RawThreshold;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an expression such as \"p(95)<500\", or an object with `threshold`")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<RawThreshold, E> {
+                Ok(RawThreshold {
+                    expression: text.to_owned(),
+                    abort: false,
+                    delay: None,
+                    over: None,
+                })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawThreshold, A::Error> {
+                let full = Full::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(RawThreshold {
+                    expression: full.threshold,
+                    abort: full.abort_on_fail,
+                    delay: full.delay_abort_eval.map(|time| time.0),
+                    over: full.over.map(|time| time.0),
+                })
+            }
+        }
+        deserializer.deserialize_any(Any)
+    }
+}
+
+fn session_key(text: &Spanned<String>) -> Result<SessionKey, FileError> {
+    let key = text.value.parse();
+    key.map_err(|error| FileError::at(text.referenced, format!("sessionBy: {error}")))
+}
+
+fn scenarios(file: &File) -> Result<Vec<Scenario>, FileError> {
+    let shortcuts = given!(
+        file,
+        vus = "vus",
+        duration = "duration",
+        iterations = "iterations",
+        stages = "stages"
+    );
+    let first = shortcuts
+        .iter()
+        .find_map(|(name, at)| Some((*name, (*at)?)));
+    let Some(scenarios) = &file.scenarios else {
+        let executor = Executor::of_shortcuts(
+            file.vus.as_ref().map(|vus| vus.value),
+            file.duration.as_ref().map(|time| time.value.0),
+            file.iterations.as_ref().map(|n| n.value),
+            file.stages.as_ref().map(|stages| of_stages(&stages.value)),
+        );
+        let executor = executor.map_err(|error| {
+            let mut named = shortcuts.iter();
+            let at = named.find_map(|(name, at)| at.filter(|_| *name == error.field));
+            let at = at
+                .or_else(|| first.map(|(_, at)| at))
+                .unwrap_or(Location::UNKNOWN);
+            FileError::at(at, error.to_string())
+        })?;
+        let tags = || file.tags.clone().unwrap_or_default();
+        let scenario = executor.map(|executor| Scenario {
+            tags: tags(),
+            ..Scenario::new("default", executor)
+        });
+        return Ok(scenario.into_iter().collect());
+    };
+    if let Some((name, at)) = first {
+        return Err(FileError::at(at, format!("{name}: excludes scenarios")));
+    }
+    scenarios
+        .iter()
+        .map(|(name, raw)| scenario(name, raw, file))
+        .collect()
+}
+
+fn of_stages(stages: &[RawStage]) -> Vec<Stage> {
+    let stage = |raw: &RawStage| Stage {
+        duration: raw.duration.0,
+        target: raw.target,
+    };
+    stages.iter().map(stage).collect()
+}
+
+fn scenario(name: &str, raw: &Spanned<RawScenario>, file: &File) -> Result<Scenario, FileError> {
+    let fail = |at, text: &str| FileError::at(at, format!("scenarios.{name}{text}"));
+    let letter = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if name.is_empty() || !name.chars().all(letter) {
+        return Err(fail(
+            raw.referenced,
+            ": a name is made of letters, digits, _ and -",
+        ));
+    }
+    let raw_scenario = &raw.value;
+    let executor = raw_scenario
+        .executor
+        .as_ref()
+        .ok_or_else(|| fail(raw.referenced, ".executor: is missing"))?;
+    let (fields, build) = builder(&executor.value).ok_or_else(|| {
+        let text = format!(
+            ".executor: no executor {:?}; there are {NAMES}",
+            executor.value
+        );
+        fail(executor.referenced, &text)
+    })?;
+    for (field, at) in raw_scenario.given() {
+        if let Some(at) = at
+            && !fields.contains(&field)
+        {
+            let text = format!(".{field}: {} has no such field", executor.value);
+            return Err(fail(at, &text));
+        }
+    }
+    let wrong = |error: ScenarioError| {
+        let mut given = raw_scenario.given().into_iter();
+        let at = given.find_map(|(field, at)| at.filter(|_| field == error.field));
+        fail(at.unwrap_or(raw.referenced), &format!(".{error}"))
+    };
+    let built = build(raw_scenario).map_err(wrong)?;
+    built.check().map_err(wrong)?;
+
+    let mut scenario = Scenario::new(name, built);
+    scenario.tags = file.tags.clone().unwrap_or_default();
+    scenario
+        .tags
+        .extend(raw_scenario.tags.clone().unwrap_or_default());
+    if let Some(start) = &raw_scenario.start_time {
+        scenario.start = start.value.0;
+    }
+    if let Some(stop) = &raw_scenario.graceful_stop {
+        scenario.graceful_stop = stop.value.0;
+    }
+    if let Some(filter) = &raw_scenario.filter {
+        let parsed = Filter::parse(&filter.value);
+        let parsed =
+            parsed.map_err(|error| fail(filter.referenced, &format!(".filter: {error}")))?;
+        scenario.filter = Some(parsed);
+    }
+    if let Some(weights) = &raw_scenario.weights {
+        scenario.weights = of_weights(weights, &fail)?;
+    }
+    if let Some(iteration) = &raw_scenario.iteration {
+        scenario.iteration = match iteration.value.as_str() {
+            "session" => Iteration::Session,
+            "exchange" => Iteration::Exchange,
+            _ => {
+                return Err(fail(
+                    iteration.referenced,
+                    ".iteration: session or exchange",
+                ));
+            }
+        };
+    }
+    if let Some(think) = &raw_scenario.think_time {
+        if !think.value.is_finite() || think.value < 0.0 {
+            return Err(fail(think.referenced, ".thinkTime: a factor of 0 or more"));
+        }
+        scenario.think = (think.value > 0.0).then(|| 1.0 / think.value);
+    }
+    Ok(scenario)
+}
+
+fn of_weights(
+    weights: &Spanned<Vec<Spanned<RawWeight>>>,
+    fail: &impl Fn(Location, &str) -> FileError,
+) -> Result<Vec<Weight>, FileError> {
+    let parse = |weight: &Spanned<RawWeight>| {
+        let filter = Filter::parse(&weight.value.filter)
+            .map_err(|error| fail(weight.referenced, &format!(".weights: {error}")))?;
+        let weight = weight.value.weight;
+        Ok(Weight { filter, weight })
+    };
+    let parsed: Vec<Weight> = weights.value.iter().map(parse).collect::<Result<_, _>>()?;
+    let sum: u64 = parsed.iter().map(|weight| u64::from(weight.weight)).sum();
+    if !(1..=u64::from(Mix::MAX_PERIOD)).contains(&sum) {
+        let text = format!(".weights: their sum must be from 1 to {}", Mix::MAX_PERIOD);
+        return Err(fail(weights.referenced, &text));
+    }
+    Ok(parsed)
+}
+
+const NAMES: &str = "constant-vus, ramping-vus, per-vu-iterations, shared-iterations, \
+                     constant-arrival-rate, ramping-arrival-rate, recorded";
+
+type Build = fn(&RawScenario) -> Result<Executor, ScenarioError>;
+
+/// The fields of an executor, and how it is made of them, with k6's defaults.
+fn builder(name: &str) -> Option<(&'static [&'static str], Build)> {
+    Some(match name {
+        "constant-vus" => (&["vus", "duration"], |raw| {
+            Ok(Executor::ConstantVus {
+                vus: value_or(raw.vus.as_ref(), 1),
+                duration: required(raw.duration.as_ref(), "duration")?.0,
+            })
+        }),
+        "ramping-vus" => (&["startVUs", "stages", "gracefulRampDown"], |raw| {
+            Ok(Executor::RampingVus {
+                start_vus: value_or(raw.start_vus.as_ref(), 1),
+                stages: stages_of(raw)?,
+                graceful_ramp_down: time_or(
+                    raw.graceful_ramp_down.as_ref(),
+                    Executor::GRACEFUL_RAMP_DOWN,
+                ),
+            })
+        }),
+        "per-vu-iterations" => (&["vus", "iterations", "maxDuration"], |raw| {
+            Ok(Executor::PerVuIterations {
+                vus: value_or(raw.vus.as_ref(), 1),
+                iterations: value_or(raw.iterations.as_ref(), 1),
+                max_duration: time_or(raw.max_duration.as_ref(), Executor::MAX_DURATION),
+            })
+        }),
+        "shared-iterations" => (&["vus", "iterations", "maxDuration"], |raw| {
+            Ok(Executor::SharedIterations {
+                vus: value_or(raw.vus.as_ref(), 1),
+                iterations: value_or(raw.iterations.as_ref(), 1),
+                max_duration: time_or(raw.max_duration.as_ref(), Executor::MAX_DURATION),
+            })
+        }),
+        "constant-arrival-rate" => (
+            &["rate", "timeUnit", "duration", "preAllocatedVUs", "maxVUs"],
+            |raw| {
+                let pre_allocated_vus = pre_allocated(raw)?;
+                Ok(Executor::ConstantArrivalRate {
+                    rate: PerTime {
+                        n: *required(raw.rate.as_ref(), "rate")?,
+                        unit: time_or(raw.time_unit.as_ref(), SECOND),
+                    },
+                    duration: required(raw.duration.as_ref(), "duration")?.0,
+                    pre_allocated_vus,
+                    max_vus: value_or(raw.max_vus.as_ref(), pre_allocated_vus),
+                })
+            },
+        ),
+        "ramping-arrival-rate" => (
+            &[
+                "startRate",
+                "timeUnit",
+                "stages",
+                "preAllocatedVUs",
+                "maxVUs",
+            ],
+            |raw| {
+                let pre_allocated_vus = pre_allocated(raw)?;
+                Ok(Executor::RampingArrivalRate {
+                    start_rate: PerTime {
+                        n: value_or(raw.start_rate.as_ref(), 0),
+                        unit: time_or(raw.time_unit.as_ref(), SECOND),
+                    },
+                    stages: stages_of(raw)?,
+                    pre_allocated_vus,
+                    max_vus: value_or(raw.max_vus.as_ref(), pre_allocated_vus),
+                })
+            },
+        ),
+        "recorded" => (&["speed", "duration"], |raw| {
+            let speed = match &raw.speed {
+                None => Speed::RECORDED,
+                Some(speed) => speed.value.0.parse().map_err(|error| ScenarioError {
+                    field: "speed",
+                    message: format!("{error}"),
+                })?,
+            };
+            Ok(Executor::Recorded {
+                speed,
+                duration: raw.duration.as_ref().map(|time| time.value.0),
+            })
+        }),
+        _ => return None,
+    })
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn value_or<T: Copy>(value: Option<&Spanned<T>>, default: T) -> T {
+    value.map_or(default, |value| value.value)
+}
+
+fn time_or(value: Option<&Spanned<Time>>, default: Duration) -> Duration {
+    value.map_or(default, |value| value.value.0)
+}
+
+fn required<'a, T>(
+    value: Option<&'a Spanned<T>>,
+    field: &'static str,
+) -> Result<&'a T, ScenarioError> {
+    let message = "is missing".to_owned();
+    let missing = || ScenarioError { field, message };
+    value.map(|value| &value.value).ok_or_else(missing)
+}
+
+fn pre_allocated(raw: &RawScenario) -> Result<u32, ScenarioError> {
+    required(raw.pre_allocated_vus.as_ref(), "preAllocatedVUs").copied()
+}
+
+fn stages_of(raw: &RawScenario) -> Result<Vec<Stage>, ScenarioError> {
+    required(raw.stages.as_ref(), "stages").map(|stages| of_stages(stages))
+}
+
+fn thresholds(file: &File) -> Result<Vec<Threshold>, FileError> {
+    let mut all = Vec::new();
+    for (series, expressions) in file.thresholds.iter().flatten() {
+        for raw in expressions {
+            let RawThreshold {
+                expression,
+                abort,
+                delay,
+                over,
+            } = &raw.value;
+            let mut text = format!("{series}: {expression}");
+            if *abort {
+                text.push_str("; abort");
+            }
+            // As in k6, a delay without an abort says nothing.
+            if let (true, Some(delay)) = (abort, delay) {
+                text.push_str(&format!("; delay {}", duration::show(*delay)));
+            }
+            if let Some(over) = over {
+                text.push_str(&format!("; over {}", duration::show(*over)));
+            }
+            let threshold = text
+                .parse()
+                .map_err(|error| FileError::at(raw.referenced, format!("thresholds: {error}")))?;
+            all.push(threshold);
+        }
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests;

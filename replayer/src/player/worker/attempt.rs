@@ -1,0 +1,173 @@
+//! One request, from the moment it is ready to the moment it is counted.
+
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use crate::player::options::Reuse;
+use crate::player::outcome::{Cause, Failure, Lost, NeverSent, SendError, Timeline};
+use crate::player::schedule::Entry;
+use crate::player::source::Source;
+use crate::player::transport::Transport;
+use crate::player::worker::drive::Worker;
+
+/// A request that waits for its due time.
+pub(super) struct Ready<S: Source, T: Transport> {
+    pub(super) entry: Entry,
+    pub(super) request: T::Request,
+    _bytes: RequestBytes<S, T>,
+}
+
+impl<S: Source, T: Transport> Ready<S, T> {
+    pub(super) fn new(worker: &Rc<Worker<S, T>>, entry: Entry, request: T::Request) -> Self {
+        let len = T::request_len(&request) as u64;
+        Self {
+            entry,
+            request,
+            _bytes: RequestBytes::take(worker, len),
+        }
+    }
+
+    pub(super) fn on_lane(mut self, lane: u32) -> Self {
+        self.entry = self.entry.on_lane(lane);
+        self
+    }
+}
+
+/// Request bytes that are held, given back when it is dropped.
+struct RequestBytes<S: Source, T> {
+    worker: Rc<Worker<S, T>>,
+    len: u64,
+}
+
+impl<S: Source, T> RequestBytes<S, T> {
+    fn take(worker: &Rc<Worker<S, T>>, len: u64) -> Self {
+        worker.request_bytes.set(worker.request_bytes.get() + len);
+        Self {
+            worker: Rc::clone(worker),
+            len,
+        }
+    }
+}
+
+impl<S: Source, T> Drop for RequestBytes<S, T> {
+    fn drop(&mut self) {
+        let held = &self.worker.request_bytes;
+        held.set(held.get().saturating_sub(self.len));
+    }
+}
+
+/// A request in flight. However it ends, also when it is dropped, it is counted once.
+pub(super) struct Attempt<S: Source, T: Transport> {
+    worker: Rc<Worker<S, T>>,
+    timeline: Timeline,
+    ready: Ready<S, T>,
+    /// It is an iteration of its own.
+    single: bool,
+    settled: bool,
+}
+
+impl<S: Source, T: Transport> Attempt<S, T> {
+    pub(super) fn new(
+        worker: Rc<Worker<S, T>>,
+        ready: Ready<S, T>,
+        due: Instant,
+        single: bool,
+    ) -> Self {
+        Self {
+            worker,
+            timeline: Timeline::start(due),
+            ready,
+            single,
+            settled: false,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        // In open loop this runs when the task does: what the player did before counts as lag.
+        self.timeline.taken = Instant::now();
+        let lane = self.ready.entry.lane;
+        let sending = self
+            .worker
+            .transport
+            .send(lane, &self.ready.request, &self.timeline);
+        let result = tokio::time::timeout(self.worker.job.timeout, sending).await;
+        if self.ready.entry.last_of_lane {
+            self.worker.transport.retire(lane);
+        } else if self.worker.job.reuse == Reuse::Never {
+            self.worker.transport.forget(lane);
+        }
+        let now = Instant::now();
+        match result {
+            Ok(Ok(status)) => self.answered(now, status),
+            Ok(Err(SendError { lost, cause })) => self.lose(now, lost, &cause),
+            Err(_elapsed) => {
+                let lost = self.lost_as(Failure::TimedOut, NeverSent::TimedOut);
+                self.lose(now, lost, &Cause::None);
+            }
+        }
+    }
+
+    fn answered(&mut self, now: Instant, status: u16) {
+        let entry = self.ready.entry;
+        let recorded = self.worker.job.source.recorded_status(entry.id);
+        let mut tally = self.worker.tally.borrow_mut();
+        tally.answer(entry.origin(), &self.timeline, now, status, recorded);
+        if self.single {
+            tally.iteration(
+                entry.scenario,
+                now.saturating_duration_since(self.timeline.due),
+            );
+        }
+        self.worker.live.answered.fetch_add(1, Ordering::Relaxed);
+        self.settled = true;
+    }
+
+    fn lost_as(&self, sent: Failure, not_sent: NeverSent) -> Lost {
+        match self.timeline.sent.get() {
+            Some(_) => Lost::Failed(sent),
+            None => Lost::NeverSent(not_sent),
+        }
+    }
+
+    fn lose(&mut self, now: Instant, lost: Lost, cause: &Cause) {
+        // What an HTTP/2 connection says of a stream that never had a place on it.
+        let lost = match (lost, self.timeline.sent.get()) {
+            (Lost::Failed(_), None) => Lost::NeverSent(NeverSent::Unreachable),
+            (lost, _) => lost,
+        };
+        let live = match lost {
+            Lost::Failed(_) => &self.worker.live.failed,
+            Lost::NeverSent(_) => &self.worker.live.never_sent,
+        };
+        live.fetch_add(1, Ordering::Relaxed);
+        let entry = self.ready.entry;
+        let mut tally = self.worker.tally.borrow_mut();
+        tally.lose(entry.origin(), &self.timeline, now, lost, cause);
+        if self.single {
+            match lost {
+                Lost::Failed(_) => {
+                    let took = now.saturating_duration_since(self.timeline.due);
+                    tally.iteration(entry.scenario, took);
+                }
+                Lost::NeverSent(_) => tally.drop_iterations(entry.scenario, 1),
+            }
+        }
+        self.settled = true;
+    }
+}
+
+impl<S: Source, T: Transport> Drop for Attempt<S, T> {
+    fn drop(&mut self) {
+        let in_flight = &self.worker.in_flight;
+        in_flight.set(in_flight.get().saturating_sub(1));
+        let live = &self.worker.live;
+        live.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let open = self.worker.transport.counters().open.get();
+        live.connections.store(open.into(), Ordering::Relaxed);
+        if !self.settled {
+            let lost = self.lost_as(Failure::Unanswered, NeverSent::Stopped);
+            self.lose(Instant::now(), lost, &Cause::None);
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! One iteration: the exchanges of a session, each when those that it waits for are answered.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+use crate::player::options::Reuse;
+use crate::player::scenario::{Step, Window};
+use crate::player::schedule::Entry;
+use crate::player::source::Source;
+use crate::player::transport::Transport;
+use crate::player::worker::attempt::Ready;
+use crate::player::worker::cast::Cast;
+use crate::player::worker::drive::Worker;
+
+/// An iteration that is to be done.
+#[derive(Clone)]
+pub(super) struct Turn {
+    pub(super) cast: Arc<Cast>,
+    pub(super) session: usize,
+    pub(super) lane: u32,
+    /// When it was due.
+    pub(super) start: Instant,
+    /// When it is given up.
+    pub(super) kill: Instant,
+}
+
+/// The first request of an iteration.
+pub(super) enum First<S: Source, T: Transport> {
+    /// It is read when its time comes.
+    Unread,
+    /// It was made ready before; `None`: that failed and was counted.
+    Prepared(Option<Ready<S, T>>),
+}
+
+impl Turn {
+    /// Does the iteration, and counts it.
+    pub(super) async fn run<S, T>(self, worker: &Rc<Worker<S, T>>, first: First<S, T>)
+    where
+        S: Source + 'static,
+        T: Transport + 'static,
+    {
+        let counted = Counted {
+            worker: Rc::clone(worker),
+            scenario: self.cast.index,
+            start: self.start,
+            whole: false,
+        };
+        let (lane, kill) = (self.lane, self.kill.into());
+        let whole = tokio::time::timeout_at(kill, self.steps(worker, first)).await;
+        counted.end(whole == Ok(true));
+        if worker.job.reuse != Reuse::Always {
+            worker.transport.forget(lane);
+        }
+    }
+
+    /// Whether it came to its end.
+    async fn steps<S, T>(self, worker: &Rc<Worker<S, T>>, first: First<S, T>) -> bool
+    where
+        S: Source + 'static,
+        T: Transport + 'static,
+    {
+        let session = self.cast.sessions.session(self.session);
+        let steps = session.0;
+        let mut first = Some(first);
+        if let [only] = steps {
+            return self.step(worker, *only, self.start, &mut first).await;
+        }
+        let mut due: Vec<(usize, Instant)> = session
+            .roots()
+            .filter_map(|index| Some((index, self.start + self.think(steps.get(index)?.delay))))
+            .collect();
+        let mut at_once: JoinSet<(usize, bool)> = JoinSet::new();
+        loop {
+            let (index, done) = match due.as_slice() {
+                // Most sessions do one thing after the other: that needs no other task.
+                [(index, at)] if at_once.is_empty() => {
+                    let (index, at) = (*index, *at);
+                    due.clear();
+                    let Some(step) = steps.get(index) else {
+                        return false;
+                    };
+                    (index, self.step(worker, *step, at, &mut first).await)
+                }
+                _ => {
+                    for (index, at) in due.drain(..) {
+                        if let Some(step) = steps.get(index) {
+                            let (turn, worker, step) = (self.clone(), Rc::clone(worker), *step);
+                            let mut first = first.take();
+                            at_once.spawn_local(async move {
+                                (index, turn.step(&worker, step, at, &mut first).await)
+                            });
+                        }
+                    }
+                    match at_once.join_next().await {
+                        Some(Ok(ended)) => ended,
+                        // Nobody cancels them, and none of them panics.
+                        Some(Err(_)) => return false,
+                        None => return true,
+                    }
+                }
+            };
+            if !done {
+                return false;
+            }
+            let now = Instant::now();
+            due.extend(
+                session
+                    .waiting_for(index)
+                    .filter_map(|next| Some((next, now + self.think(steps.get(next)?.delay)))),
+            );
+            if due.is_empty() && at_once.is_empty() {
+                return true;
+            }
+        }
+    }
+
+    /// Sends one exchange when it is due. `false`: the run is stopped.
+    async fn step<S, T>(
+        &self,
+        worker: &Rc<Worker<S, T>>,
+        step: Step,
+        due: Instant,
+        first: &mut Option<First<S, T>>,
+    ) -> bool
+    where
+        S: Source + 'static,
+        T: Transport + 'static,
+    {
+        let ready = match first.take() {
+            Some(First::Prepared(ready)) => ready,
+            Some(First::Unread) | None => {
+                let entry = Entry::of_user(step.id, step.endpoint, self.cast.index, self.lane);
+                worker.prepare(entry, false)
+            }
+        };
+        if due > Instant::now() && !worker.sleep_until(due).await {
+            return false;
+        }
+        if worker.stopped() {
+            return false;
+        }
+        if let Some(attempt) = ready.and_then(|ready| worker.begin(ready, due, false)) {
+            attempt.run().await;
+        }
+        true
+    }
+
+    fn think(&self, recorded: Duration) -> Duration {
+        let factor = self.cast.think;
+        factor.map_or(Duration::ZERO, |factor| {
+            Duration::try_from_secs_f64(recorded.as_secs_f64() / factor).unwrap_or(Duration::MAX)
+        })
+    }
+}
+
+/// An iteration that has begun. However it ends, also when it is dropped, it is counted once.
+struct Counted<S: Source, T> {
+    worker: Rc<Worker<S, T>>,
+    scenario: u8,
+    start: Instant,
+    whole: bool,
+}
+
+impl<S: Source, T> Counted<S, T> {
+    fn end(mut self, whole: bool) {
+        self.whole = whole;
+    }
+}
+
+impl<S: Source, T> Drop for Counted<S, T> {
+    fn drop(&mut self) {
+        let mut tally = self.worker.tally.borrow_mut();
+        if self.whole {
+            tally.iteration(self.scenario, self.start.elapsed());
+        } else {
+            tally.interrupted(self.scenario);
+        }
+    }
+}
+
+/// A user that begins again whenever it is done, within its windows.
+pub(super) async fn user<S, T>(
+    worker: &Rc<Worker<S, T>>,
+    cast: &Arc<Cast>,
+    lane: u32,
+    windows: &[Window],
+    start: Instant,
+) where
+    S: Source + 'static,
+    T: Transport + 'static,
+{
+    let mut quota = Quota {
+        worker: Rc::clone(worker),
+        scenario: cast.index,
+        left: cast.quota,
+    };
+    'windows: for window in windows {
+        if !worker.sleep_until(start + window.from).await {
+            break;
+        }
+        let _active = worker.active();
+        let until = start + window.until;
+        loop {
+            let now = Instant::now();
+            if now >= until {
+                break;
+            }
+            if worker.stopped() || quota.left == Some(0) {
+                break 'windows;
+            }
+            let Some(iteration) = cast.next_iteration() else {
+                break 'windows;
+            };
+            quota.left = quota.left.map(|left| left - 1);
+            let Some(session) = cast.mix.session(iteration) else {
+                break 'windows;
+            };
+            let turn = Turn {
+                cast: Arc::clone(cast),
+                session,
+                lane,
+                start: now,
+                kill: start + window.kill,
+            };
+            turn.run(worker, First::Unread).await;
+            let next = now + worker.job.min_iteration;
+            if next > Instant::now() {
+                worker.sleep_until(next.min(until)).await;
+            }
+            // An iteration whose requests cannot be sent never waits: others must have their turn.
+            tokio::task::coop::consume_budget().await;
+        }
+    }
+    worker.transport.retire(lane);
+}
+
+/// The iterations that are left of a user's own; those left at its end did not begin.
+struct Quota<S: Source, T> {
+    worker: Rc<Worker<S, T>>,
+    scenario: u8,
+    left: Option<u64>,
+}
+
+impl<S: Source, T> Drop for Quota<S, T> {
+    fn drop(&mut self) {
+        if let Some(left @ 1..) = self.left {
+            let mut tally = self.worker.tally.borrow_mut();
+            tally.drop_iterations(self.scenario, left);
+        }
+    }
+}
