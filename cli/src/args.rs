@@ -32,7 +32,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 99 a threshold failed.";
 pub(crate) enum Command {
     /// Record live traffic on this machine
     Record(Record),
-    /// Read captures (pcap, pcapng; plain, gzip or zstd) into an archive
+    /// Read captures (pcap, pcapng) or HARs, plain, gzip or zstd, into an archive
     Import(Import),
     /// List the exchanges of an archive
     Ls(Ls),
@@ -105,7 +105,7 @@ pub(crate) struct Record {
 
 #[derive(Debug, Parser)]
 pub(crate) struct Import {
-    /// The captures to read, in this order; `-` is standard input
+    /// The captures or HARs to read, in this order; `-` is standard input
     #[arg(required = true, value_name = "FILE")]
     pub(crate) inputs: Vec<PathBuf>,
     /// The archive to write

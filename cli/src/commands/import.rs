@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use tapedeck_archive::{Provenance, WriteError, Writer};
 use tapedeck_exchange::{Limits, Pipeline, Recorder};
 use tapedeck_filter::Filter;
+use tapedeck_interchange::har;
 use tapedeck_model::{BodyPart, Exchange, Ledger, UnreadConnection};
 use tapedeck_packet::CaptureReader;
 
@@ -25,6 +26,7 @@ pub(crate) fn run(args: &args::Import) -> Result<ExitCode> {
         wire: Pipeline::new(Limits::default(), args.threads.unwrap_or_else(cores))
             .context("failed to start threads; --threads 1 needs none")?,
         recording: None,
+        har: None,
         options: args,
         failures: 0,
     };
@@ -49,9 +51,25 @@ struct Import<'a> {
     /// Begun when the first capture has shown that it is one, so that a mistake leaves nothing
     /// behind.
     recording: Option<Recording>,
+    /// Where HARs are read, and no captures.
+    har: Option<har::Importer>,
     options: &'a args::Import,
     failures: u32,
 }
+
+/// Connections of a HAR and of captures have nothing by which they could be told apart.
+const MIXED: &str = "a HAR and a capture cannot go into one archive at once; import each by itself, \
+                     then `tapedeck merge`";
+
+/// What an archive says of itself if it comes from a HAR, because a HAR cannot say everything.
+const FROM_HAR: &[(&str, &str)] = &[
+    ("heads", "put together from the fields of a HAR"),
+    ("bodies", "as a HAR has them: without content coding"),
+    (
+        "clock",
+        "that of a HAR: its precision is often a millisecond",
+    ),
+];
 
 impl Import<'_> {
     /// Reads one capture. What is wrong with it is said, and does not stop the others; only an
@@ -71,11 +89,22 @@ impl Import<'_> {
     fn try_read(&mut self, path: &Path) -> Result<()> {
         let (input, len) = open(path)?;
         let progress = output::byte_progress(len);
-        let input = io::BufReader::with_capacity(READ_BUFFER, progress.wrap_read(input));
+        let input = match har::detect(progress.wrap_read(input)).context("failed to read")? {
+            har::Input::Json(json) => {
+                let read = self.read_har(json);
+                progress.finish_and_clear();
+                return read;
+            }
+            har::Input::Other(input) => input,
+        };
+        let input = io::BufReader::with_capacity(READ_BUFFER, input);
         let mut capture = CaptureReader::open(input)?;
+        if self.har.is_some() {
+            bail!(MIXED);
+        }
         let recording = match &mut self.recording {
             Some(recording) => recording,
-            none => none.insert(Recording::begin(self.options)?),
+            none => none.insert(Recording::begin(self.options, &[])?),
         };
         let mut packets = 0_u64;
         let mut secrets = Secrets::default();
@@ -102,11 +131,34 @@ impl Import<'_> {
         Ok(())
     }
 
+    /// Reads one HAR.
+    fn read_har(&mut self, json: Box<dyn Read + '_>) -> Result<()> {
+        if self.har.is_none() && self.recording.is_some() {
+            bail!(MIXED);
+        }
+        let har = self.har.get_or_insert_default();
+        let recording = match &mut self.recording {
+            Some(recording) => recording,
+            none => none.insert(Recording::begin(self.options, FROM_HAR)?),
+        };
+        let read = har.read(json, &mut |item| match item {
+            har::Item::Part(part) => recording.body_part(part),
+            har::Item::Exchange(exchange) => recording.exchange(exchange),
+        });
+        recording.check()?;
+        read.context("stopped; the entries before that are kept")
+    }
+
     fn finish(mut self) -> Result<ExitCode> {
         let Some(mut recording) = self.recording else {
             return Ok(ExitCode::from(crate::FAILED));
         };
-        let ledger = self.wire.finish(&mut recording);
+        let mut ledger = self.wire.finish(&mut recording);
+        if let Some(har) = self.har {
+            let (read, imported) = har.finish();
+            ledger.merge(&read);
+            self.failures += report_har(&imported);
+        }
         recording.check()?;
         let sealed = recording.seal(&ledger)?;
         report(self.options, &ledger, &sealed);
@@ -178,10 +230,14 @@ struct Sealed {
 }
 
 impl Recording {
-    fn begin(options: &args::Import) -> Result<Self> {
+    fn begin(options: &args::Import, notes: &[(&str, &str)]) -> Result<Self> {
         let sources: Vec<String> = options.inputs.iter().map(|path| name(path)).collect();
         let provenance = Provenance {
             source: sources.join(", "),
+            extra: notes
+                .iter()
+                .map(|(name, note)| ((*name).to_owned(), (*note).to_owned()))
+                .collect(),
             ..super::provenance()
         };
         let mut writer = super::create(&options.output, provenance.clone(), options.force)?;
@@ -310,13 +366,44 @@ fn name(path: &Path) -> String {
     }
 }
 
+/// Says what HARs did not say; gives how many of these things make an import a failure.
+fn report_har(imported: &har::Imported) -> u32 {
+    let har::Imported {
+        exchanges: _,
+        unusable,
+        first_unusable,
+        without_body,
+        http3,
+    } = imported;
+    if *without_body > 0 {
+        output::warn(format_args!(
+            "of {without_body} exchanges the HAR gives the length of a body, and no body; they are \
+             marked as not whole"
+        ));
+    }
+    if *http3 > 0 {
+        output::warn(format_args!(
+            "{http3} exchanges were HTTP/3, and are kept as HTTP/2"
+        ));
+    }
+    if let Some(first) = first_unusable {
+        output::warn(format_args!(
+            "{unusable} entries were left out; the first is {first}"
+        ));
+    }
+    u32::from(*unusable > 0)
+}
+
 fn report(options: &args::Import, ledger: &Ledger, sealed: &Sealed) {
+    let packets = match ledger.packets_seen {
+        0 => String::new(),
+        packets => format!(" from {packets} packets"),
+    };
     output::say(format_args!(
-        "{}: {} exchanges on {} connections from {} packets, {}",
+        "{}: {} exchanges on {} connections{packets}, {}",
         options.output.display(),
         sealed.exchanges,
         ledger.connections,
-        ledger.packets_seen,
         output::bytes(sealed.file_len),
     ));
     for loss in output::losses(ledger) {

@@ -14,5 +14,6 @@ pub mod har;
 pub mod jsonl;
 pub mod pcap;
 mod text;
+pub mod websocket;
 
 pub use text::{header_text, rfc3339};
