@@ -298,3 +298,31 @@ def responses_only(r):
     r.capture("src", "port", "8080")
     r.run("curl", "-s", f"{URL}/small.txt", f"{URL}/seats.json", "-o", "/dev/null")
     r.run("curl", "-s", f"{URL}/missing")
+
+
+@case("058-ipv6-extensions", "IPv6 extension headers before TCP: destination and hop-by-hop options.")
+def extensions(r):
+    nginx(r)
+    r.capture()
+    r.run(*peer("extension_client.py", "8080", "/seats.json", "/small.txt", "/missing"))
+
+
+@case(
+    "065-proxy-protocol",
+    "The PROXY protocol before HTTP/1 (version 1, from curl; version 2, from haproxy) and before HTTP/2.",
+)
+def proxy_protocol(r):
+    files(r)
+    environment(r)
+    r.start(["nginx", "-p", r.work, "-c", PEERS / "proxy_protocol.conf"], 8091)
+    config = r.work / "haproxy.cfg"
+    config.write_text(
+        "defaults\n mode tcp\n timeout connect 5s\n timeout client 5s\n timeout server 5s\n"
+        "listen v2\n bind 127.0.0.1:8093\n server s 127.0.0.1:8091 send-proxy-v2\n"
+    )
+    r.start(["haproxy", "-f", config], 8093)
+    r.capture("port 8091 or port 8092")
+    r.run("curl", "-s", "--haproxy-protocol", "http://127.0.0.1:8091/one", "http://127.0.0.1:8091/two")
+    r.run("curl", "-s", "--haproxy-protocol", "--http2-prior-knowledge", "http://127.0.0.1:8092/three")
+    r.run("curl", "-s", "-d", "a=1", "http://127.0.0.1:8093/four", "http://127.0.0.1:8093/five")
+

@@ -56,7 +56,7 @@ impl Analysis {
         if preamble.is_done() {
             self.preamble = None;
         }
-        shared.ledger.bytes_skipped += len as u64;
+        shared.ledger.bytes_not_http += len as u64;
         if !rest.is_empty() {
             self.input(shared, recorder, direction, at, Input::Data(&rest));
         }

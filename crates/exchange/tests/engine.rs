@@ -427,3 +427,41 @@ fn the_same_packets_give_the_same_exchanges_times_included() {
     let segments = keep_alive().segments;
     assert_eq!(read(&segments).0.exchanges, read(&segments).0.exchanges);
 }
+
+/// Load balancers and SOCKS proxies say something before the conversation that they carry.
+#[test]
+fn what_a_proxy_says_first_is_passed_over() {
+    let v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x01\x02\x03\x04\x05\x06\x07\x08\0\x50\0\x50";
+    let none: &[u8] = b"";
+    for (hello, answer) in [
+        (
+            b"PROXY TCP4 192.0.2.1 198.51.100.1 40000 80\r\n".as_slice(),
+            none,
+        ),
+        (v2, none),
+        (
+            b"\x04\x01\0\x50\x01\x02\x03\x04\0",
+            b"\0\x5a\0\x50\x01\x02\x03\x04",
+        ),
+    ] {
+        for apart in [true, false] {
+            let request = b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n";
+            let mut talk = Conversation::new(CLIENT, SERVER);
+            talk.handshake();
+            if apart || !answer.is_empty() {
+                talk.client(hello);
+                talk.server(answer);
+                talk.client(request);
+            } else {
+                talk.client(&[hello, request].concat());
+            }
+            talk.server(b"HTTP/1.1 204 No Content\r\n\r\n");
+            talk.close();
+            let (tape, ledger) = read_with(Limits::default(), &talk.segments);
+            assert_eq!(tape.paths(), ["/1"]);
+            assert!(tape.exchanges[0].complete());
+            let said = (hello.len() + answer.len()) as u64;
+            assert_eq!(ledger.bytes_not_http, said);
+        }
+    }
+}

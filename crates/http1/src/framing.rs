@@ -54,8 +54,12 @@ impl Declared {
     pub(crate) fn of(head: &Head) -> Self {
         let mut declared = Self::default();
         let (mut close, mut keep_alive) = (false, false);
-        for (name, value) in head.pairs() {
+        for field in &head.fields {
             // Most fields are told apart by their length alone.
+            if !matches!(field.name.len, 6 | 7 | 10 | 14 | 17) {
+                continue;
+            }
+            let (name, value) = (field.name.of(&head.raw), field.value.of(&head.raw));
             match name.len() {
                 6 if name.eq_ignore_ascii_case(b"expect") => {
                     declared.expect |= value.eq_ignore_ascii_case(b"100-continue");
@@ -162,11 +166,11 @@ mod tests {
     use tapedeck_model::Role;
 
     use super::*;
-    use crate::head::{Section, parse};
+    use crate::head::{LineEnds, Section, parse};
 
     fn declared(version: &str, fields: &str) -> Declared {
         let raw = format!("HTTP/{version} 200 OK\r\n{fields}\r\n").into_bytes();
-        Declared::of(&parse(raw, Section::Head(Role::Response), 8).head)
+        Declared::of(&parse(raw, Section::Head(Role::Response), 8, &LineEnds::NONE).head)
     }
 
     #[track_caller]

@@ -40,8 +40,14 @@ impl Scan {
     pub(crate) const START: Self = Self { from: 0, lines: 0 };
 
     /// The length of the section that `bytes` begin with, the empty line included. `bytes` is what
-    /// it was at the last call, and more. [`Scan::lines`] then is the number of lines.
-    pub(crate) fn end(&mut self, bytes: &[u8], section: Section) -> Option<usize> {
+    /// it was at the last call, and more. [`Scan::lines`] then is the number of lines, and `ends` has
+    /// where they end, if this was the first call.
+    pub(crate) fn end(
+        &mut self,
+        bytes: &[u8],
+        section: Section,
+        ends: &mut LineEnds,
+    ) -> Option<usize> {
         if section == Section::Trailers && self.lines == 0 {
             // An empty section has no line end before its empty line.
             match bytes {
@@ -53,6 +59,7 @@ impl Scan {
         let unread = bytes.get(self.from..)?;
         for at in memchr_iter(b'\n', unread) {
             self.lines += 1;
+            ends.note(self.from + at);
             if self.lines == 1
                 && section == Section::Head(Role::Request)
                 && is_simple(bytes.get(..self.from + at).unwrap_or_default())
@@ -71,10 +78,42 @@ impl Scan {
                 Some(_) => continue,
             };
             self.lines += 1;
+            ends.note(self.from + at + behind - 1);
             return Some(self.from + at + behind);
         }
         self.from = bytes.len();
         None
+    }
+}
+
+/// Where the first lines of a section end, so that they are looked for once. Heads of more lines
+/// than this are rare.
+#[derive(Debug)]
+pub(crate) struct LineEnds {
+    ends: [u32; Self::MAX],
+    len: usize,
+}
+
+impl LineEnds {
+    const MAX: usize = 32;
+
+    /// None.
+    pub(crate) const NONE: Self = Self {
+        ends: [0; Self::MAX],
+        len: 0,
+    };
+
+    fn note(&mut self, end: usize) {
+        if let (Some(place), Ok(end)) = (self.ends.get_mut(self.len), u32::try_from(end)) {
+            *place = end;
+        }
+        self.len += 1;
+    }
+
+    /// Where all of so many lines end, if all of them were noted.
+    fn all(&self, lines: usize) -> Option<&[u32]> {
+        let ends = self.ends.get(..self.len)?;
+        (self.len == lines && lines > 0).then_some(ends)
     }
 }
 
@@ -99,7 +138,7 @@ pub(crate) fn token_len(bytes: &[u8]) -> usize {
 }
 
 /// Reads a whole section; `lines` is what [`Scan`] counted.
-pub(crate) fn parse(raw: Vec<u8>, section: Section, lines: usize) -> Parsed {
+pub(crate) fn parse(raw: Vec<u8>, section: Section, lines: usize, ends: &LineEnds) -> Parsed {
     let mut parsed = Parsed {
         head: Head {
             raw: Vec::new(),
@@ -113,7 +152,7 @@ pub(crate) fn parse(raw: Vec<u8>, section: Section, lines: usize) -> Parsed {
     };
     let mut at_start_line = matches!(section, Section::Head(_));
     let mut start = 0;
-    for line_end in memchr_iter(b'\n', &raw) {
+    let mut read = |line_end: usize| {
         let line = raw.get(start..line_end).unwrap_or_default();
         let line = if let [line @ .., b'\r'] = line {
             line
@@ -132,6 +171,10 @@ pub(crate) fn parse(raw: Vec<u8>, section: Section, lines: usize) -> Parsed {
             parsed.field_line(line, start);
         }
         start = line_end + 1;
+    };
+    match ends.all(lines) {
+        Some(ends) => ends.iter().for_each(|end| read(*end as usize)),
+        None => memchr_iter(b'\n', &raw).for_each(read),
     }
     parsed.head.raw = raw;
     parsed

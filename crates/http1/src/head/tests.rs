@@ -4,12 +4,21 @@ use super::*;
 
 fn read(raw: &str, role: Role) -> Parsed {
     let section = Section::Head(role);
-    let mut scan = Scan::START;
+    let (mut scan, mut ends) = (Scan::START, LineEnds::NONE);
     let end = scan
-        .end(raw.as_bytes(), section)
+        .end(raw.as_bytes(), section, &mut ends)
         .expect("the head is whole");
     assert_eq!(end, raw.len(), "{raw:?}");
-    parse(raw.as_bytes().to_vec(), section, scan.lines)
+    let parsed = parse(raw.as_bytes().to_vec(), section, scan.lines, &ends);
+    // Lines that are looked for again are the same lines.
+    let again = parse(
+        raw.as_bytes().to_vec(),
+        section,
+        scan.lines,
+        &LineEnds::NONE,
+    );
+    assert_eq!(format!("{parsed:?}"), format!("{again:?}"));
+    parsed
 }
 
 #[track_caller]
@@ -57,10 +66,10 @@ fn request_lines() {
 
 #[test]
 fn a_request_without_a_version_is_simple_or_unreadable() {
-    let mut scan = Scan::START;
+    let (mut scan, mut ends) = (Scan::START, LineEnds::NONE);
     let section = Section::Head(Role::Request);
-    assert_eq!(scan.end(b"GET /old\r\nmore", section), Some(10));
-    let parsed = parse(b"GET /old\r\n".to_vec(), section, scan.lines);
+    assert_eq!(scan.end(b"GET /old\r\nmore", section, &mut ends), Some(10));
+    let parsed = parse(b"GET /old\r\n".to_vec(), section, scan.lines, &ends);
     assert!(parsed.simple && !parsed.unreadable);
     assert_eq!(parsed.head.target(), Some(b"/old".as_slice()));
     assert!(read("POST /old\r\n\r\n", Role::Request).unreadable);
@@ -173,20 +182,20 @@ fn the_end_is_found_at_every_split() {
         let whole = format!("{raw}\r\nmore\r\n\r\n");
         let mut reference = Scan::START;
         assert_eq!(
-            reference.end(whole.as_bytes(), section),
+            reference.end(whole.as_bytes(), section, &mut { LineEnds::NONE }),
             Some(raw.len()),
             "{raw:?}"
         );
         let mut bytewise = Scan::START;
         for len in 0..raw.len() {
             assert_eq!(
-                bytewise.end(&whole.as_bytes()[..len], section),
+                bytewise.end(&whole.as_bytes()[..len], section, &mut { LineEnds::NONE }),
                 None,
                 "{raw:?} {len}"
             );
         }
         assert_eq!(
-            bytewise.end(raw.as_bytes(), section),
+            bytewise.end(raw.as_bytes(), section, &mut { LineEnds::NONE }),
             Some(raw.len()),
             "{raw:?}"
         );
@@ -279,9 +288,9 @@ proptest! {
     ) {
         let raw = [start.as_bytes(), &bytes, b"\r\n\r\n"].concat();
         for section in [Section::Head(Role::Request), Section::Head(Role::Response), Section::Trailers] {
-            let mut scan = Scan::START;
-            let end = scan.end(&raw, section).expect("there is an empty line");
-            let parsed = parse(raw[..end].to_vec(), section, scan.lines);
+            let (mut scan, mut ends) = (Scan::START, LineEnds::NONE);
+            let end = scan.end(&raw, section, &mut ends).expect("there is an empty line");
+            let parsed = parse(raw[..end].to_vec(), section, scan.lines, &ends);
             for field in &parsed.head.fields {
                 prop_assert!(field.value.start as usize + field.value.len as usize <= end);
                 prop_assert!(field.name.len > 0);

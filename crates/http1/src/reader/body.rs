@@ -146,8 +146,8 @@ impl Reader {
         out: &mut impl EventSink,
     ) -> &'a [u8] {
         match self.halves[direction].gather(data, Section::Trailers, &self.limits) {
-            Gathered::Whole(raw, lines, rest) => {
-                let parsed = head::parse(raw, Section::Trailers, lines);
+            Gathered::Whole(raw, lines, ends, rest) => {
+                let parsed = head::parse(raw, Section::Trailers, lines, &ends);
                 anomalies(key, direction, parsed.anomalies, out);
                 if lines > 1 || parsed.head.raw.len() > 2 {
                     out.event(Event::Trailers {

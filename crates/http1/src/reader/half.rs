@@ -4,7 +4,7 @@ use tapedeck_model::{Missing, StreamKey, Timestamp};
 
 use crate::Limits;
 use crate::framing::Framing;
-use crate::head::{Scan, Section, token_len};
+use crate::head::{LineEnds, Scan, Section, token_len};
 use crate::probe;
 
 /// Where one direction stands.
@@ -92,8 +92,8 @@ pub(super) struct Half {
 
 /// What became of the bytes of a head or trailer section.
 pub(super) enum Gathered<'a> {
-    /// The section with its number of lines, and what is behind it.
-    Whole(Vec<u8>, usize, &'a [u8]),
+    /// The section with its number of lines and where they end, and what is behind it.
+    Whole(Vec<u8>, usize, LineEnds, &'a [u8]),
     /// It goes on in the next input.
     More,
     /// It exceeds a limit: how many of its bytes were dropped, and what is behind them.
@@ -136,12 +136,14 @@ impl Half {
         let held = self.buffer.len();
         let room = limits.head.saturating_sub(held).min(data.len());
         let (now, later) = data.split_at_checked(room).unwrap_or((data, &[]));
+        let mut ends = LineEnds::NONE;
         let end = if held == 0 {
             self.scan = Scan::START;
-            self.scan.end(now, section)
+            self.scan.end(now, section, &mut ends)
         } else {
             self.buffer.extend_from_slice(now);
-            self.scan.end(&self.buffer, section)
+            // Lines that came before are not among these ends.
+            self.scan.end(&self.buffer, section, &mut ends)
         };
         let Some(end) = end else {
             if later.is_empty() && self.scan.lines <= limits.lines {
@@ -164,7 +166,7 @@ impl Half {
             self.buffer.truncate(end);
             std::mem::take(&mut self.buffer)
         };
-        Gathered::Whole(raw, self.scan.lines, rest)
+        Gathered::Whole(raw, self.scan.lines, ends, rest)
     }
 
     /// Puts bytes into the skipped ones.

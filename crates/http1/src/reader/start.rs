@@ -138,8 +138,8 @@ impl Reader {
         let section = Section::Head(role(direction));
         let half = &mut self.halves[direction];
         match half.gather(data, section, &self.limits) {
-            Gathered::Whole(raw, lines, rest) => {
-                let parsed = head::parse(raw, section, lines);
+            Gathered::Whole(raw, lines, ends, rest) => {
+                let parsed = head::parse(raw, section, lines, &ends);
                 self.whole_head(at, direction, key, parsed, out);
                 rest
             }
@@ -195,8 +195,8 @@ impl Reader {
             half.first_byte = at;
         }
         match half.gather(data, section, &self.limits) {
-            Gathered::Whole(raw, lines, rest) => {
-                let parsed = head::parse(raw, section, lines);
+            Gathered::Whole(raw, lines, ends, rest) => {
+                let parsed = head::parse(raw, section, lines, &ends);
                 if parsed.sound() {
                     self.report_skipped(direction, out);
                     self.halves[direction].started = true;
