@@ -61,7 +61,7 @@ impl Detecting {
             bytes.truncate(held);
             verdict
         };
-        if !matches!(verdict, Verdict::Neither) || !self.midstream {
+        if !matches!(verdict, Verdict::Neither | Verdict::NeedMore) || !self.midstream {
             return verdict;
         }
         // `data` alone: bytes that were held before it belong to another guess.

@@ -26,7 +26,8 @@ pub(crate) struct TlsShared {
 impl TlsShared {
     pub(crate) fn new(log: Arc<tls::KeyLog>) -> Self {
         Self {
-            keys: Arc::new(tls::Keys::new(log)),
+            // Not what it holds now: a thread may begin after the first secrets came.
+            keys: Arc::new(tls::Keys::before_all(log)),
             scratch: Vec::new(),
             held: 0,
         }

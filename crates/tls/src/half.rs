@@ -23,12 +23,14 @@ pub(crate) struct Half {
     pub(crate) messages: Messages,
     /// What was lost since the last record that opened.
     pub(crate) gap: Option<Gap>,
+    /// Records were among it, for certain.
+    pub(crate) lost_records: bool,
     /// How many records that may have been.
     pub(crate) lost: u64,
     /// A record is complete, and waits since then.
     pub(crate) waiting: Option<Timestamp>,
-    /// What came behind it.
-    pub(crate) held: VecDeque<(Timestamp, Held)>,
+    /// What came behind it: the number of the input, when, what.
+    pub(crate) held: VecDeque<(u64, Timestamp, Held)>,
     pub(crate) held_bytes: usize,
     /// TCP's direction has ended.
     pub(crate) ended: bool,
@@ -47,7 +49,7 @@ pub(crate) enum Held {
 }
 
 /// What an input that is held takes beside its bytes.
-pub(crate) const HELD_INPUT: usize = size_of::<(Timestamp, Held)>();
+pub(crate) const HELD_INPUT: usize = size_of::<(u64, Timestamp, Direction, Held)>();
 
 impl Half {
     pub(crate) fn new() -> Self {
@@ -59,6 +61,7 @@ impl Half {
             secret: None,
             messages: Messages::default(),
             gap: None,
+            lost_records: false,
             lost: 0,
             waiting: None,
             held: VecDeque::new(),
@@ -83,11 +86,13 @@ impl Half {
         self.secret = None;
     }
 
-    /// A record opened under this number; `whole`: nothing that was said is lost before it.
+    /// A record opened under this number; `whole`: nothing that was said is lost between it and the one
+    /// before. What was lost before that one stays lost until it is said.
     pub(crate) fn found(&mut self, seq: u64, whole: bool) {
         self.seq = seq.saturating_add(1);
         self.lost = 0;
-        if whole {
+        self.lost_records |= !whole && self.gap.is_some();
+        if !self.lost_records {
             self.gap = None;
         }
     }
@@ -104,6 +109,7 @@ impl Half {
     /// A record did not open.
     pub(crate) fn lose_record(&mut self) {
         self.lost = self.lost.saturating_add(1);
+        self.lost_records = true;
         self.messages.reset();
         self.gap.get_or_insert(Gap {
             len: 0,
@@ -111,25 +117,14 @@ impl Half {
         });
     }
 
-    pub(crate) fn hold(&mut self, at: Timestamp, input: Input<'_>) {
-        let held = match input {
-            Input::Data(data) => {
-                self.held_bytes += HELD_INPUT + data.len();
-                Held::Data(data.to_vec())
-            }
-            Input::Gap(gap) => {
-                // So that no number of them takes memory without end.
-                self.held_bytes += HELD_INPUT;
-                Held::Other(Input::Gap(gap))
-            }
-            Input::Fin => Held::Other(Input::Fin),
-            Input::Reset => Held::Other(Input::Reset),
-            Input::Cut => Held::Other(Input::Cut),
-        };
-        self.held.push_back((at, held));
+    pub(crate) fn hold(&mut self, number: u64, at: Timestamp, input: Input<'_>) {
+        let held = Held::of(input);
+        self.held_bytes += held.memory();
+        self.held.push_back((number, at, held));
     }
 
     pub(crate) fn say_gap(&mut self, at: Timestamp, direction: Direction, sink: &mut impl Sink) {
+        self.lost_records = false;
         if let Some(gap) = self.gap.take() {
             sink.input(at, direction, Input::Gap(gap));
         }

@@ -172,6 +172,15 @@ pub struct Keys {
 }
 
 impl Keys {
+    /// A view of an empty log, whatever the log holds by now.
+    #[must_use]
+    pub const fn before_all(log: Arc<KeyLog>) -> Self {
+        Self {
+            log,
+            edition: AtomicU32::new(0),
+        }
+    }
+
     /// A view of all that the log holds now.
     #[must_use]
     pub fn new(log: Arc<KeyLog>) -> Self {

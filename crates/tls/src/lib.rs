@@ -24,6 +24,7 @@ mod hello;
 mod key_log;
 mod limits;
 mod messages;
+mod order;
 mod reader;
 mod records;
 mod session;

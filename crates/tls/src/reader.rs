@@ -19,6 +19,7 @@ use crate::cipher::Opener;
 use crate::half::{HELD_INPUT, Half, Held};
 use crate::key_log::{Keys, Secret};
 use crate::messages;
+use crate::order::{Order, Ordered};
 use crate::records::{Framing, Header, Next, Record, kind};
 use crate::session::{Early, Epoch, Session};
 
@@ -53,6 +54,7 @@ pub struct Reader {
     closed: Option<Unread>,
     /// The sink was told.
     agreed: bool,
+    order: Order,
     trial_bytes: u64,
 }
 
@@ -93,6 +95,7 @@ impl Reader {
             plain: Vec::new(),
             closed: None,
             agreed: false,
+            order: Order::default(),
             trial_bytes: 0,
         }
     }
@@ -124,7 +127,7 @@ impl Reader {
     /// Bytes held.
     #[must_use]
     pub fn memory(&self) -> usize {
-        self.halves.to_server.memory() + self.halves.to_client.memory()
+        self.halves.to_server.memory() + self.halves.to_client.memory() + self.order.bytes
     }
 
     /// Reads what comes next in one direction. Records are opened in `scratch`, whose content does
@@ -147,17 +150,28 @@ impl Reader {
             return;
         }
         std::mem::swap(&mut self.plain, scratch);
-        let result = self.try_push(at, direction, input, sink);
-        std::mem::swap(&mut self.plain, scratch);
-        if let Err(closed) = result {
+        let mut order = std::mem::take(&mut self.order);
+        order.begin();
+        let sink = &mut Ordered {
+            order: &mut order,
+            sink,
+        };
+        if let Err(closed) = self.try_push(at, direction, input, sink) {
             self.close(at, closed, sink);
         }
+        self.order = order;
+        std::mem::swap(&mut self.plain, scratch);
     }
 
     /// Stops reading, because the caller has no room for what this reader holds.
     pub fn give_up(&mut self, at: Timestamp, sink: &mut impl Sink) {
         if self.closed.is_none() {
             let why = self.is_waiting().then(|| self.waits_for()).flatten();
+            let mut order = std::mem::take(&mut self.order);
+            let sink = &mut Ordered {
+                order: &mut order,
+                sink,
+            };
             self.close(at, why.unwrap_or(Unread::Limit), sink);
         }
     }
@@ -167,11 +181,11 @@ impl Reader {
         at: Timestamp,
         direction: Direction,
         input: Input<'_>,
-        sink: &mut impl Sink,
+        sink: &mut Ordered<'_, impl Sink>,
     ) -> Result<(), Unread> {
         let half = &mut self.halves[direction];
         if half.waiting.is_some() {
-            half.hold(at, input);
+            half.hold(sink.order.now, at, input);
         } else {
             self.take(at, direction, input, sink)?;
         }
@@ -180,10 +194,8 @@ impl Reader {
             self.retry(direction, sink)?;
         }
         let halves = [&self.halves.to_server, &self.halves.to_client];
-        if halves
-            .iter()
-            .any(|half| half.held_bytes > self.limits.held_bytes)
-        {
+        let most = halves[0].held_bytes.max(halves[1].held_bytes);
+        if most.max(sink.order.bytes) > self.limits.held_bytes {
             return Err(self.waits_for().unwrap_or(Unread::Limit));
         }
         if halves.iter().all(|half| half.ended) && halves.iter().any(|half| half.waiting.is_some())
@@ -214,7 +226,7 @@ impl Reader {
         at: Timestamp,
         direction: Direction,
         input: Input<'_>,
-        sink: &mut impl Sink,
+        sink: &mut Ordered<'_, impl Sink>,
     ) -> Result<(), Unread> {
         let half = &mut self.halves[direction];
         match input {
@@ -223,7 +235,8 @@ impl Reader {
                 if !data.is_empty() {
                     let half = &mut self.halves[direction];
                     half.held_bytes += HELD_INPUT + data.len();
-                    half.held.push_front((at, Held::Data(data.to_vec())));
+                    let held = Held::Data(data.to_vec());
+                    half.held.push_front((sink.order.now, at, held));
                 }
             }
             Input::Gap(gap) => half.lose(gap),
@@ -233,33 +246,37 @@ impl Reader {
     }
 
     /// Goes on with a direction that waits.
-    fn retry(&mut self, direction: Direction, sink: &mut impl Sink) -> Result<(), Unread> {
+    fn retry(
+        &mut self,
+        direction: Direction,
+        sink: &mut Ordered<'_, impl Sink>,
+    ) -> Result<(), Unread> {
         let Some(at) = self.halves[direction].waiting.take() else {
             return Ok(());
         };
+        let now = sink.order.now;
+        sink.order.now = sink.order.behind[direction].unwrap_or(now);
         self.records(at, direction, &mut &[][..], sink)?;
         while self.halves[direction].waiting.is_none() {
             let half = &mut self.halves[direction];
-            match half.held.pop_front() {
-                None => break,
-                Some((at, Held::Data(data))) => {
-                    half.held_bytes -= HELD_INPUT + data.len();
-                    self.take(at, direction, Input::Data(&data), sink)?;
-                }
-                Some((at, Held::Other(input))) => {
-                    if matches!(input, Input::Gap(_)) {
-                        half.held_bytes -= HELD_INPUT;
-                    }
-                    self.take(at, direction, input, sink)?;
-                }
-            }
+            let Some((number, at, held)) = half.held.pop_front() else {
+                sink.order.behind[direction] = None;
+                break;
+            };
+            half.held_bytes -= held.memory();
+            sink.order.now = number;
+            sink.order.behind[direction] = Some(number);
+            self.take(at, direction, held.as_input(), sink)?;
         }
+        sink.order.now = now;
+        sink.flush();
         Ok(())
     }
 
     /// Nothing more can be read: ends what will not be ended otherwise.
-    fn close(&mut self, at: Timestamp, closed: Unread, sink: &mut impl Sink) {
+    fn close(&mut self, at: Timestamp, closed: Unread, sink: &mut Ordered<'_, impl Sink>) {
         self.closed = Some(closed);
+        sink.release();
         for direction in Direction::BOTH {
             let half = &mut self.halves[direction];
             half.framing = Framing::new();
@@ -276,7 +293,7 @@ impl Reader {
             if !half.talked {
                 half.gap = None;
             }
-            for (held_at, held) in std::mem::take(&mut half.held) {
+            for (_, held_at, held) in std::mem::take(&mut half.held) {
                 if let Held::Other(input @ (Input::Fin | Input::Reset | Input::Cut)) = held {
                     half.end(held_at.max(at), direction, input, sink);
                 }
@@ -290,7 +307,7 @@ impl Reader {
         at: Timestamp,
         direction: Direction,
         data: &mut &[u8],
-        sink: &mut impl Sink,
+        sink: &mut Ordered<'_, impl Sink>,
     ) -> Result<(), Unread> {
         loop {
             let half = &mut self.halves[direction];
@@ -318,6 +335,7 @@ impl Reader {
                 Step::Blocked => {
                     half.framing.unread(&record);
                     half.waiting = Some(at);
+                    sink.order.behind[direction] = Some(sink.order.now);
                     return Ok(());
                 }
             }
@@ -330,7 +348,7 @@ impl Reader {
         direction: Direction,
         record: &Record<'_>,
         guess: bool,
-        sink: &mut impl Sink,
+        sink: &mut Ordered<'_, impl Sink>,
     ) -> Result<Step, Unread> {
         let Some((header, payload)) = record.split() else {
             return Ok(Step::Done);
@@ -416,7 +434,7 @@ impl Reader {
         direction: Direction,
         record: (Header, &[u8]),
         guess: bool,
-        sink: &mut impl Sink,
+        sink: &mut Ordered<'_, impl Sink>,
     ) -> Result<Step, Unread> {
         let mut plain = std::mem::take(&mut self.plain);
         let opened = self.open(direction, record, guess, &mut plain);
@@ -567,7 +585,7 @@ impl Reader {
         direction: Direction,
         kind: u8,
         plain: &[u8],
-        sink: &mut impl Sink,
+        sink: &mut Ordered<'_, impl Sink>,
     ) -> Result<(), Unread> {
         const CLOSE_NOTIFY: u8 = 0;
         let half = &mut self.halves[direction];
