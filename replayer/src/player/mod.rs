@@ -58,6 +58,7 @@ mod tally;
 mod target;
 mod threshold;
 mod timer;
+mod tls;
 mod transport;
 mod watch;
 mod windows;
@@ -76,7 +77,8 @@ pub use scenario::{
 pub use schedule::{Factor, LeftOut, LeftOutCounts, ParseSpeedError, Speed};
 pub use stop::{Stop, StopFlag};
 pub use tally::{Comparison, Tally, Trend, Trends};
-pub use target::{ParseTargetError, Target, TargetAddress, TargetFault, TargetProtocol};
+pub use target::{ParseRouteError, ParseTargetError, Route, Target, TargetAddress, TargetFault, TargetProtocol};
+pub use tls::{Identity, TlsError, TlsOptions};
 pub use threshold::{ParseThresholdError, Threshold, Verdict, VerdictReason};
 
 #[cfg(test)]

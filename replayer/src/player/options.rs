@@ -7,14 +7,23 @@ use tapedeck_filter::Filter;
 
 use crate::player::scenario::{Executor, Scenario, SessionKey};
 use crate::player::schedule::Speed;
-use crate::player::target::Target;
+use crate::player::target::{Route, Target};
 use crate::player::threshold::Threshold;
+use crate::player::tls::TlsOptions;
 
 /// Everything that a run is asked to do.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Where the requests go.
     pub target: Target,
+    /// Where the requests of some recorded authorities go instead.
+    pub routes: Vec<Route>,
+    /// Whom to believe over TLS.
+    pub tls: TlsOptions,
+    /// Fields that are sent with every request, in place of those of the same name.
+    pub headers: Vec<(String, String)>,
+    /// Fields that are not sent.
+    pub removed_headers: Vec<String>,
     /// How fast, where there are no [`Options::scenarios`].
     pub speed: Speed,
     /// Nothing is sent that is due later, where there are no [`Options::scenarios`].
@@ -85,6 +94,10 @@ impl Options {
     pub fn new(target: Target) -> Self {
         Self {
             target,
+            routes: Vec::new(),
+            tls: TlsOptions::default(),
+            headers: Vec::new(),
+            removed_headers: Vec::new(),
             speed: Speed::RECORDED,
             duration: None,
             scenarios: Vec::new(),

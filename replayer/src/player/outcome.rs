@@ -12,6 +12,8 @@ counted! {
     NeverSent, NeverSentCounts {
         /// The target's name could not be resolved.
         Dns = "dns",
+        /// TLS could not be agreed on, or the target's certificate is not believed.
+        Tls = "tls",
         /// The target refused the connection.
         Refused = "connect_refused",
         /// The connection could not be made for another reason of the network.
@@ -102,6 +104,9 @@ impl SendError {
 }
 
 fn connect_failure(error: &io::Error) -> NeverSent {
+    if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
+        return NeverSent::Tls;
+    }
     match error.kind() {
         io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => NeverSent::Refused,
         io::ErrorKind::TimedOut => NeverSent::TimedOut,
@@ -180,6 +185,8 @@ pub(crate) struct Timeline {
     pub(crate) taken: Instant,
     /// Time spent on opening a connection for it.
     pub(crate) connecting: Cell<Option<Duration>>,
+    /// And on TLS, behind that.
+    pub(crate) tls_handshaking: Cell<Option<Duration>>,
     /// When its first byte was handed to the kernel.
     pub(crate) sent: Cell<Option<Instant>>,
     /// When its last byte was.
@@ -196,6 +203,7 @@ impl Timeline {
             due,
             taken: Instant::now(),
             connecting: Cell::new(None),
+            tls_handshaking: Cell::new(None),
             sent: Cell::new(None),
             sent_whole: Cell::new(None),
             first_byte: Cell::new(None),

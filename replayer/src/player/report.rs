@@ -155,7 +155,7 @@ impl Report {
     /// | `data_sent`, `data_received` | counter | bytes on all connections |
     /// | `http_req_failed` | rate | of those attempted: unanswered, or answered outside of 200 to 399 |
     /// | `http_req_duration` | trend | from the **due time** to the last byte; k6 counts from the sending |
-    /// | `http_req_blocked`, `_connecting`, `_sending`, `_waiting`, `_receiving` | trend | as in k6, but `_blocked` includes `_connecting` |
+    /// | `http_req_blocked`, `_connecting`, `_tls_handshaking`, `_sending`, `_waiting`, `_receiving` | trend | as in k6, but `_blocked` includes `_connecting` and `_tls_handshaking` |
     /// | `service_time` | trend | ours: what k6 calls `http_req_duration` |
     /// | `schedule_lag` | trend | ours: the player's own lateness |
     /// | `status_as_recorded` | rate | ours: answers with the recorded status |

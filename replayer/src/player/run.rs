@@ -2,12 +2,13 @@
 
 use std::cell::Cell;
 use std::io;
-use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
+use rustls::ClientConfig;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 use tapedeck_archive::Archive;
@@ -26,10 +27,12 @@ use crate::player::schedule::{LeftOutCounts, Topology, share};
 use crate::player::source::Source;
 use crate::player::stop::StopFlag;
 use crate::player::tally::Tally;
-use crate::player::target::{Target, TargetAddress, TargetProtocol};
+use crate::player::target::{Route, Target, TargetAddress, TargetProtocol};
 use crate::player::threshold::{Verdict, VerdictReason};
+use crate::player::tls::{TlsError, negotiated, server_name};
 use crate::player::transport::{
-    Connector, Destination, Http1Transport, Http2Transport, Stream, WhenBusy, connect_once,
+    AnyTransport, Connector, Counters, Destination, Http1Transport, Http2Transport, Names, Router,
+    Secure, Stream, WhenBusy,
 };
 use crate::player::watch::{Observed, Watch, pinned, unknown_tag};
 use crate::player::windows::Windows;
@@ -126,6 +129,9 @@ pub enum RunError {
         /// What the system said.
         error: io::Error,
     },
+    /// TLS cannot be used as asked.
+    #[error("TLS: {0}")]
+    Tls(TlsError),
     /// A thread or its event loop could not be made.
     #[error("cannot start a worker: {0}")]
     Worker(io::Error),
@@ -214,19 +220,26 @@ pub(crate) fn play<S: Source + 'static>(
             allowed: descriptors.into(),
         });
     }
-    let (destination, spare) = reach(&options.target, options.timeout)?;
-    check_ports(&destination, plan.connections)?;
+    let rules = Rules {
+        authority: String::new(),
+        path_prefix: String::new(),
+        preserve_host: options.preserve_host,
+        keep_connection_options: plan.topology == Topology::Recorded,
+        tls: false,
+        set: options.headers.clone(),
+        removed: options.removed_headers.clone(),
+    };
+    let mut reached = reach_all(options, &rules)?;
+    if let [only] = reached.as_slice() {
+        check_ports(&only.destination, plan.connections)?;
+    }
+    let spares = reached.iter_mut().map(|reached| reached.spare.take());
+    let spares: Vec<Option<StdStream>> = spares.collect();
 
     let workers = u32::try_from(plan.parts.len()).unwrap_or(u32::MAX).max(1);
     let cpu_before = cpu_time();
     let job = Arc::new(Job {
         source,
-        rules: Rules {
-            authority: options.target.authority.clone(),
-            path_prefix: options.target.path_prefix.clone(),
-            preserve_host: options.preserve_host,
-            keep_connection_options: plan.topology == Topology::Recorded,
-        },
         gate: Gate::new(workers),
         timeout: options.timeout,
         grace: options.grace,
@@ -244,8 +257,8 @@ pub(crate) fn play<S: Source + 'static>(
     };
     let crew = Crew {
         job: Arc::clone(&job),
-        protocol: options.target.protocol,
-        destination,
+        reached,
+        routes: options.routes.clone(),
         topology: plan.topology,
         workers,
         // A pool is its own limit.
@@ -269,7 +282,7 @@ pub(crate) fn play<S: Source + 'static>(
         guard.look(elapsed(&job), live, &vus, &plan);
         progress(now);
     };
-    let mut tally = crew.send(parts, spare, observe)?;
+    let mut tally = crew.send(parts, spares, observe)?;
     for (scenario, queue) in &plan.queues {
         tally.never_sent.add_n(NeverSent::Stopped, queue.left());
         tally.drop_iterations(*scenario, queue.left());
@@ -439,8 +452,9 @@ fn share_of(cpu: Duration, elapsed: Duration) -> f64 {
 /// What the threads share.
 struct Crew<S> {
     job: Arc<Job<S>>,
-    protocol: TargetProtocol,
-    destination: Destination,
+    /// The targets: that of the run, and those of the routes.
+    reached: Vec<Reached>,
+    routes: Vec<Route>,
     topology: Topology,
     workers: u32,
     /// Connections of each worker, at most.
@@ -454,11 +468,11 @@ impl<S: Source + 'static> Crew<S> {
     fn send(
         &self,
         parts: Vec<Vec<WorkPart>>,
-        spare: StdStream,
+        spares: Vec<Option<StdStream>>,
         mut observe: impl FnMut(&[Arc<Live>]),
     ) -> Result<Tally, RunError> {
         let live: Vec<Arc<Live>> = parts.iter().map(|_| Arc::default()).collect();
-        let mut spare = Some(spare);
+        let mut spares = Some(spares);
         // All passes exist before the first thread does: where one cannot be made, those that wait
         // for it are let go.
         let parts: Vec<Share<'_>> = (0..)
@@ -467,7 +481,7 @@ impl<S: Source + 'static> Crew<S> {
             .map(|((worker, parts), live)| Share {
                 worker,
                 parts,
-                spare: spare.take(),
+                spares: spares.take().unwrap_or_default(),
                 live: Arc::clone(live),
                 pass: self.job.gate.pass(),
             })
@@ -502,29 +516,45 @@ impl<S: Source + 'static> Crew<S> {
         let Share {
             worker,
             parts,
-            spare,
+            spares,
             live,
             pass,
         } = share_of_work;
-        let connector = || {
-            let spare = spare.map(StdStream::into_tokio).transpose()?;
-            let destination = self.destination.clone();
-            Ok::<_, io::Error>(Connector::new(destination, self.connections, spare))
-        };
+        worker::run(&self.job, pass, live, parts, || self.router(worker, spares))
+    }
+
+    /// The ways of one worker to all targets.
+    fn router(&self, worker: u32, spares: Vec<Option<StdStream>>) -> io::Result<Router> {
         let when_busy = match self.topology {
             Topology::Recorded => WhenBusy::Open,
             Topology::Pooled(connections) => {
                 WhenBusy::Wait(share(connections.get(), self.workers, worker))
             }
         };
-        match self.protocol {
-            TargetProtocol::Http1 => worker::run(&self.job, pass, live, parts, || {
-                Ok(Http1Transport::new(connector()?, when_busy))
-            }),
-            TargetProtocol::Http2 => worker::run(&self.job, pass, live, parts, || {
-                Ok(Http2Transport::new(connector()?, when_busy))
-            }),
-        }
+        let counters: Rc<Counters> = Rc::default();
+        let mut spares = spares.into_iter();
+        let transport = |reached: &Reached| {
+            let spare = spares.next().flatten();
+            let connector = Connector::new(
+                reached.destination.clone(),
+                reached.secure.clone(),
+                self.connections,
+                spare.map(StdStream::into_tokio).transpose()?,
+                Rc::clone(&counters),
+            );
+            let rules = reached.rules.clone();
+            Ok(match reached.protocol {
+                TargetProtocol::Http1 => {
+                    AnyTransport::Http1(Http1Transport::new(connector, rules, when_busy))
+                }
+                TargetProtocol::Http2 => {
+                    AnyTransport::Http2(Http2Transport::new(connector, rules, when_busy))
+                }
+            })
+        };
+        let targets = self.reached.iter().map(transport);
+        let targets: Vec<AnyTransport> = targets.collect::<io::Result<_>>()?;
+        Ok(Router::new(targets, self.routes.clone(), counters))
     }
 }
 
@@ -532,7 +562,7 @@ impl<S: Source + 'static> Crew<S> {
 struct Share<'a> {
     worker: u32,
     parts: Vec<WorkPart>,
-    spare: Option<StdStream>,
+    spares: Vec<Option<StdStream>>,
     live: Arc<Live>,
     pass: Pass<'a>,
 }
@@ -549,37 +579,96 @@ fn add_up(live: &[Arc<Live>], mut progress: Progress) -> Progress {
     progress
 }
 
-/// Resolves the target and connects to it once, so that a target that is down is one clear message
-/// and not a failure for each request. The connection becomes the first of the run.
-fn reach(target: &Target, timeout: Duration) -> Result<(Destination, StdStream), RunError> {
+/// A target that was reached once.
+struct Reached {
+    destination: Destination,
+    secure: Option<Secure>,
+    protocol: TargetProtocol,
+    rules: Rules,
+    /// The connection, which becomes the first of the run; none over TLS, which cannot be moved to
+    /// another thread.
+    spare: Option<StdStream>,
+}
+
+/// Resolves the targets and connects to each once, so that a target that is down is one clear
+/// message and not a failure for each request.
+fn reach_all(options: &Options, rules: &Rules) -> Result<Vec<Reached>, RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(RunError::Worker)?;
+    let targets = std::iter::once(&options.target).chain(options.routes.iter().map(|r| &r.target));
+    let targets: Vec<&Target> = targets.collect();
+    let config = match targets.iter().any(|target| target.tls) {
+        true => Some(options.tls.config().map_err(RunError::Tls)?),
+        false => None,
+    };
+    runtime.block_on(async {
+        let mut reached = Vec::new();
+        for target in targets {
+            let rules = Rules {
+                authority: target.authority.clone(),
+                path_prefix: target.path_prefix.clone(),
+                tls: target.tls,
+                ..rules.clone()
+            };
+            reached.push(reach(target, config.as_ref(), options.timeout, rules).await?);
+        }
+        Ok(reached)
+    })
+}
+
+async fn reach(
+    target: &Target,
+    config: Option<&Arc<ClientConfig>>,
+    timeout: Duration,
+    rules: Rules,
+) -> Result<Reached, RunError> {
     let connect_error = |error| RunError::Connect {
         target: target.to_string(),
         error,
     };
-    runtime.block_on(async {
-        let destination = match &target.address {
-            TargetAddress::Unix(path) => Destination::Unix(path.clone()),
-            TargetAddress::Tcp { host, port } => {
-                let addresses = tokio::net::lookup_host((host.as_str(), *port)).await;
-                let addresses: Vec<SocketAddr> = addresses
-                    .map_err(|error| RunError::Resolve {
-                        host: host.clone(),
-                        error,
-                    })?
-                    .collect();
-                Destination::Tcp(addresses)
-            }
-        };
-        let stream = tokio::time::timeout(timeout, connect_once(&destination))
-            .await
-            .unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
-            .map_err(connect_error)?;
-        let stream = StdStream::from_tokio(stream).map_err(connect_error)?;
-        Ok((destination, stream))
+    let (destination, secure) = match &target.address {
+        TargetAddress::Unix(path) => (Destination::Unix(path.clone()), None),
+        TargetAddress::Tcp { host, port } => {
+            let names = Names::look_up(host, *port).await;
+            let names = names.map_err(|error| RunError::Resolve {
+                host: host.clone(),
+                error,
+            })?;
+            let secure = match config.filter(|_| target.tls) {
+                None => None,
+                Some(config) => Some(Secure {
+                    config: Arc::clone(config),
+                    name: server_name(host).map_err(RunError::Tls)?,
+                }),
+            };
+            (Destination::Tcp(names), secure)
+        }
+    };
+    let connector = Connector::new(destination.clone(), secure.clone(), 1, None, Rc::default());
+    let connect = async {
+        let stream = connector.open().await?;
+        match (&secure, stream) {
+            (Some(secure), Stream::Tcp(stream)) => secure.handshake(stream).await,
+            (_, stream) => Ok(stream),
+        }
+    };
+    let stream = tokio::time::timeout(timeout, connect)
+        .await
+        .unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(connect_error)?;
+    let (protocol, spare) = match stream {
+        Stream::Tls(stream) => (negotiated(stream.get_ref().1.alpn_protocol()), None),
+        Stream::Tcp(stream) => (target.protocol, Some(stream.into_std().map(StdStream::Tcp))),
+        Stream::Unix(stream) => (target.protocol, Some(stream.into_std().map(StdStream::Unix))),
+    };
+    Ok(Reached {
+        destination,
+        secure,
+        protocol,
+        rules,
+        spare: spare.transpose().map_err(connect_error)?,
     })
 }
 
@@ -590,13 +679,6 @@ enum StdStream {
 }
 
 impl StdStream {
-    fn from_tokio(stream: Stream) -> io::Result<Self> {
-        match stream {
-            Stream::Tcp(stream) => stream.into_std().map(Self::Tcp),
-            Stream::Unix(stream) => stream.into_std().map(Self::Unix),
-        }
-    }
-
     fn into_tokio(self) -> io::Result<Stream> {
         match self {
             Self::Tcp(stream) => tokio::net::TcpStream::from_std(stream).map(Stream::Tcp),
@@ -634,10 +716,10 @@ fn local_ports() -> Option<u64> {
 }
 
 fn check_ports(destination: &Destination, needed: u64) -> Result<(), RunError> {
-    let Destination::Tcp(addresses) = destination else {
+    let Destination::Tcp(names) = destination else {
         return Ok(());
     };
-    let addresses = addresses.len();
+    let addresses = names.addresses.len();
     let Some(allowed) = local_ports().map(|ports| ports * addresses as u64) else {
         return Ok(());
     };

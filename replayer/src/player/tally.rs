@@ -175,6 +175,8 @@ trends! {
     http_req_blocked,
     /// Opening a connection, for the requests that needed one.
     http_req_connecting,
+    /// Agreeing on TLS, for the requests that needed a connection.
+    http_req_tls_handshaking,
     /// From the first byte sent to the last byte sent.
     http_req_sending,
     /// From the last byte sent to the first byte of the answer.
@@ -568,6 +570,7 @@ fn begin(timeline: &Timeline) -> Measures {
         schedule_lag: Some(timeline.taken.saturating_duration_since(timeline.due)),
         http_req_blocked: timeline.sent.get().map(blocked),
         http_req_connecting: timeline.connecting.get(),
+        http_req_tls_handshaking: timeline.tls_handshaking.get(),
         ..Measures::default()
     }
 }

@@ -10,11 +10,14 @@ use std::str::FromStr;
 /// |---|---|
 /// | `http://HOST[:PORT][/PREFIX]` | HTTP/1.1 over TCP |
 /// | `h2c://HOST[:PORT][/PREFIX]` | HTTP/2 with prior knowledge over TCP, without TLS |
+/// | `https://HOST[:PORT][/PREFIX]` | HTTP/2 or HTTP/1.1 over TLS, whatever both sides agree on |
 /// | `unix:///PATH/TO/SOCKET` | HTTP/1.1 over a Unix socket |
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Target {
-    /// The protocol that the target is spoken to in.
+    /// The protocol that the target is spoken to in; over TLS the one that is asked for first.
     pub protocol: TargetProtocol,
+    /// Over TLS.
+    pub tls: bool,
     /// How it is reached.
     pub address: TargetAddress,
     /// What stands in `Host` and `:authority`.
@@ -67,8 +70,7 @@ impl FromStr for Target {
             .ok_or_else(|| fail(TargetFault::NoScheme))?;
         let protocol = match scheme.to_ascii_lowercase().as_str() {
             "http" | "unix" => TargetProtocol::Http1,
-            "h2c" => TargetProtocol::Http2,
-            "https" => return Err(fail(TargetFault::Https)),
+            "h2c" | "https" => TargetProtocol::Http2,
             _ => return Err(fail(TargetFault::UnknownScheme)),
         };
         if scheme.eq_ignore_ascii_case("unix") {
@@ -77,6 +79,7 @@ impl FromStr for Target {
             }
             return Ok(Self {
                 protocol,
+                tls: false,
                 address: TargetAddress::Unix(rest.into()),
                 // A socket has no name; curl, too, sends this one.
                 authority: "localhost".to_owned(),
@@ -95,11 +98,13 @@ impl FromStr for Target {
             return Err(fail(TargetFault::BadCharacter));
         }
         let (host, port) = host_and_port(authority).map_err(fail)?;
+        let tls = scheme.eq_ignore_ascii_case("https");
         Ok(Self {
             protocol,
+            tls,
             address: TargetAddress::Tcp {
                 host: host.to_owned(),
-                port: port.unwrap_or(80),
+                port: port.unwrap_or(if tls { 443 } else { 80 }),
             },
             authority: authority.to_owned(),
             path_prefix: path.trim_end_matches('/').to_owned(),
@@ -109,9 +114,10 @@ impl FromStr for Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = match self.protocol {
-            TargetProtocol::Http1 => "http",
-            TargetProtocol::Http2 => "h2c",
+        let scheme = match (self.protocol, self.tls) {
+            (_, true) => "https",
+            (TargetProtocol::Http1, false) => "http",
+            (TargetProtocol::Http2, false) => "h2c",
         };
         match &self.address {
             TargetAddress::Tcp { .. } => {
@@ -137,14 +143,11 @@ pub struct ParseTargetError {
 #[non_exhaustive]
 pub enum TargetFault {
     /// No `://`.
-    #[error("it names no scheme; write http://, h2c:// or unix:// before it")]
+    #[error("it names no scheme; write http://, https://, h2c:// or unix:// before it")]
     NoScheme,
     /// A scheme that means nothing here.
-    #[error("its scheme is not known; http, h2c and unix are")]
+    #[error("its scheme is not known; http, https, h2c and unix are")]
     UnknownScheme,
-    /// TLS.
-    #[error("https targets are not supported yet; http, h2c and unix are")]
-    Https,
     /// Nothing to connect to.
     #[error("it names nothing to connect to")]
     NoHost,
@@ -160,6 +163,56 @@ pub enum TargetFault {
     /// `?` or `#`.
     #[error("a query or a fragment has no meaning in a target; the recorded requests bring theirs")]
     QueryOrFragment,
+}
+
+/// Where the requests of one recorded authority go: `pay.example.com=http://127.0.0.1:9000`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Route {
+    /// A host, with or without a port; without one it stands for every port.
+    pub authority: String,
+    /// Where they go.
+    pub target: Target,
+}
+
+/// Why a text is no [`Route`].
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum ParseRouteError {
+    /// No host, or no `=` behind it.
+    #[error("expected HOST=URL, such as pay.example.com=http://127.0.0.1:9000")]
+    Form,
+    /// What stands behind `=`.
+    #[error(transparent)]
+    Target(#[from] ParseTargetError),
+}
+
+impl FromStr for Route {
+    type Err = ParseRouteError;
+
+    fn from_str(text: &str) -> Result<Self, ParseRouteError> {
+        let (authority, target) = text.split_once('=').ok_or(ParseRouteError::Form)?;
+        let authority = authority.trim().to_ascii_lowercase();
+        if authority.is_empty() || authority.contains("://") {
+            return Err(ParseRouteError::Form);
+        }
+        let target = target.trim().parse()?;
+        Ok(Self { authority, target })
+    }
+}
+
+impl Route {
+    /// Whether the requests of a recorded authority are meant.
+    pub(crate) fn takes(&self, authority: &[u8]) -> bool {
+        let ours = self.authority.as_bytes();
+        authority.eq_ignore_ascii_case(ours)
+            || authority
+                .split_at_checked(ours.len())
+                .is_some_and(|(host, rest)| host.eq_ignore_ascii_case(ours) && is_port(rest))
+    }
+}
+
+fn is_port(text: &[u8]) -> bool {
+    text.split_first()
+        .is_some_and(|(colon, port)| *colon == b':' && port.iter().all(u8::is_ascii_digit))
 }
 
 fn host_and_port(authority: &str) -> Result<(&str, Option<u16>), TargetFault> {
@@ -205,6 +258,7 @@ mod tests {
         use TargetProtocol::{Http1, Http2};
         check("http://example.com", Http1, "example.com", 80, "");
         check("HTTP://example.com:8080/", Http1, "example.com", 8080, "");
+        check("https://example.com", Http2, "example.com", 443, "");
         check("h2c://127.0.0.1:9000", Http2, "127.0.0.1", 9000, "");
         check("http://[::1]:81/base/v1/", Http1, "::1", 81, "/base/v1");
         check("h2c://[::1]", Http2, "::1", 80, "");
@@ -215,11 +269,31 @@ mod tests {
     }
 
     #[test]
+    fn a_route_takes_its_host_on_any_port_or_on_its_own() {
+        let takes = |route: &str, authority: &str| {
+            let route: Route = route.parse().unwrap();
+            route.takes(authority.as_bytes())
+        };
+        for (authority, expect) in [
+            ("pay.example.com", true),
+            ("Pay.Example.com:8443", true),
+            ("pay.example.com.evil", false),
+            ("xpay.example.com", false),
+            ("pay.example.com:x", false),
+        ] {
+            assert_eq!(takes("pay.example.com=http://a", authority), expect, "{authority}");
+        }
+        assert!(takes("a:80=unix:///s", "a:80") && !takes("a:80=unix:///s", "a:81"));
+        for wrong in ["a", "=http://a", "http://a=http://b", "a=b"] {
+            assert!(wrong.parse::<Route>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn a_bad_url_is_told_what_is_wrong() {
         for (url, reason) in [
             ("localhost:8080", TargetFault::NoScheme),
             ("ftp://host", TargetFault::UnknownScheme),
-            ("https://host", TargetFault::Https),
             ("http://", TargetFault::NoHost),
             ("http://:80", TargetFault::NoHost),
             ("http://[::1", TargetFault::NoHost),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use tapedeck_filter::Filter;
-use tapedeck_replayer::player::{PerTime, SessionKey, Speed, Stage, Target, Threshold};
+use tapedeck_replayer::player::{PerTime, Route, SessionKey, Speed, Stage, Target, Threshold};
 
 use crate::args::{duration, filter};
 
@@ -68,9 +68,35 @@ when those it waited for are answered, with the recorded think time between.
 pub(crate) struct Replay {
     /// The archive
     pub(crate) archive: PathBuf,
-    /// Where to send the requests: http://HOST:PORT, h2c://HOST:PORT, unix:///PATH
+    /// Where to send the requests: http://HOST:PORT, https://HOST:PORT, h2c://HOST:PORT,
+    /// unix:///PATH
     #[arg(long, value_name = "URL")]
     pub(crate) target: Target,
+    /// Send the requests that were recorded for this host elsewhere; may be given several times
+    #[arg(long = "map", value_name = "HOST=URL")]
+    pub(crate) routes: Vec<Route>,
+    /// Send this field with every request, in place of those of its name; may be given several
+    /// times
+    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]
+    pub(crate) headers: Vec<(String, String)>,
+    /// Send no field of this name; may be given several times
+    #[arg(long = "remove-header", value_name = "NAME")]
+    pub(crate) removed_headers: Vec<String>,
+    /// Believe these certificate authorities (PEM), instead of those of the system
+    #[arg(long, value_name = "FILE", help_heading = "TLS")]
+    pub(crate) cacert: Option<PathBuf>,
+    /// Show this certificate (PEM) to targets that ask for one
+    #[arg(long, value_name = "FILE", help_heading = "TLS", requires = "key")]
+    pub(crate) cert: Option<PathBuf>,
+    /// The private key of the certificate (PEM)
+    #[arg(long, value_name = "FILE", help_heading = "TLS", requires = "cert")]
+    pub(crate) key: Option<PathBuf>,
+    /// Believe any certificate: for tests only
+    #[arg(long, help_heading = "TLS")]
+    pub(crate) insecure: bool,
+    /// Speak HTTP/1.1, also with targets that would speak HTTP/2
+    #[arg(long, help_heading = "TLS")]
+    pub(crate) http1: bool,
     /// How fast: 1x as recorded, 4x four times as fast, max as fast as the target answers
     #[arg(long, default_value = "1x", help_heading = "Load")]
     pub(crate) speed: Speed,
@@ -187,6 +213,26 @@ pub(crate) struct Replay {
     pub(crate) summary: Option<PathBuf>,
 }
 
+/// `Name: value`.
+fn header(text: &str) -> Result<(String, String), String> {
+    let form = || "expected NAME: VALUE".to_owned();
+    let (name, value) = text.split_once(':').ok_or_else(form)?;
+    let (name, value) = (name.trim(), value.trim());
+    let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    if name.is_empty() || !name.chars().all(token) {
+        return Err(format!("{name:?} is no name of a field"));
+    }
+    if value.chars().any(|c| c.is_control() && c != '\t') {
+        return Err("a value has no control characters".to_owned());
+    }
+    let framing = ["content-length", "transfer-encoding", "connection", "host"];
+    if framing.iter().any(|own| name.eq_ignore_ascii_case(own)) {
+        let why = "follows from the request and the target";
+        return Err(format!("{name} {why}; for Host see --target and --preserve-host"));
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
 /// `30s:10,1m:100`.
 #[derive(Clone, Debug)]
 pub(crate) struct Stages(pub(crate) Vec<Stage>);
@@ -288,6 +334,15 @@ mod tests {
         assert_eq!(shown, [(30, 1), (5, 100), (60, 300), (10, 0)]);
         for wrong in ["", "30s", "30:1", "30s:x", "30s:1,,"] {
             assert!(wrong.parse::<Stages>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn fields_are_read_and_none_breaks_out() {
+        let read = header("X-A:  b: c ").unwrap();
+        assert_eq!(read, ("X-A".to_owned(), "b: c".to_owned()));
+        for wrong in ["", "a", ": b", "a b: c", "a: b\r\nc: d", "Content-Length: 5", "host: a"] {
+            assert!(header(wrong).is_err(), "{wrong}");
         }
     }
 

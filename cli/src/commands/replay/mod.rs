@@ -4,14 +4,14 @@ mod args;
 mod show;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tapedeck_replayer::player::{
-    self, Executor, FileOptions, Iteration, Limits, Options, Report, Reuse, RunError, Scenario,
-    ScenarioError, StopFlag,
+    self, Executor, FileOptions, Identity, Iteration, Limits, Options, Report, Reuse, RunError,
+    Scenario, ScenarioError, StopFlag, TlsOptions,
 };
 
 pub(crate) use args::Replay;
@@ -21,13 +21,16 @@ use crate::output;
 
 pub(crate) fn run(args: &Replay) -> Result<ExitCode> {
     let mut options = options(args);
-    let read = match &args.scenario {
+    let read = tls(args, &mut options).and_then(|()| match &args.scenario {
         Some(path) => read_file(path, &mut options),
         None => of_flags(args, &mut options),
-    };
+    });
     if let Err(error) = read {
         output::error(&error);
         return Ok(ExitCode::from(crate::USAGE));
+    }
+    if options.tls.insecure {
+        output::warn("certificates are not checked: whoever stands between can read and change all");
     }
     let archive = Arc::new(super::open(&args.archive)?);
     if args.dry_run {
@@ -96,6 +99,9 @@ fn verdict(report: &Report) -> ExitCode {
 
 fn options(args: &Replay) -> Options {
     Options {
+        routes: args.routes.clone(),
+        headers: args.headers.clone(),
+        removed_headers: args.removed_headers.clone(),
         speed: args.speed,
         duration: args.duration,
         session_by: args.session_by.clone(),
@@ -111,6 +117,25 @@ fn options(args: &Replay) -> Options {
         },
         ..Options::new(args.target.clone())
     }
+}
+
+fn tls(args: &Replay, options: &mut Options) -> Result<()> {
+    let read = |path: &PathBuf| {
+        fs::read(path).with_context(|| format!("failed to read {}", path.display()))
+    };
+    options.tls = TlsOptions {
+        authorities: args.cacert.as_ref().map(read).transpose()?,
+        identity: match (&args.cert, &args.key) {
+            (Some(cert), Some(key)) => Some(Identity {
+                certificates: read(cert)?,
+                key: read(key)?,
+            }),
+            _ => None,
+        },
+        insecure: args.insecure,
+        http1_only: args.http1,
+    };
+    Ok(())
 }
 
 /// The common load models, from flags.
@@ -191,6 +216,9 @@ fn read_file(path: &Path, options: &mut Options) -> Result<()> {
     options.thresholds.extend(more);
     options.session_by = options.session_by.take().or(file.session_by);
     options.min_iteration = file.min_iteration_duration;
+    options.tls.insecure |= file.insecure;
+    let agent = file.user_agent.map(|agent| ("User-Agent".to_owned(), agent));
+    options.headers.extend(agent);
     options.reuse = match (file.no_connection_reuse, file.no_vu_connection_reuse) {
         (true, _) => Reuse::Never,
         (false, true) => Reuse::WithinIteration,

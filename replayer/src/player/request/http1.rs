@@ -48,6 +48,9 @@ impl Http1Request {
         for field in recorded.fields.iter() {
             writer.recorded_field(&field)?;
         }
+        for (name, value) in &rules.set {
+            writer.field(name.as_bytes(), value.as_bytes())?;
+        }
         writer.framing_fields(from_http2)?;
         writer.out.extend_from_slice(b"\r\n");
 
@@ -142,7 +145,7 @@ impl HeadWriter<'_> {
     }
 
     fn recorded_field(&mut self, field: &Field<'_>) -> Result<(), Untranslatable> {
-        if field.name.first() == Some(&b':') {
+        if field.name.first() == Some(&b':') || self.rules.drops(field) {
             return Ok(());
         }
         if field.is("host") {

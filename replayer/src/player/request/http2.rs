@@ -41,7 +41,8 @@ impl Http2Request {
                 || field.is("host")
                 // The body is sent at once: on a stream that costs the target nothing.
                 || field.is("expect")
-                || field.is("transfer-encoding");
+                || field.is("transfer-encoding")
+                || rules.drops(&field);
             if is_ours {
                 continue;
             }
@@ -67,6 +68,14 @@ impl Http2Request {
                 }
                 continue;
             }
+            append(headers, &field)?;
+        }
+        for (name, value) in &rules.set {
+            let field = Field {
+                line: &[],
+                name: name.as_bytes(),
+                value: value.as_bytes(),
+            };
             append(headers, &field)?;
         }
         Ok(Self {
@@ -100,7 +109,7 @@ fn uri(recorded: &RecordedRequest<'_>, rules: &Rules) -> Result<Uri, Untranslata
     let authority = Authority::try_from(recorded.authority(rules))
         .map_err(|_invalid| Untranslatable::Authority)?;
     let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(Scheme::HTTP);
+    parts.scheme = Some(if rules.tls { Scheme::HTTPS } else { Scheme::HTTP });
     parts.authority = Some(authority);
     parts.path_and_query = Some(path);
     Uri::from_parts(parts).map_err(|_invalid| Untranslatable::Target)

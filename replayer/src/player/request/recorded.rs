@@ -29,6 +29,20 @@ pub(crate) struct Rules {
     pub(crate) preserve_host: bool,
     /// Recorded wishes about the end of the connection are sent.
     pub(crate) keep_connection_options: bool,
+    /// The target is reached over TLS.
+    pub(crate) tls: bool,
+    /// Sent with every request, in place of fields of the same name.
+    pub(crate) set: Vec<(String, String)>,
+    /// Not sent.
+    pub(crate) removed: Vec<String>,
+}
+
+impl Rules {
+    /// Whether a recorded field stays away: it is not wanted, or another stands in its place.
+    pub(crate) fn drops(&self, field: &Field<'_>) -> bool {
+        let mut set = self.set.iter();
+        self.removed.iter().any(|name| field.is(name)) || set.any(|(name, _)| field.is(name))
+    }
 }
 
 /// The request cannot be said in the target's protocol.

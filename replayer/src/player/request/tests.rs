@@ -11,6 +11,9 @@ fn rules() -> Rules {
         path_prefix: String::new(),
         preserve_host: false,
         keep_connection_options: true,
+        tls: false,
+        set: Vec::new(),
+        removed: Vec::new(),
     }
 }
 
@@ -412,4 +415,22 @@ proptest! {
         prop_assert!(head.ends_with(b"\n\r\n"));
         prop_assert!(body == b"x" || body.ends_with(b"\n\r\n"));
     }
+}
+
+#[test]
+fn fields_are_set_and_removed_whatever_their_case() {
+    let rules = Rules {
+        set: vec![("X-Env".to_owned(), "staging".to_owned())],
+        removed: vec!["authorization".to_owned()],
+        ..rules()
+    };
+    let head = "GET / HTTP/1.1\r\nHost: a\r\nAuthorization: secret\r\nx-env: prod\r\nA: b\r\n\r\n";
+    check_wire(
+        &http1(head, ""),
+        &rules,
+        "GET / HTTP/1.1\r\nHost: target:8080\r\nA: b\r\nX-Env: staging\r\n\r\n",
+    );
+    let request = Http2Request::new(&http1(head, ""), &rules).unwrap();
+    let fields: Vec<_> = request.head.headers().iter().map(|(n, v)| (n.as_str(), v.as_bytes())).collect();
+    assert_eq!(fields, [("a", &b"b"[..]), ("x-env", b"staging")]);
 }

@@ -21,6 +21,7 @@ use crate::player::transport::{Transport, WhenBusy};
 #[derive(Debug)]
 pub(crate) struct Http1Transport {
     connector: Connector,
+    rules: Rules,
     lanes: RefCell<Vec<Lane>>,
     /// Places on the connections of a pool, where there is one; all lanes are then one.
     pool: Option<Semaphore>,
@@ -36,13 +37,14 @@ impl Http1Transport {
     /// section 10.1.1 wants a limit; curl's is the same).
     const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
-    pub(crate) fn new(connector: Connector, when_busy: WhenBusy) -> Self {
+    pub(crate) fn new(connector: Connector, rules: Rules, when_busy: WhenBusy) -> Self {
         let pool = match when_busy {
             WhenBusy::Open => None,
             WhenBusy::Wait(connections) => Some(Semaphore::new(connections as usize)),
         };
         Self {
             connector,
+            rules,
             lanes: RefCell::default(),
             pool,
             buffer: RefCell::new(vec![0; Self::BUFFER].into_boxed_slice()),
@@ -67,7 +69,8 @@ impl Http1Transport {
         // The newest first: the others then reach the target's idle timeout, as they would with a
         // browser.
         self.with_lane(lane, |lane| {
-            std::iter::from_fn(|| lane.idle.pop()).find(|socket| !socket.is_stale())
+            let mut idle = std::iter::from_fn(|| lane.idle.pop());
+            idle.find_map(|mut socket| (!socket.is_stale()).then_some(socket))
         })
         .flatten()
     }
@@ -115,11 +118,8 @@ impl Http1Transport {
 impl Transport for Http1Transport {
     type Request = Http1Request;
 
-    fn prepare(
-        recorded: &RecordedRequest<'_>,
-        rules: &Rules,
-    ) -> Result<Http1Request, Untranslatable> {
-        Http1Request::new(recorded, rules)
+    fn prepare(&self, recorded: &RecordedRequest<'_>) -> Result<Http1Request, Untranslatable> {
+        Http1Request::new(recorded, &self.rules)
     }
 
     fn request_len(request: &Http1Request) -> usize {
@@ -243,7 +243,11 @@ impl Exchange<'_> {
         loop {
             let rest = bytes.get(*written..).unwrap_or_default();
             if rest.is_empty() {
-                return Poll::Ready(Ok(None));
+                // TLS may hold some of it back.
+                return match Pin::new(&mut *self.socket).poll_flush(context) {
+                    Poll::Ready(result) => Poll::Ready(result.map(|()| None).map_err(SendError::io)),
+                    Poll::Pending => Poll::Pending,
+                };
             }
             match Pin::new(&mut *self.socket).poll_write(context, rest) {
                 Poll::Ready(Ok(0)) => {

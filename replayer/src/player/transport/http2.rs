@@ -20,6 +20,7 @@ use crate::player::transport::{Transport, WhenBusy};
 #[derive(Debug)]
 pub(crate) struct Http2Transport {
     connector: Connector,
+    rules: Rules,
     lanes: RefCell<Vec<Rc<Lane>>>,
     /// Lanes share this many connections.
     pool: Option<u32>,
@@ -34,9 +35,10 @@ impl Http2Transport {
     /// would be refused by targets that allow no more.
     const STREAMS_BEFORE_SETTINGS: usize = 100;
 
-    pub(crate) fn new(connector: Connector, when_busy: WhenBusy) -> Self {
+    pub(crate) fn new(connector: Connector, rules: Rules, when_busy: WhenBusy) -> Self {
         Self {
             connector,
+            rules,
             lanes: RefCell::default(),
             pool: match when_busy {
                 WhenBusy::Open => None,
@@ -99,11 +101,8 @@ impl Http2Transport {
 impl Transport for Http2Transport {
     type Request = Http2Request;
 
-    fn prepare(
-        recorded: &RecordedRequest<'_>,
-        rules: &Rules,
-    ) -> Result<Http2Request, Untranslatable> {
-        Http2Request::new(recorded, rules)
+    fn prepare(&self, recorded: &RecordedRequest<'_>) -> Result<Http2Request, Untranslatable> {
+        Http2Request::new(recorded, &self.rules)
     }
 
     fn request_len(request: &Http2Request) -> usize {

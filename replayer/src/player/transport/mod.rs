@@ -1,30 +1,29 @@
 //! The ways to the target.
 //!
 //! A transport owns its connections and knows one protocol; it does not know when a request is due.
-//! The worker owns the time and knows no protocol. TLS will be another kind of socket, not another
-//! transport.
+//! The worker owns the time and knows no protocol. TLS is another kind of socket, not another
+//! transport; several targets are one transport that leads to others.
 
 mod http1;
 mod http2;
 mod response;
+mod router;
 mod socket;
 
 pub(crate) use http1::Http1Transport;
 pub(crate) use http2::Http2Transport;
-pub(crate) use socket::{Connector, Counters, Destination, Stream, connect_once};
+pub(crate) use router::{AnyTransport, Router};
+pub(crate) use socket::{Connector, Counters, Destination, Names, Secure, Stream};
 
 use crate::player::outcome::{SendError, Timeline};
-use crate::player::request::{RecordedRequest, Rules, Untranslatable};
+use crate::player::request::{RecordedRequest, Untranslatable};
 
 /// One protocol, spoken over connections in lanes.
 pub(crate) trait Transport {
     /// A request in the target's protocol, ready to go.
     type Request: 'static;
 
-    fn prepare(
-        recorded: &RecordedRequest<'_>,
-        rules: &Rules,
-    ) -> Result<Self::Request, Untranslatable>;
+    fn prepare(&self, recorded: &RecordedRequest<'_>) -> Result<Self::Request, Untranslatable>;
 
     /// The bytes that a request holds, about.
     fn request_len(request: &Self::Request) -> usize;

@@ -18,6 +18,8 @@ pub(crate) enum ResponseError {
     NotHttp1,
     #[error("the answer is HTTP/2; the target wants h2c://")]
     Http2,
+    #[error("the answer is TLS; the target wants https://")]
+    Tls,
     #[error("the head of the answer is longer than 256 KiB or has more than 256 fields")]
     HeadTooLarge,
     #[error("the content length of the answer is no number, or several that differ")]
@@ -187,6 +189,8 @@ impl ResponseReader {
             Err(httparse::Error::TooManyHeaders) => return Err(ResponseError::HeadTooLarge),
             // A server that speaks only HTTP/2 greets with a SETTINGS frame on stream 0.
             Err(_) if bytes.get(3..5) == Some(&[4, 0]) => return Err(ResponseError::Http2),
+            // An alert, or a handshake record.
+            Err(_) if matches!(bytes, [0x15 | 0x16, 3, ..]) => return Err(ResponseError::Tls),
             Err(_) => return Err(ResponseError::NotHttp1),
         };
         let status = response.code.unwrap_or_default();

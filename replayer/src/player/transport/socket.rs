@@ -1,46 +1,106 @@
 //! Connections to the target: sockets of either family that count what passes.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
-use std::time::Instant;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::player::outcome::{NeverSent, SendError, Timeline};
 
 /// Where to connect to, names resolved.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Destination {
-    /// Never empty. Connections are spread over the addresses in turn.
-    Tcp(Vec<SocketAddr>),
+    Tcp(Names),
     Unix(PathBuf),
+}
+
+/// A name, and the addresses that it had when it was looked up last.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Names {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// Never empty. Connections are spread over the addresses in turn.
+    pub(crate) addresses: Vec<SocketAddr>,
+}
+
+impl Names {
+    pub(crate) async fn look_up(host: &str, port: u16) -> io::Result<Self> {
+        let addresses: Vec<SocketAddr> = lookup_host((host, port)).await?.collect();
+        if addresses.is_empty() {
+            return Err(io::ErrorKind::AddrNotAvailable.into());
+        }
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+            addresses,
+        })
+    }
+
+    /// Whether the addresses may change.
+    fn is_name(&self) -> bool {
+        self.host.parse::<IpAddr>().is_err()
+    }
+}
+
+/// TLS on top of a connection.
+#[derive(Clone)]
+pub(crate) struct Secure {
+    pub(crate) config: Arc<ClientConfig>,
+    pub(crate) name: ServerName<'static>,
+}
+
+impl fmt::Debug for Secure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Secure").field(&self.name).finish()
+    }
 }
 
 /// Opens connections within a limit, and counts.
 #[derive(Debug)]
 pub(crate) struct Connector {
-    destination: Destination,
+    destination: RefCell<Destination>,
+    secure: Option<Secure>,
     limit: u32,
     /// A connection that was made before the run, to see whether the target is there.
     spare: RefCell<Option<Stream>>,
     turn: Cell<usize>,
+    looked_up: Cell<Instant>,
     counters: Rc<Counters>,
 }
 
 impl Connector {
-    pub(crate) fn new(destination: Destination, limit: u32, spare: Option<Stream>) -> Self {
+    /// How long addresses are used before the name is looked up again: a target that is moved or
+    /// scaled out while the run lasts is followed.
+    const LOOK_UP_EVERY: Duration = Duration::from_secs(30);
+
+    pub(crate) fn new(
+        destination: Destination,
+        secure: Option<Secure>,
+        limit: u32,
+        spare: Option<Stream>,
+        counters: Rc<Counters>,
+    ) -> Self {
         Self {
-            destination,
+            destination: RefCell::new(destination),
+            secure,
             limit,
             spare: RefCell::new(spare),
             turn: Cell::new(0),
-            counters: Rc::default(),
+            looked_up: Cell::new(Instant::now()),
+            counters,
         }
     }
 
@@ -60,19 +120,40 @@ impl Connector {
             Some(stream) => stream,
             None => self.open().await.map_err(SendError::connect)?,
         };
-        timeline.connecting.set(Some(started.elapsed()));
+        let connected = Instant::now();
+        timeline.connecting.set(Some(connected.duration_since(started)));
+        let stream = match (&self.secure, stream) {
+            (Some(secure), Stream::Tcp(stream)) => {
+                let stream = secure.handshake(stream).await.map_err(SendError::connect)?;
+                timeline.tls_handshaking.set(Some(connected.elapsed()));
+                stream
+            }
+            (_, stream) => stream,
+        };
         self.counters.opened.set(self.counters.opened.get() + 1);
         Ok(Socket { stream, place })
     }
 
-    async fn open(&self) -> io::Result<Stream> {
-        let addresses = match &self.destination {
+    /// Connects, without TLS.
+    pub(crate) async fn open(&self) -> io::Result<Stream> {
+        let destination = self.destination.borrow().clone();
+        let mut names = match destination {
             Destination::Unix(path) => return Ok(Stream::Unix(UnixStream::connect(path).await?)),
-            Destination::Tcp(addresses) => addresses,
+            Destination::Tcp(names) => names,
         };
+        if names.is_name() && self.looked_up.get().elapsed() > Self::LOOK_UP_EVERY {
+            // Whoever comes meanwhile uses the addresses that are known; so does everybody when
+            // nobody knows the name any more.
+            self.looked_up.set(Instant::now());
+            if let Ok(found) = Names::look_up(&names.host, names.port).await {
+                *self.destination.borrow_mut() = Destination::Tcp(found.clone());
+                names = found;
+            }
+        }
         let turn = self.turn.get();
         self.turn.set(turn.wrapping_add(1));
         let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
+        let addresses = &names.addresses;
         for offset in 0..addresses.len() {
             let Some(address) = addresses.get(turn.wrapping_add(offset) % addresses.len()) else {
                 break;
@@ -86,9 +167,12 @@ impl Connector {
     }
 }
 
-/// Connects to the first address that answers.
-pub(crate) async fn connect_once(destination: &Destination) -> io::Result<Stream> {
-    Connector::new(destination.clone(), 1, None).open().await
+impl Secure {
+    pub(crate) async fn handshake(&self, stream: TcpStream) -> io::Result<Stream> {
+        let connector = TlsConnector::from(Arc::clone(&self.config));
+        let stream = connector.connect(self.name.clone(), stream).await?;
+        Ok(Stream::Tls(Box::new(stream)))
+    }
 }
 
 async fn connect_tcp(address: SocketAddr) -> io::Result<Stream> {
@@ -127,11 +211,12 @@ impl Drop for Place {
     }
 }
 
-/// A stream of either family. TLS will be a third.
+/// A stream of any kind.
 #[derive(Debug)]
 pub(crate) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 /// An open connection.
@@ -144,11 +229,19 @@ pub(crate) struct Socket {
 impl Socket {
     /// Whether an idle connection is of no more use: closed, or with bytes that nobody asked for.
     /// Costs a system call only where there is something to read.
-    pub(crate) fn is_stale(&self) -> bool {
+    pub(crate) fn is_stale(&mut self) -> bool {
         let mut byte = [0];
-        let read = match &self.stream {
+        let read = match &mut self.stream {
             Stream::Tcp(stream) => stream.try_read(&mut byte),
             Stream::Unix(stream) => stream.try_read(&mut byte),
+            // Bytes may have come that are TLS's own: session tickets, for one.
+            Stream::Tls(stream) => {
+                let mut buffer = ReadBuf::new(&mut byte);
+                let mut context = Context::from_waker(Waker::noop());
+                return Pin::new(stream)
+                    .poll_read(&mut context, &mut buffer)
+                    .is_ready();
+            }
         };
         !matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
@@ -164,6 +257,7 @@ impl AsyncRead for Socket {
         let poll = match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
             Stream::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
         };
         let received = &self.place.0.bytes_received;
         received.set(received.get() + (buffer.filled().len() - before) as u64);
@@ -180,6 +274,7 @@ impl AsyncWrite for Socket {
         let poll = match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
             Stream::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
         };
         self.count_sent(poll)
     }
@@ -192,6 +287,7 @@ impl AsyncWrite for Socket {
         let poll = match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, slices),
             Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
         };
         self.count_sent(poll)
     }
@@ -200,15 +296,19 @@ impl AsyncWrite for Socket {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Sockets hold nothing back.
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            // Sockets hold nothing back.
+            Stream::Tcp(_) | Stream::Unix(_) => Poll::Ready(Ok(())),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
             Stream::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 }

@@ -14,7 +14,6 @@ use tokio::task::LocalSet;
 use crate::player::gate::{Gate, Pass};
 use crate::player::options::Reuse;
 use crate::player::outcome::{Cause, NeverSent};
-use crate::player::request::Rules;
 use crate::player::schedule::Entry;
 use crate::player::source::Source;
 use crate::player::stop::Stop;
@@ -31,7 +30,6 @@ use crate::player::worker::queue::Queue;
 /// What all workers of a run share.
 pub(crate) struct Job<S> {
     pub(crate) source: S,
-    pub(crate) rules: Rules,
     pub(crate) gate: Gate,
     pub(crate) timeout: Duration,
     pub(crate) grace: Duration,
@@ -293,7 +291,7 @@ where
             .job
             .source
             .with_request(entry.id, &mut scratch, |recorded| {
-                T::prepare(recorded, &self.job.rules)
+                self.transport.prepare(recorded)
             });
         let request = match read {
             Ok(Ok(request)) => request,

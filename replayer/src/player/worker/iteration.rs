@@ -48,11 +48,16 @@ impl Turn {
             start: self.start,
             whole: false,
         };
-        let (lane, kill) = (self.lane, self.kill.into());
-        let whole = tokio::time::timeout_at(kill, self.steps(worker, first)).await;
+        let (lane, begun, kill) = (self.lane, self.start, self.kill);
+        let steps = self.steps(worker, first);
+        let whole = tokio::time::timeout_at(kill.into(), steps).await;
         counted.end(whole == Ok(true));
         if worker.job.reuse != Reuse::Always {
             worker.transport.forget(lane);
+        }
+        let next = begun + worker.job.min_iteration;
+        if next > Instant::now() {
+            worker.sleep_until(next.min(kill)).await;
         }
     }
 
@@ -226,10 +231,6 @@ pub(super) async fn user<S, T>(
                 kill: start + window.kill,
             };
             turn.run(worker, First::Unread).await;
-            let next = now + worker.job.min_iteration;
-            if next > Instant::now() {
-                worker.sleep_until(next.min(until)).await;
-            }
             // An iteration whose requests cannot be sent never waits: others must have their turn.
             tokio::task::coop::consume_budget().await;
         }
