@@ -85,7 +85,13 @@ fn the_real_k6_counts_the_same() {
         export default function () { http.get(__ENV.TARGET + '/'); }";
     fs::write(path("script.js"), script).unwrap();
     let mut k6 = Command::new(K6)
-        .args(["run", "-q", "--no-usage-report", "--summary-export", &path("k6.json")])
+        .args([
+            "run",
+            "-q",
+            "--no-usage-report",
+            "--summary-export",
+            &path("k6.json"),
+        ])
         .args(["-e", &format!("TARGET={target}"), &path("script.js")])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -96,10 +102,19 @@ fn the_real_k6_counts_the_same() {
     talk.handshake();
     talk.client(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     talk.server(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-    fs::write(path("in.pcap"), pcap_of(&talk.into_packets())).unwrap();
+    fs::write(path("in.pcap"), pcap_of(&talk.segments)).unwrap();
     Tapedeck::new(["import", &path("in.pcap"), "-o", &path("in.tape")]).succeeds();
     let (tape, file, summary) = (path("in.tape"), path("scenario.json"), path("ours.json"));
-    let args = ["replay", &tape, "--target", &target, "--scenario", &file, "--summary", &summary];
+    let args = [
+        "replay",
+        &tape,
+        "--target",
+        &target,
+        "--scenario",
+        &file,
+        "--summary",
+        &summary,
+    ];
     Tapedeck::new(args).succeeds();
     assert!(k6.wait().unwrap().success());
 
@@ -117,7 +132,9 @@ fn the_real_k6_counts_the_same() {
         for metric in ["iterations", "dropped_iterations"] {
             let series = format!("{metric}{{scenario:{name}}}");
             let theirs = k6["metrics"][&series]["count"].as_f64().unwrap_or(0.0);
-            let mine = ours["metrics"][&series]["values"]["count"].as_f64().unwrap();
+            let mine = ours["metrics"][&series]["values"]["count"]
+                .as_f64()
+                .unwrap();
             // On a busy machine an iteration of 100 ms takes longer, for either of them.
             let within = if exact { 0.0 } else { 2.0 + 0.15 * theirs };
             assert!(

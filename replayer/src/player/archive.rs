@@ -116,7 +116,7 @@ fn candidate<'a>(row: &Row<'a>) -> Candidate<'a> {
         took: row.duration().unwrap_or_default(),
         connection: row.connection().0,
         method: row.method().unwrap_or_default(),
-        target: row.target_pieces().unwrap_or(Target::whole(b"")),
+        target: row.target_pieces().unwrap_or_else(|| Target::whole(b"")),
         left_out: facts.left_out(),
     }
 }

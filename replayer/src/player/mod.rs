@@ -77,9 +77,11 @@ pub use scenario::{
 pub use schedule::{Factor, LeftOut, LeftOutCounts, ParseSpeedError, Speed};
 pub use stop::{Stop, StopFlag};
 pub use tally::{Comparison, Tally, Trend, Trends};
-pub use target::{ParseRouteError, ParseTargetError, Route, Target, TargetAddress, TargetFault, TargetProtocol};
-pub use tls::{Identity, TlsError, TlsOptions};
+pub use target::{
+    ParseRouteError, ParseTargetError, Route, Target, TargetAddress, TargetFault, TargetProtocol,
+};
 pub use threshold::{ParseThresholdError, Threshold, Verdict, VerdictReason};
+pub use tls::{Identity, TlsError, TlsOptions};
 
 #[cfg(test)]
 mod tests;

@@ -104,7 +104,10 @@ impl SendError {
 }
 
 fn connect_failure(error: &io::Error) -> NeverSent {
-    if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
+    if error
+        .get_ref()
+        .is_some_and(|inner| inner.is::<rustls::Error>())
+    {
         return NeverSent::Tls;
     }
     match error.kind() {

@@ -177,11 +177,8 @@ impl Plan {
                     Topology::Pooled(lanes) => lanes.get(),
                     Topology::Recorded => Options::MAX_SPEED_CONNECTIONS.get(),
                 };
-                let at_once = if options.target.protocol.is_multiplexed() {
-                    options.streams.get()
-                } else {
-                    1
-                };
+                // Over HTTP/1 it is one, which shows when the target is reached.
+                let at_once = options.streams.get();
                 let queue = Queue::new(schedule.entries, lanes.saturating_mul(at_once));
                 let queue = Arc::new(queue);
                 self.queues.push((index, Arc::clone(&queue)));

@@ -8,9 +8,9 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use rustls::ClientConfig;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
+use rustls::ClientConfig;
 use tapedeck_archive::Archive;
 
 use crate::player::archive::Recorded;
@@ -220,16 +220,7 @@ pub(crate) fn play<S: Source + 'static>(
             allowed: descriptors.into(),
         });
     }
-    let rules = Rules {
-        authority: String::new(),
-        path_prefix: String::new(),
-        preserve_host: options.preserve_host,
-        keep_connection_options: plan.topology == Topology::Recorded,
-        tls: false,
-        set: options.headers.clone(),
-        removed: options.removed_headers.clone(),
-    };
-    let mut reached = reach_all(options, &rules)?;
+    let mut reached = reach_all(options, &rules(options, plan.topology))?;
     if let [only] = reached.as_slice() {
         check_ports(&only.destination, plan.connections)?;
     }
@@ -315,6 +306,19 @@ pub(crate) fn play<S: Source + 'static>(
         stopped: stop.state(),
         tally,
     })
+}
+
+/// What the run changes about every request, whatever its target.
+fn rules(options: &Options, topology: Topology) -> Rules {
+    Rules {
+        authority: String::new(),
+        path_prefix: String::new(),
+        preserve_host: options.preserve_host,
+        keep_connection_options: topology == Topology::Recorded,
+        tls: false,
+        set: options.headers.clone(),
+        removed: options.removed_headers.clone(),
+    }
 }
 
 /// The users that were active, as seen several times a second.
@@ -661,7 +665,10 @@ async fn reach(
     let (protocol, spare) = match stream {
         Stream::Tls(stream) => (negotiated(stream.get_ref().1.alpn_protocol()), None),
         Stream::Tcp(stream) => (target.protocol, Some(stream.into_std().map(StdStream::Tcp))),
-        Stream::Unix(stream) => (target.protocol, Some(stream.into_std().map(StdStream::Unix))),
+        Stream::Unix(stream) => (
+            target.protocol,
+            Some(stream.into_std().map(StdStream::Unix)),
+        ),
     };
     Ok(Reached {
         destination,

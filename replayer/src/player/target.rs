@@ -35,14 +35,6 @@ pub enum TargetProtocol {
     Http2,
 }
 
-impl TargetProtocol {
-    /// Whether a connection carries several requests at once.
-    #[must_use]
-    pub const fn is_multiplexed(self) -> bool {
-        matches!(self, Self::Http2)
-    }
-}
-
 /// How a target is reached.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum TargetAddress {
@@ -281,7 +273,11 @@ mod tests {
             ("xpay.example.com", false),
             ("pay.example.com:x", false),
         ] {
-            assert_eq!(takes("pay.example.com=http://a", authority), expect, "{authority}");
+            assert_eq!(
+                takes("pay.example.com=http://a", authority),
+                expect,
+                "{authority}"
+            );
         }
         assert!(takes("a:80=unix:///s", "a:80") && !takes("a:80=unix:///s", "a:81"));
         for wrong in ["a", "=http://a", "http://a=http://b", "a=b"] {

@@ -72,7 +72,9 @@ impl TlsOptions {
             .map_err(TlsError::Identity)?;
         let builder = if self.insecure {
             let anybody = Arc::new(Anybody(provider));
-            builder.dangerous().with_custom_certificate_verifier(anybody)
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(anybody)
         } else {
             builder.with_root_certificates(self.roots()?)
         };

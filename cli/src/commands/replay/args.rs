@@ -228,7 +228,9 @@ fn header(text: &str) -> Result<(String, String), String> {
     let framing = ["content-length", "transfer-encoding", "connection", "host"];
     if framing.iter().any(|own| name.eq_ignore_ascii_case(own)) {
         let why = "follows from the request and the target";
-        return Err(format!("{name} {why}; for Host see --target and --preserve-host"));
+        return Err(format!(
+            "{name} {why}; for Host see --target and --preserve-host"
+        ));
     }
     Ok((name.to_owned(), value.to_owned()))
 }
@@ -341,7 +343,15 @@ mod tests {
     fn fields_are_read_and_none_breaks_out() {
         let read = header("X-A:  b: c ").unwrap();
         assert_eq!(read, ("X-A".to_owned(), "b: c".to_owned()));
-        for wrong in ["", "a", ": b", "a b: c", "a: b\r\nc: d", "Content-Length: 5", "host: a"] {
+        for wrong in [
+            "",
+            "a",
+            ": b",
+            "a b: c",
+            "a: b\r\nc: d",
+            "Content-Length: 5",
+            "host: a",
+        ] {
             assert!(header(wrong).is_err(), "{wrong}");
         }
     }

@@ -30,7 +30,9 @@ pub(crate) fn run(args: &Replay) -> Result<ExitCode> {
         return Ok(ExitCode::from(crate::USAGE));
     }
     if options.tls.insecure {
-        output::warn("certificates are not checked: whoever stands between can read and change all");
+        output::warn(
+            "certificates are not checked: whoever stands between can read and change all",
+        );
     }
     let archive = Arc::new(super::open(&args.archive)?);
     if args.dry_run {
@@ -217,7 +219,9 @@ fn read_file(path: &Path, options: &mut Options) -> Result<()> {
     options.session_by = options.session_by.take().or(file.session_by);
     options.min_iteration = file.min_iteration_duration;
     options.tls.insecure |= file.insecure;
-    let agent = file.user_agent.map(|agent| ("User-Agent".to_owned(), agent));
+    let agent = file
+        .user_agent
+        .map(|agent| ("User-Agent".to_owned(), agent));
     options.headers.extend(agent);
     options.reuse = match (file.no_connection_reuse, file.no_vu_connection_reuse) {
         (true, _) => Reuse::Never,

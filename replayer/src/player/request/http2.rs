@@ -109,7 +109,11 @@ fn uri(recorded: &RecordedRequest<'_>, rules: &Rules) -> Result<Uri, Untranslata
     let authority = Authority::try_from(recorded.authority(rules))
         .map_err(|_invalid| Untranslatable::Authority)?;
     let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(if rules.tls { Scheme::HTTPS } else { Scheme::HTTP });
+    parts.scheme = Some(if rules.tls {
+        Scheme::HTTPS
+    } else {
+        Scheme::HTTP
+    });
     parts.authority = Some(authority);
     parts.path_and_query = Some(path);
     Uri::from_parts(parts).map_err(|_invalid| Untranslatable::Target)

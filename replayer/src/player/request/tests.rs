@@ -431,6 +431,11 @@ fn fields_are_set_and_removed_whatever_their_case() {
         "GET / HTTP/1.1\r\nHost: target:8080\r\nA: b\r\nX-Env: staging\r\n\r\n",
     );
     let request = Http2Request::new(&http1(head, ""), &rules).unwrap();
-    let fields: Vec<_> = request.head.headers().iter().map(|(n, v)| (n.as_str(), v.as_bytes())).collect();
+    let fields: Vec<_> = request
+        .head
+        .headers()
+        .iter()
+        .map(|(n, v)| (n.as_str(), v.as_bytes()))
+        .collect();
     assert_eq!(fields, [("a", &b"b"[..]), ("x-env", b"staging")]);
 }

@@ -19,7 +19,8 @@ pub(crate) enum Arrivals {
     },
     Ramping {
         stages: std::vec::IntoIter<Slope>,
-        slope: Slope,
+        /// The stage that is looked at; `None` behind the last.
+        slope: Option<Slope>,
         /// Arrivals before this stage, as an area.
         before: f64,
         /// The next one, counted from one.
@@ -28,7 +29,7 @@ pub(crate) enum Arrivals {
 }
 
 /// A stage with its beginning, in seconds and arrivals a second.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Slope {
     start: f64,
     duration: f64,
@@ -70,7 +71,7 @@ impl Arrivals {
             } => {
                 let mut stages = slopes(*start_rate, stages).into_iter();
                 Some(Self::Ramping {
-                    slope: stages.next().unwrap_or_default(),
+                    slope: stages.next(),
                     stages,
                     before: 0.0,
                     next: 1,
@@ -146,14 +147,15 @@ impl Iterator for Arrivals {
                 before,
                 next,
             } => loop {
+                let stage = (*slope)?;
                 let area = *next as f64 - *before;
-                if area <= slope.area() * (1.0 + Self::ROUNDING) {
+                if area <= stage.area() * (1.0 + Self::ROUNDING) {
                     *next += 1;
-                    let within = slope.reaches(area).min(slope.duration);
-                    return Duration::try_from_secs_f64(slope.start + within).ok();
+                    let within = stage.reaches(area).min(stage.duration);
+                    return Duration::try_from_secs_f64(stage.start + within).ok();
                 }
-                *before += slope.area();
-                *slope = stages.next()?;
+                *before += stage.area();
+                *slope = stages.next();
             },
         }
     }
@@ -192,7 +194,10 @@ mod tests {
 
     #[track_caller]
     fn millis(executor: &Executor) -> Vec<u128> {
-        let arrivals: Vec<_> = Arrivals::new(executor).unwrap().collect();
+        let mut schedule = Arrivals::new(executor).unwrap();
+        let arrivals: Vec<_> = schedule.by_ref().collect();
+        // Workers ask again behind the end.
+        assert_eq!(schedule.by_ref().take(3).count(), 0);
         assert_eq!(arrivals.len() as u64, Arrivals::total(executor));
         assert!(arrivals.is_sorted());
         arrivals.iter().map(Duration::as_millis).collect()

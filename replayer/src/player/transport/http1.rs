@@ -179,6 +179,10 @@ impl Transport for Http1Transport {
         self.with_lane(lane, |lane| lane.idle = Vec::new());
     }
 
+    fn is_multiplexed(&self) -> bool {
+        false
+    }
+
     fn counters(&self) -> &Counters {
         self.connector.counters()
     }
@@ -245,7 +249,9 @@ impl Exchange<'_> {
             if rest.is_empty() {
                 // TLS may hold some of it back.
                 return match Pin::new(&mut *self.socket).poll_flush(context) {
-                    Poll::Ready(result) => Poll::Ready(result.map(|()| None).map_err(SendError::io)),
+                    Poll::Ready(result) => {
+                        Poll::Ready(result.map(|()| None).map_err(SendError::io))
+                    }
                     Poll::Pending => Poll::Pending,
                 };
             }

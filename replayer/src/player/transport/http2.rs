@@ -146,6 +146,10 @@ impl Transport for Http2Transport {
         }
     }
 
+    fn is_multiplexed(&self) -> bool {
+        true
+    }
+
     fn counters(&self) -> &Counters {
         self.connector.counters()
     }

@@ -43,6 +43,9 @@ pub(crate) trait Transport {
     /// The connections of that lane are not used again by what comes next.
     fn forget(&self, lane: u32);
 
+    /// Whether a connection carries several requests at once.
+    fn is_multiplexed(&self) -> bool;
+
     fn counters(&self) -> &Counters;
 }
 

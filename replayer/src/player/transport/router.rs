@@ -35,7 +35,7 @@ pub(crate) struct Routed {
 #[derive(Debug)]
 enum AnyRequest {
     Http1(Http1Request),
-    Http2(Http2Request),
+    Http2(Box<Http2Request>),
 }
 
 impl Router {
@@ -64,11 +64,9 @@ impl Transport for Router {
     fn prepare(&self, recorded: &RecordedRequest<'_>) -> Result<Routed, Untranslatable> {
         let target = self.target(recorded.authority);
         let request = match self.targets.get(target) {
-            Some(AnyTransport::Http1(transport)) => {
-                AnyRequest::Http1(transport.prepare(recorded)?)
-            }
+            Some(AnyTransport::Http1(transport)) => AnyRequest::Http1(transport.prepare(recorded)?),
             Some(AnyTransport::Http2(transport)) => {
-                AnyRequest::Http2(transport.prepare(recorded)?)
+                AnyRequest::Http2(Box::new(transport.prepare(recorded)?))
             }
             None => return Err(Untranslatable::Authority),
         };
@@ -118,6 +116,10 @@ impl Transport for Router {
                 AnyTransport::Http2(transport) => transport.forget(lane),
             }
         }
+    }
+
+    fn is_multiplexed(&self) -> bool {
+        matches!(self.targets.first(), Some(AnyTransport::Http2(_)))
     }
 
     fn counters(&self) -> &Counters {

@@ -121,7 +121,9 @@ impl Connector {
             None => self.open().await.map_err(SendError::connect)?,
         };
         let connected = Instant::now();
-        timeline.connecting.set(Some(connected.duration_since(started)));
+        timeline
+            .connecting
+            .set(Some(connected.duration_since(started)));
         let stream = match (&self.secure, stream) {
             (Some(secure), Stream::Tcp(stream)) => {
                 let stream = secure.handshake(stream).await.map_err(SendError::connect)?;

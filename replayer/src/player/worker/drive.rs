@@ -237,6 +237,11 @@ where
                 duration,
             } => {
                 let end = duration.map(|duration| start + duration);
+                let at_once = if self.transport.is_multiplexed() {
+                    at_once
+                } else {
+                    1
+                };
                 let claimed = Rc::new(Claimed::new(self, cast.index, queue));
                 // Lanes first, so that the first requests spread over all connections.
                 for _ in 0..at_once {
