@@ -18,7 +18,7 @@ pub(crate) const CHUNK_MAGIC: [u8; 4] = *b"\x89TCK";
 
 /// The major version: a reader refuses a larger one.
 ///
-/// 1: the first. 2: narrow columns, in blocks and in the index; see ADR 7.
+/// 1: the first. 2: narrow columns, in blocks and in the index; see ADR 6.
 pub(crate) const MAJOR: u16 = 2;
 /// The minor version: a reader accepts a larger one, and passes over what it does not know.
 ///

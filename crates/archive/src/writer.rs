@@ -14,7 +14,7 @@ use crate::block::builder::{BlockBuilder, Location, Placement};
 use crate::bodies::{BodyStore, Hash, is_dense};
 use crate::error::{Damage, WriteError};
 use crate::format::{ChunkKind, Codec, Footer, MAX_RAW, PageEntry};
-use crate::output::{Chunk, Output};
+use crate::output::{Chunk, DEFAULT_LEVEL, Output};
 use crate::page::builder::{Bodies, PageBuilder, StoredBody};
 use crate::provenance::{Provenance, StoredLedger};
 use crate::scratch::Scratch;
@@ -29,7 +29,7 @@ pub struct WriterOptions {
     pub provenance: Provenance,
     /// Replace the output if it exists, at the moment of sealing; until then it stays.
     pub overwrite: bool,
-    /// The zstd level of blocks.
+    /// The zstd level of blocks. The default is zstd's own, with parameters chosen for HTTP.
     pub level: i32,
     /// What the writer may hold.
     pub limits: Limits,
@@ -42,7 +42,7 @@ impl WriterOptions {
         Self {
             provenance,
             overwrite: false,
-            level: 3,
+            level: DEFAULT_LEVEL,
             limits: Limits::default(),
         }
     }

@@ -7,7 +7,8 @@ use tapedeck_archive::{Archive, Provenance, Scratch, Writer, WriterOptions};
 use tapedeck_model::exchange::Body;
 use tapedeck_model::{
     Anomalies, Anomaly, Connection, ConnectionId, Endpoint, Exchange, Field, Head, Ledger, Message,
-    Missing, Origin, Protocol, Scope, Span, StartLine, Timestamp,
+    Missing, Origin, Protocol, Scope, Span, StartLine, Timestamp, Tls, TlsVersion, Workload,
+    Workloads,
 };
 
 use crate::Filter;
@@ -67,6 +68,23 @@ const SECOND: i64 = 1_000_000_000;
 /// 2026-11-21T10:00:00Z.
 const START: i64 = 1_795_255_200 * SECOND;
 
+fn tls() -> Tls {
+    Tls {
+        version: Some(TlsVersion::Tls13),
+        server_name: Some(b"pay.example".to_vec()),
+        ..Tls::default()
+    }
+}
+
+fn web() -> Workload {
+    Workload {
+        namespace: Some("shop".into()),
+        pod: Some("web-1".into()),
+        pid: Some(7),
+        ..Workload::default()
+    }
+}
+
 /// 0: GET, answered in 20 ms. 1: POST, answered with 503 in 2 s. 2: never answered. 3: answer only.
 fn shop() -> Vec<Exchange> {
     let connection = |id: u64, ip: &str| {
@@ -77,8 +95,11 @@ fn shop() -> Vec<Exchange> {
             scope: Scope(0),
             origin: Origin::Handshake,
             opened: Timestamp::from_nanos(START),
-            tls: None,
-            workloads: tapedeck_model::Workloads::default(),
+            tls: (id == 1).then(|| Arc::new(tls())),
+            workloads: Workloads {
+                client: (id == 1).then(|| Arc::new(web())),
+                server: None,
+            },
         })
     };
     let exchange = |n: u64, request: Option<Message>, response: Option<Message>| Exchange {
@@ -101,7 +122,7 @@ fn shop() -> Vec<Exchange> {
     };
     let get = message(
         "GET /seats?date=today HTTP/1.1",
-        &[("Host", "shop"), ("X-User", "anna")],
+        &[("Host", "shop"), ("X-User", "anna"), ("Cookie", "id=1")],
         b"",
         START,
     );
@@ -177,6 +198,20 @@ fn every_name_and_operator() {
         (r#"!(request.method == "GET")"#, &[1, 3]),
         (r#"request.method in ["POST", "PUT"]"#, &[1]),
         (r#"request.path == "/seats""#, &[0]),
+        (r#"endpoint == "/seats""#, &[0]),
+        (r#"endpoint.startsWith("/")"#, &[0, 2]),
+        ("session != null", &[0]),
+        ("session.size() == 12", &[0]),
+        ("tls", &[1]),
+        ("!tls", &[0, 2, 3]),
+        (r#"tls.server_name.endsWith(".example")"#, &[1]),
+        (r#"tls.version == "1.3""#, &[1]),
+        ("tls.alpn == null", &all),
+        (r#"workload.client.pod == "web-1""#, &[1]),
+        (r#"workload.client.namespace in ["shop", "pay"]"#, &[1]),
+        ("workload.client.pid == 7", &[1]),
+        ("workload.client.owner == null", &all),
+        ("workload.server.pod != null", &[]),
         (r#"request.query == "date=today""#, &[0]),
         (r#"request.target.startsWith("/seats?")"#, &[0]),
         (r#"request.target.endsWith("never")"#, &[2]),

@@ -5,7 +5,11 @@ use std::{env, fs};
 
 use tempfile::tempdir;
 
-use super::samples::{Sample, expected, noise, provenance, read, shop, write};
+use tapedeck_model::UnreadConnection;
+
+use super::samples::{
+    Sample, expected, noise, provenance, read, shop, tls_connection, unread, write_with,
+};
 use crate::format::MAJOR;
 use crate::{Archive, Limits, Scratch, WriterOptions, verify};
 
@@ -15,16 +19,25 @@ fn folder(version: u16) -> PathBuf {
 }
 
 /// Versions of which there are fixtures.
-const VERSIONS: [u16; 1] = [1];
+const VERSIONS: [u16; 2] = [1, 2];
 
-fn samples() -> Vec<Sample> {
+fn samples(version: u16) -> Vec<Sample> {
     let mut samples: Vec<_> = (0..30).map(shop).collect();
     for (n, seed) in [(3, 1), (9, 1), (11, 2)] {
         let body = &mut samples[n].exchange.response.as_mut().unwrap().body;
         body.tail = noise(1_100, seed);
         body.len = 1_100;
     }
+    if version >= 2 {
+        for n in [5, 6, 20] {
+            samples[n].exchange.connection = tls_connection(n as u64);
+        }
+    }
     samples
+}
+
+fn unread_connections(version: u16) -> Vec<UnreadConnection> {
+    (0..if version >= 2 { 4 } else { 0 }).map(unread).collect()
 }
 
 /// Where the first exchange block's header begins.
@@ -49,7 +62,8 @@ fn bless() {
         min_shared_body: 1 << 10,
         ..Limits::default()
     };
-    write(&path, &samples(), options);
+    let unread = unread_connections(MAJOR);
+    write_with(&path, &samples(MAJOR), &unread, options);
     let mut bytes = fs::read(&path).unwrap();
     fs::write(folder(MAJOR).join("shop.tape"), &bytes).unwrap();
     let block = first_exchange_block(&bytes);
@@ -64,9 +78,19 @@ fn every_version_is_read() {
         let report = verify(&path).unwrap();
         assert!(report.is_whole(), "{version}: {report:?}");
         let archive = Archive::open(&path).unwrap();
-        let expected: Vec<_> = samples().iter().map(expected).collect();
+        let expected: Vec<_> = samples(version).iter().map(expected).collect();
         assert_eq!(read(&archive), expected);
+        let unread: Vec<_> = archive.unread().map(Result::unwrap).collect();
+        assert_eq!(unread, unread_connections(version));
         assert_eq!(archive.rows().count(), 30);
+        for (row, exchange) in archive.rows().zip(&expected) {
+            let target = exchange
+                .request
+                .as_ref()
+                .and_then(|it| it.head.as_ref()?.target());
+            assert_eq!(row.target().as_deref(), target);
+            assert_eq!(row.tls().is_some(), exchange.connection.tls.is_some());
+        }
         assert_eq!(archive.ledger().exchanges, 30);
         assert_eq!(archive.provenance(), &provenance());
     }
