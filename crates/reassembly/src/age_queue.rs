@@ -34,6 +34,10 @@ struct Node {
 
 const NONE: u32 = u32::MAX;
 
+/// How many halves a half that is put back may pass. Beyond, with thousands that began to wait at
+/// about one time, those behind it wait until it is due, too.
+const MAX_STEPS: usize = 256;
+
 impl AgeQueue {
     pub(crate) const fn new() -> Self {
         Self {
@@ -44,14 +48,30 @@ impl AgeQueue {
         }
     }
 
-    /// Appends a half that waits since then. It is the newest, whatever `since` says: what is late
-    /// by that is bounded by the age of the one before it.
-    pub(crate) fn push(&mut self, half: HalfId, since: Timestamp) -> Ticket {
+    /// Appends a half that begins to wait.
+    pub(crate) fn push(&mut self, half: HalfId, now: Timestamp) -> Ticket {
+        self.insert(half, now, self.newest, NONE)
+    }
+
+    /// Puts a half back that has waited since then, in its place by age.
+    pub(crate) fn put_back(&mut self, half: HalfId, since: Timestamp) -> Ticket {
+        let (mut older, mut newer) = (NONE, self.oldest);
+        // It was at the front, and nearly always belongs close to it.
+        for _ in 0..MAX_STEPS {
+            match self.nodes.get(newer as usize) {
+                Some(node) if node.since < since => (older, newer) = (newer, node.newer),
+                Some(_) | None => break,
+            }
+        }
+        self.insert(half, since, older, newer)
+    }
+
+    fn insert(&mut self, half: HalfId, since: Timestamp, older: u32, newer: u32) -> Ticket {
         let node = Node {
             half,
             since,
-            older: self.newest,
-            newer: NONE,
+            older,
+            newer,
         };
         let place = if let Some(free) = self.nodes.get_mut(self.free as usize) {
             let place = self.free;
@@ -64,11 +84,14 @@ impl AgeQueue {
             self.nodes.push(node);
             place
         };
-        match self.nodes.get_mut(self.newest as usize) {
-            Some(newest) => newest.newer = place,
+        match self.nodes.get_mut(older as usize) {
+            Some(older) => older.newer = place,
             None => self.oldest = place,
         }
-        self.newest = place;
+        match self.nodes.get_mut(newer as usize) {
+            Some(newer) => newer.older = place,
+            None => self.newest = place,
+        }
         Ticket(place)
     }
 
@@ -100,12 +123,36 @@ impl AgeQueue {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_oldest_comes_first_and_any_can_leave() {
-        let half = |slot| HalfId {
+    fn half(slot: u32) -> HalfId {
+        HalfId {
             slot,
             direction: Direction::ToServer,
-        };
+        }
+    }
+
+    #[test]
+    fn what_is_put_back_waits_in_its_place() {
+        let at = Timestamp::from_nanos;
+        let mut queue = AgeQueue::new();
+        let mut tickets: Vec<_> = (0..4)
+            .map(|n| queue.push(half(n), at((n * 10).into())))
+            .collect();
+        queue.remove(tickets.remove(0));
+        queue.put_back(half(7), at(15));
+        queue.put_back(half(8), at(99));
+        queue.put_back(half(9), at(0));
+        let mut order = Vec::new();
+        let mut place = queue.oldest;
+        while let Some(node) = queue.nodes.get(place as usize) {
+            order.push(node.half.slot);
+            place = node.newer;
+        }
+        assert_eq!(order, [9, 1, 7, 2, 3, 8]);
+        assert_eq!(queue.nodes[queue.newest as usize].half, half(8));
+    }
+
+    #[test]
+    fn the_oldest_comes_first_and_any_can_leave() {
         let at = Timestamp::from_nanos;
         let mut queue = AgeQueue::new();
         let mut tickets: Vec<_> = (0..4).map(|n| queue.push(half(n), at(n.into()))).collect();

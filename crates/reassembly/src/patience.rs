@@ -79,7 +79,7 @@ impl Reassembler {
                 if let Some(ticket) = backlog.hole.take() {
                     self.holes.remove(ticket);
                 }
-                backlog.hole = Some(self.holes.push(id, since));
+                backlog.hole = Some(self.holes.put_back(id, since.min(now)));
                 break;
             }
         }
