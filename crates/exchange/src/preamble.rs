@@ -264,6 +264,8 @@ fn whole(bytes: &[u8], len: usize) -> Begin {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const UP: Direction = Direction::ToServer;
@@ -349,6 +351,44 @@ mod tests {
                 &[(UP, up), (DOWN, b"\x05\0answer")],
                 [&up.escape_ascii().to_string(), "\\x05\\x00answer"],
             );
+        }
+    }
+
+    /// How many bytes were a preamble, and what is left, with the directions in turn.
+    fn strip(steps: &[(bool, Vec<u8>)], piece: usize) -> (usize, PerDirection<Vec<u8>>) {
+        let mut preamble = Preamble::default();
+        let mut rest: PerDirection<Vec<u8>> = PerDirection::default();
+        let mut taken = 0;
+        for (up, data) in steps {
+            let direction = if *up { UP } else { DOWN };
+            for data in data.chunks(piece) {
+                let (len, left) = preamble.strip(direction, data);
+                taken += len;
+                rest[direction].extend_from_slice(&left);
+            }
+        }
+        for direction in Direction::BOTH {
+            rest[direction].extend(preamble.give_up(direction));
+        }
+        (taken, rest)
+    }
+
+    proptest! {
+        /// Whatever comes, in whatever pieces: nothing is invented, nothing is lost.
+        #[test]
+        fn any_bytes_come_out_again(
+            steps in proptest::collection::vec((any::<bool>(), proptest::collection::vec(
+                prop_oneof![Just(0_u8), Just(1), Just(2), Just(4), Just(5), Just(0x5a), any::<u8>()],
+                1..30,
+            )), 0..6),
+        ) {
+            let all: usize = steps.iter().map(|(_, data)| data.len()).sum();
+            let whole = strip(&steps, usize::MAX);
+            for piece in [usize::MAX, 1, 3] {
+                let (taken, rest) = strip(&steps, piece);
+                prop_assert_eq!(taken + rest.to_server.len() + rest.to_client.len(), all);
+                prop_assert_eq!((taken, &rest), (whole.0, &whole.1));
+            }
         }
     }
 }
