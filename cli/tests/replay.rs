@@ -133,6 +133,33 @@ fn a_failed_threshold_is_exit_code_99_and_the_summary_is_written() {
 }
 
 #[test]
+fn every_second_of_a_run_is_a_line_of_the_series() {
+    let bench = Bench::new();
+    let tape = bench.path("in.tape");
+    for (name, first) in [
+        ("series.csv", "second,sent,"),
+        ("series.jsonl", "{\"second\":0,"),
+    ] {
+        let series = bench.path(name);
+        let args = ["replay", tape.to_str().unwrap(), "--target", &bench.target];
+        let load = ["--rate", "20/s", "--duration", "2s", "--single", "--series"];
+        let args = args.iter().chain(&load).copied();
+        Tapedeck::new(args.chain([series.to_str().unwrap()])).succeeds();
+        let text = fs::read_to_string(&series).unwrap();
+        assert!(text.starts_with(first), "{text}");
+        let sent: u64 = text
+            .lines()
+            .filter_map(|line| match serde_json::from_str::<Value>(line) {
+                Ok(row) => row["sent"].as_u64(),
+                Err(_) => line.split(',').nth(1)?.parse().ok(),
+            })
+            .sum();
+        assert_eq!(sent, 40, "{text}");
+        assert!((2..5).contains(&(text.lines().count() - usize::from(name.ends_with("csv")))));
+    }
+}
+
+#[test]
 fn a_threshold_with_a_mistake_is_wrong_usage_and_says_where() {
     let bench = Bench::new();
     for (threshold, says) in [

@@ -52,6 +52,7 @@ mod request;
 mod run;
 mod scenario;
 mod schedule;
+mod seconds;
 mod source;
 mod stop;
 mod tally;
@@ -75,6 +76,7 @@ pub use scenario::{
     ScenarioError, SessionKey, Stage, Weight,
 };
 pub use schedule::{Factor, LeftOut, LeftOutCounts, ParseSpeedError, Speed};
+pub use seconds::SecondRow;
 pub use stop::{Stop, StopFlag};
 pub use tally::{Comparison, Tally, Trend, Trends};
 pub use target::{

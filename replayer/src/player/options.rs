@@ -52,6 +52,8 @@ pub struct Options {
     pub workers: Option<NonZeroU32>,
     /// Which exchanges are meant; `None`: all.
     pub filter: Option<Filter>,
+    /// Tell of every second ([`Progress::seconds`](crate::player::Progress::seconds)).
+    pub every_second: bool,
     /// What must hold; those that may end the run are looked at every 2 s, as in k6.
     pub thresholds: Vec<Threshold>,
     /// What the run may use.
@@ -111,6 +113,7 @@ impl Options {
             preserve_host: false,
             workers: None,
             filter: None,
+            every_second: false,
             thresholds: Vec::new(),
             limits: Limits::default(),
         }

@@ -24,6 +24,7 @@ use crate::player::report::Report;
 use crate::player::request::Rules;
 use crate::player::scenario::{Executor, Scenario};
 use crate::player::schedule::{LeftOutCounts, Topology, share};
+use crate::player::seconds::{SecondRow, Seconds};
 use crate::player::source::Source;
 use crate::player::stop::StopFlag;
 use crate::player::tally::Tally;
@@ -39,7 +40,7 @@ use crate::player::windows::Windows;
 use crate::player::worker::{self, Cast, Job, Live, Part as WorkPart};
 
 /// How a run is going.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Progress {
     /// Since the start; zero before it.
     pub elapsed: Duration,
@@ -60,6 +61,9 @@ pub struct Progress {
     pub connections: u64,
     /// Active users.
     pub vus: u64,
+    /// The seconds that became whole since the last time, where
+    /// [`Options::every_second`] is set.
+    pub seconds: Vec<SecondRow>,
 }
 
 /// Why a run did not begin.
@@ -208,11 +212,8 @@ pub(crate) fn play<S: Source + 'static>(
 ) -> Result<Report, RunError> {
     let scenarios = checked_scenarios(options)?;
     let (mut plan, endpoints) = planned(&source, options, &scenarios)?;
-    let watch = Arc::new(Watch::new(
-        &options.thresholds,
-        endpoints.labels(),
-        &scenarios,
-    ));
+    let watch = Watch::new(&options.thresholds, endpoints.labels(), &scenarios);
+    let watch = Arc::new(watch.with_every_second(options.every_second));
     let descriptors = raise_descriptor_limit();
     if plan.connections > u64::from(descriptors) {
         return Err(RunError::TooFewDescriptors {
@@ -260,7 +261,7 @@ pub(crate) fn play<S: Source + 'static>(
     let mut guard = Guard::new(&watch, stop, cpu_before, workers as usize);
     let vus = VusSeen::default();
     let observe = |live: &[Arc<Live>]| {
-        let now = add_up(
+        let mut now = add_up(
             live,
             Progress {
                 elapsed: elapsed(&job),
@@ -271,6 +272,10 @@ pub(crate) fn play<S: Source + 'static>(
         );
         vus.look(now.vus);
         guard.look(elapsed(&job), live, &vus, &plan);
+        now.seconds = guard.whole_seconds(elapsed(&job), live);
+        for row in &mut now.seconds {
+            (row.in_flight, row.connections, row.vus) = (now.in_flight, now.connections, now.vus);
+        }
         progress(now);
     };
     let mut tally = crew.send(parts, spares, observe)?;
@@ -365,6 +370,7 @@ struct Guard<'a> {
     next: Duration,
     /// The threshold that ended the run, by its index.
     aborted: Option<(usize, Verdict)>,
+    seconds: Seconds,
     windows: Windows,
 }
 
@@ -384,17 +390,12 @@ impl<'a> Guard<'a> {
             cpu_before,
             next: Self::EVERY,
             aborted: None,
-            windows: Windows::new(watch, workers),
+            seconds: Seconds::new(workers),
+            windows: Windows::new(watch),
         }
     }
 
     fn look(&mut self, elapsed: Duration, live: &[Arc<Live>], vus: &VusSeen, plan: &Plan) {
-        for second in live.iter().flat_map(|live| live.take_seconds()) {
-            self.windows.add(&second);
-        }
-        if let Some((index, verdict)) = self.windows.look(false) {
-            self.abort(index, verdict, elapsed);
-        }
         if !self.watch.aborts() || self.aborted.is_some() || elapsed < self.next {
             return;
         }
@@ -416,6 +417,22 @@ impl<'a> Guard<'a> {
         }
     }
 
+    /// The seconds that have become whole.
+    fn whole_seconds(&mut self, elapsed: Duration, live: &[Arc<Live>]) -> Vec<SecondRow> {
+        for second in live.iter().flat_map(|live| live.take_seconds()) {
+            self.seconds.add(second);
+        }
+        let mut rows = Vec::new();
+        while let Some(second) = self.seconds.next() {
+            rows.push(second.tally.row(second.number));
+            let failed = self.windows.push(second.tally.watched, second.is_cut);
+            if let Some((index, verdict)) = failed {
+                self.abort(index, verdict, elapsed);
+            }
+        }
+        rows
+    }
+
     fn abort(&mut self, index: usize, mut verdict: Verdict, elapsed: Duration) {
         if self.aborted.is_none() {
             verdict.reason = VerdictReason::Aborted(elapsed);
@@ -427,9 +444,8 @@ impl<'a> Guard<'a> {
     }
 
     /// One that has ended the run failed, whatever came behind it.
-    fn verdicts(mut self, observed: &Observed, elapsed: Duration, cpu: f64) -> Vec<Verdict> {
+    fn verdicts(self, observed: &Observed, elapsed: Duration, cpu: f64) -> Vec<Verdict> {
         let mut verdicts = self.watch.verdicts(observed, elapsed, cpu);
-        self.windows.look(true);
         // A run that is shorter than a window is one.
         for (index, verdict) in verdicts.iter_mut().enumerate() {
             if let Some(worst) = self.windows.verdict(index) {

@@ -10,6 +10,7 @@ use crate::player::endpoints::{EndpointId, ScenarioSignals, Signals};
 use crate::player::outcome::{
     Cause, Failure, FailureCounts, Lost, NeverSent, NeverSentCounts, Timeline,
 };
+use crate::player::seconds::SecondTally;
 use crate::player::watch::{Observed, Sample, Watch, Watched};
 
 /// A distribution of durations: mean, minimum and maximum exactly, percentiles to three digits.
@@ -282,8 +283,8 @@ pub struct Tally {
     /// By scenario, in the order of [`Report::scenarios`](crate::player::Report::scenarios).
     pub scenarios: Vec<ScenarioSignals>,
     pub(crate) watched: Watched,
-    /// The same of this second, where thresholds are about windows.
-    pub(crate) second: Option<Box<Watched>>,
+    /// This second by itself, where somebody wants it.
+    pub(crate) second: Option<Box<SecondTally>>,
 }
 
 impl Tally {
@@ -293,8 +294,8 @@ impl Tally {
             scenarios: Vec::new(),
             watched: Watched::new(watch),
             second: watch
-                .has_windows()
-                .then(|| Box::new(Watched::coarse(watch))),
+                .wants_seconds()
+                .then(|| Box::new(SecondTally::new(watch))),
             trends: Trends::new(),
             statuses: BTreeMap::new(),
             failures: FailureCounts::default(),

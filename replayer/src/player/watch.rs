@@ -42,6 +42,8 @@ pub(crate) struct Watch {
     of_endpoint: Vec<Vec<usize>>,
     /// Of each scenario: whether each series may hold its requests and iterations.
     of_scenario: Vec<Vec<bool>>,
+    /// Somebody wants to see every second.
+    every_second: bool,
 }
 
 impl Watch {
@@ -71,6 +73,15 @@ impl Watch {
                 .collect(),
             series,
             of_endpoint,
+            every_second: false,
+        }
+    }
+
+    /// The same, and every second is wanted.
+    pub(crate) fn with_every_second(self, wanted: bool) -> Self {
+        Self {
+            every_second: wanted,
+            ..self
         }
     }
 
@@ -79,11 +90,13 @@ impl Watch {
         self.thresholds.iter().any(|threshold| threshold.abort)
     }
 
-    /// Whether any is about windows.
-    pub(crate) fn has_windows(&self) -> bool {
-        self.thresholds
-            .iter()
-            .any(|threshold| threshold.over.is_some())
+    /// Whether every second counts: for windows, or for a time series.
+    pub(crate) fn wants_seconds(&self) -> bool {
+        self.every_second
+            || self
+                .thresholds
+                .iter()
+                .any(|threshold| threshold.over.is_some())
     }
 
     pub(crate) fn thresholds(&self) -> &[Threshold] {

@@ -211,6 +211,9 @@ pub(crate) struct Replay {
     /// Write the results as JSON, in the shape of k6's handleSummary
     #[arg(long, value_name = "FILE", help_heading = "Results")]
     pub(crate) summary: Option<PathBuf>,
+    /// Write a line for every second of the run: CSV into *.csv, else a JSON object a line
+    #[arg(long, value_name = "FILE", help_heading = "Results")]
+    pub(crate) series: Option<PathBuf>,
 }
 
 /// `Name: value`.

@@ -1,6 +1,7 @@
 //! `tapedeck replay`.
 
 mod args;
+mod series;
 mod show;
 
 use std::fs;
@@ -16,6 +17,7 @@ use tapedeck_replayer::player::{
 
 pub(crate) use args::Replay;
 
+use self::series::Series;
 use crate::interrupt::on_interrupt;
 use crate::output;
 
@@ -52,9 +54,16 @@ pub(crate) fn run(args: &Replay) -> Result<ExitCode> {
         signalled.stop();
     })?;
 
+    let series = args.series.as_deref().map(Series::create).transpose()?;
     let live = show::Live::new();
-    let report = player::run(archive, &options, &stop, |progress| live.show(&progress));
+    let report = player::run(archive, &options, &stop, |progress| {
+        live.show(&progress);
+        if let Some(series) = &series {
+            series.add(&progress.seconds);
+        }
+    });
     live.end();
+    series.map(Series::end).transpose()?;
     let report = match report {
         Ok(report) => report,
         Err(error) => return refused(args, error),
@@ -104,6 +113,7 @@ fn options(args: &Replay) -> Options {
         routes: args.routes.clone(),
         headers: args.headers.clone(),
         removed_headers: args.removed_headers.clone(),
+        every_second: args.series.is_some(),
         speed: args.speed,
         duration: args.duration,
         session_by: args.session_by.clone(),

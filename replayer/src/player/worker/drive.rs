@@ -15,12 +15,12 @@ use crate::player::gate::{Gate, Pass};
 use crate::player::options::Reuse;
 use crate::player::outcome::{Cause, NeverSent};
 use crate::player::schedule::Entry;
+use crate::player::seconds::{Second, SecondTally};
 use crate::player::source::Source;
 use crate::player::stop::Stop;
 use crate::player::tally::Tally;
 use crate::player::transport::Transport;
-use crate::player::watch::{Observed, Watch, Watched};
-use crate::player::windows::Second;
+use crate::player::watch::{Observed, Watch};
 use crate::player::worker::attempt::{Attempt, Ready};
 use crate::player::worker::cast::{Part, Work};
 use crate::player::worker::iteration::user;
@@ -91,7 +91,7 @@ where
             running: Cell::new(0),
             drained: Notify::new(),
         });
-        if job.watch.aborts() || job.watch.has_windows() {
+        if job.watch.aborts() || job.watch.wants_seconds() {
             tokio::task::spawn_local(publish_often(Rc::clone(&worker)));
         }
         worker.drive(parts, pass).await?;
@@ -139,13 +139,13 @@ impl Live {
     /// Hands over what was observed in the second that is over.
     fn end_second(&self, watch: &Arc<Watch>, tally: &mut Tally, is_cut: bool) {
         if let Some(second) = &mut tally.second {
-            let watched = std::mem::replace(&mut **second, Watched::coarse(watch));
+            let tally = std::mem::replace(&mut **second, SecondTally::new(watch));
             self.seconds
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .push(Second {
                     number: self.second.fetch_add(1, Ordering::Relaxed),
-                    watched,
+                    tally,
                     is_cut,
                 });
         }

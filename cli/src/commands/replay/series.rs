@@ -1,0 +1,96 @@
+//! `--series`: a line for every second of the run.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use tapedeck_replayer::player::SecondRow;
+
+/// A file that gets a line for every second: CSV where its name says so, else JSON.
+pub(super) struct Series {
+    path: PathBuf,
+    csv: bool,
+    state: RefCell<(File, io::Result<()>)>,
+}
+
+impl Series {
+    pub(super) fn create(path: &Path) -> Result<Self> {
+        let mut file = File::create(path)
+            .with_context(|| format!("failed to write the series {}", path.display()))?;
+        let csv = path.extension().is_some_and(|extension| extension == "csv");
+        let begun = if csv { writeln!(file, "{CSV}") } else { Ok(()) };
+        Ok(Self {
+            path: path.to_owned(),
+            csv,
+            state: RefCell::new((file, begun)),
+        })
+    }
+
+    pub(super) fn add(&self, rows: &[SecondRow]) {
+        let (file, result) = &mut *self.state.borrow_mut();
+        for row in rows {
+            if result.is_ok() {
+                *result = writeln!(file, "{}", if self.csv { csv(row) } else { json_line(row) });
+            }
+        }
+    }
+
+    /// Whether all of it was written.
+    pub(super) fn end(self) -> Result<()> {
+        let (_, result) = self.state.into_inner();
+        result.with_context(|| format!("failed to write the series {}", self.path.display()))
+    }
+}
+
+const CSV: &str = "second,sent,answered,failed,never_sent,iterations,dropped_iterations,in_flight,\
+                   connections,vus,p50_ms,p95_ms,p99_ms,max_ms,schedule_lag_p99_ms";
+
+fn csv(row: &SecondRow) -> String {
+    let counts = [
+        row.second,
+        row.sent,
+        row.answered,
+        row.failed,
+        row.never_sent,
+        row.iterations,
+        row.dropped,
+        row.in_flight,
+        row.connections,
+        row.vus,
+    ];
+    let times = [row.p50, row.p95, row.p99, row.max, row.lag_p99];
+    let counts = counts.iter().map(u64::to_string);
+    let times = times.iter().map(|time| format!("{:.3}", millis(*time)));
+    counts.chain(times).collect::<Vec<_>>().join(",")
+}
+
+fn json_line(row: &SecondRow) -> String {
+    json!({
+        "second": row.second,
+        "sent": row.sent,
+        "answered": row.answered,
+        "failed": row.failed,
+        "never_sent": row.never_sent,
+        "iterations": row.iterations,
+        "dropped_iterations": row.dropped,
+        "in_flight": row.in_flight,
+        "connections": row.connections,
+        "vus": row.vus,
+        "http_req_duration": {
+            "p(50)": millis(row.p50),
+            "p(95)": millis(row.p95),
+            "p(99)": millis(row.p99),
+            "max": millis(row.max),
+        },
+        "schedule_lag": { "p(99)": millis(row.lag_p99) },
+    })
+    .to_string()
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
