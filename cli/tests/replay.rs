@@ -178,3 +178,73 @@ fn a_threshold_with_a_mistake_is_wrong_usage_and_says_where() {
         assert!(ran.stderr.contains(says), "{threshold}: {}", ran.stderr);
     }
 }
+
+#[test]
+fn a_dry_run_prints_the_schedule_and_sends_nothing() {
+    let bench = Bench::new();
+    let tape = bench.path("in.tape");
+    let file = bench.path("load.yaml");
+    let load = "
+scenarios:
+  rise: {executor: ramping-arrival-rate, preAllocatedVUs: 5, stages: [{duration: 10s, target: 20}]}
+  loop: {executor: constant-vus, vus: 3, duration: 5s, startTime: 2s}
+";
+    fs::write(&file, load).unwrap();
+    // Nobody listens there.
+    let args = [
+        "replay",
+        tape.to_str().unwrap(),
+        "--target",
+        "http://127.0.0.1:1",
+    ];
+    let more = ["--scenario", file.to_str().unwrap(), "--dry-run"];
+    let ran = Tapedeck::new(args.iter().chain(&more)).succeeds();
+    for text in [
+        "for 10s at the most",
+        "Sessions by connection (found)",
+        "loop: 3 looping VUs for 5s (constant-vus), from 1 sessions of 5 exchanges, from 2s on",
+        "10s  20 iterations in 1s",
+        "end: 100 iterations were due",
+    ] {
+        assert!(ran.stdout.contains(text), "{text}: {}", ran.stdout);
+    }
+}
+
+#[test]
+fn a_mistake_in_a_scenario_is_wrong_usage_with_line_and_field() {
+    let bench = Bench::new();
+    let tape = bench.path("in.tape");
+    let file = bench.path("load.yaml");
+    let load = "scenarios:\n  peak:\n    executor: constant-vus\n    rate: 5\n";
+    fs::write(&file, load).unwrap();
+    let args = ["replay", tape.to_str().unwrap(), "--target", &bench.target];
+    let run = |more: &[&str], says: &[&str]| {
+        Tapedeck::new(args.iter().chain(more)).fails(2, says);
+    };
+    let file = file.to_str().unwrap();
+    run(
+        &["--scenario", file],
+        &[
+            "load.yaml",
+            "line 4, column",
+            "scenarios.peak.rate: constant-vus has no such field",
+        ],
+    );
+    run(
+        &["--rate", "5/s"],
+        &["--rate needs --duration, or --stages"],
+    );
+    run(
+        &["--vus", "0", "--duration", "5s"],
+        &["--vus: must be at least 1"],
+    );
+    run(
+        &["--vus", "5", "--iterations", "4"],
+        &["--iterations: 4 is less than the number of VUs, 5"],
+    );
+    run(
+        &["--threshold", "http_reqs{zone:b}: count<1"],
+        &["the tag \"zone\""],
+    );
+    run(&["--header", "Host: a"], &["follows from the request"]);
+}
