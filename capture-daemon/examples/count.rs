@@ -6,12 +6,13 @@
 
 #![expect(clippy::print_stdout, reason = "a tool for people")]
 
+use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use tapedeckd::sources::PacketSource;
 use tapedeckd::sources::af_packet::{AfPacket, AfPacketOptions};
 use tapedeckd::sources::ebpf::{Ebpf, EbpfOptions};
+use tapedeckd::sources::{Policy, Source};
 
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
@@ -19,32 +20,41 @@ fn main() -> Result<()> {
     let ports = vec![args.next().context("which port?")?.parse()?];
     let seconds = args.next().context("how many seconds?")?.parse()?;
     let ring_bytes = 32 << 20;
-    let mut source: Box<dyn PacketSource> = match backend.as_str() {
-        "ebpf" => Box::new(Ebpf::open(&EbpfOptions {
+    let Source {
+        mut streams,
+        mut tap,
+    } = match backend.as_str() {
+        "ebpf" => Ebpf::open(&EbpfOptions {
             cgroup: None,
-            ports,
+            policy: Policy::only_ports(&ports),
             ring_bytes,
+            streams: NonZeroUsize::MIN,
             ignore_own_cgroup: false,
-        })?),
-        "af-packet" => Box::new(AfPacket::open(&AfPacketOptions {
+        })?
+        .into(),
+        "af-packet" => AfPacket::open(&AfPacketOptions {
             interface: Some("lo".to_owned()),
             network_namespace: None,
             ports,
             ring_bytes,
-        })?),
+            streams: NonZeroUsize::MIN,
+        })?
+        .into(),
         other => bail!("{other} is no backend"),
     };
     let start = Instant::now();
     let (mut packets, mut bytes) = (0_u64, 0_u64);
     while start.elapsed() < Duration::from_secs(seconds) {
-        source.next_batch(Duration::from_millis(100), &mut |packet| {
-            packets += 1;
-            bytes += u64::from(packet.wire_len);
-        })?;
+        for stream in &mut streams {
+            stream.next_batch(Duration::from_millis(100), &mut |captured| {
+                packets += 1;
+                bytes += u64::from(captured.packet.wire_len);
+            })?;
+        }
     }
     println!(
         "{packets} packets, {bytes} bytes, dropped: {:?}",
-        source.drops()?.packets
+        tap.drops()?.packets
     );
     Ok(())
 }

@@ -1,10 +1,16 @@
 //! Recording live traffic: opens the best source, and takes its packets through
-//! [`tapedeck_exchange::Engine`] into an archive.
+//! [`tapedeck_exchange::Engine`]s into an archive.
 
+mod ends;
 mod open;
 mod options;
+mod output;
 mod run;
+mod session;
 
+pub use ends::End;
 pub use open::{OpenError, Opened, open};
 pub use options::{Backend, Options};
+pub use output::{Begin, Stats};
 pub use run::{Ended, Progress, RunError, Summary, Until, run};
+pub use session::{Attribution, FinishError, Finished, IsOwn, Session, Setup, Snapshot};

@@ -3,12 +3,12 @@
 use crate::capture::{Backend, Options};
 use crate::sources::af_packet::{AfPacket, AfPacketOptions};
 use crate::sources::ebpf::{Ebpf, EbpfOptions};
-use crate::sources::{PacketSource, SourceError};
+use crate::sources::{Source, SourceError};
 
 /// A source that is seeing packets.
 pub struct Opened {
     /// The source.
-    pub source: Box<dyn PacketSource + Send>,
+    pub source: Source,
     /// Which one it is; never [`Backend::Auto`].
     pub backend: Backend,
     /// The better one that [`Backend::Auto`] passed over, and why.
@@ -92,26 +92,30 @@ fn open_best(options: &Options) -> Result<Opened, OpenError> {
     }
 }
 
-fn open_one(
-    backend: Backend,
-    options: &Options,
-) -> Result<Box<dyn PacketSource + Send>, SourceError> {
-    if backend == Backend::AfPacket {
-        let source = AfPacket::open(&AfPacketOptions {
-            interface: options.interface.clone(),
-            network_namespace: options.network_namespace.clone(),
-            ports: options.ports.clone(),
-            ring_bytes: options.ring_bytes,
-        })?;
-        return Ok(Box::new(source));
+fn open_one(backend: Backend, options: &Options) -> Result<Source, SourceError> {
+    match backend {
+        Backend::AfPacket => {
+            let ports = options.policy.as_ports();
+            let source = AfPacket::open(&AfPacketOptions {
+                interface: options.interface.clone(),
+                network_namespace: options.network_namespace.clone(),
+                ports: ports.ok_or(SourceError::NeedsSockets(backend.name()))?,
+                ring_bytes: options.ring_bytes,
+                streams: options.threads,
+            })?;
+            Ok(source.into())
+        }
+        Backend::Auto | Backend::Ebpf => {
+            let source = Ebpf::open(&EbpfOptions {
+                cgroup: options.cgroup.clone(),
+                policy: options.policy.clone(),
+                ring_bytes: options.ring_bytes,
+                streams: options.threads,
+                ignore_own_cgroup: options.ignore_own_cgroup,
+            })?;
+            Ok(source.into())
+        }
     }
-    let source = Ebpf::open(&EbpfOptions {
-        cgroup: options.cgroup.clone(),
-        ports: options.ports.clone(),
-        ring_bytes: options.ring_bytes,
-        ignore_own_cgroup: options.ignore_own_cgroup,
-    })?;
-    Ok(Box::new(source))
 }
 
 /// Which backends the options leave.
@@ -121,24 +125,35 @@ enum Allowed {
     Only(Backend),
 }
 
+/// What an option is for.
+const OPTIONS: [(&str, &[Backend]); 3] = [
+    ("interface", &[Backend::AfPacket]),
+    ("network namespace", &[Backend::AfPacket]),
+    ("cgroup", &[Backend::Ebpf]),
+];
+
 fn allowed(options: &Options) -> Result<Allowed, OpenError> {
-    let for_af_packet = match (&options.interface, &options.network_namespace) {
-        (Some(_), _) => Some("interface"),
-        (None, Some(_)) => Some("network namespace"),
-        (None, None) => None,
-    };
-    let for_ebpf = options.cgroup.as_ref().map(|_| "cgroup");
-    match (options.backend, for_af_packet, for_ebpf) {
-        (_, Some(_), Some(_)) => Err(OpenError::Contradiction),
-        (backend @ Backend::Ebpf, Some(option), None)
-        | (backend @ Backend::AfPacket, None, Some(option)) => {
-            Err(OpenError::WrongOption { backend, option })
+    let given = [
+        options.interface.is_some(),
+        options.network_namespace.is_some(),
+        options.cgroup.is_some(),
+    ];
+    let mut left = vec![Backend::Ebpf, Backend::AfPacket];
+    for ((option, backends), _) in OPTIONS.iter().zip(given).filter(|(_, given)| *given) {
+        if options.backend != Backend::Auto && !backends.contains(&options.backend) {
+            return Err(OpenError::WrongOption {
+                backend: options.backend,
+                option,
+            });
         }
+        left.retain(|backend| backends.contains(backend));
+    }
+    match (options.backend, left.as_slice()) {
+        (_, []) => Err(OpenError::Contradiction),
+        (Backend::Auto, [Backend::Ebpf, ..]) if left.len() > 1 => Ok(Allowed::Any),
         // Who names an interface wants what passes there, not the sockets of the whole machine.
-        (Backend::Auto, Some(_), None) => Ok(Allowed::Only(Backend::AfPacket)),
-        (Backend::Auto, None, Some(_)) => Ok(Allowed::Only(Backend::Ebpf)),
-        (Backend::Auto, None, None) => Ok(Allowed::Any),
-        (backend, ..) => Ok(Allowed::Only(backend)),
+        (Backend::Auto, [first, ..]) => Ok(Allowed::Only(*first)),
+        (backend, _) => Ok(Allowed::Only(backend)),
     }
 }
 

@@ -1,7 +1,10 @@
 //! What to capture, and how.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
+
+use crate::sources::{Action, Match, Policy};
 
 /// A way to capture.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -34,7 +37,7 @@ impl fmt::Display for Backend {
 }
 
 /// What to capture, and how.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// The way. One that is named is never replaced by another.
     pub backend: Backend,
@@ -48,11 +51,14 @@ pub struct Options {
     /// Leave out the sockets of this process's own cgroup (eBPF). For a daemon in a container;
     /// a user's shell has its servers and clients in the same cgroup as us.
     pub ignore_own_cgroup: bool,
-    /// The TCP ports to capture, as source or as destination; empty: all.
-    pub ports: Vec<u16>,
+    /// Which connections, and how much of them.
+    pub policy: Policy,
     /// Bytes of memory for packets that wait to be read. It must hold what arrives while a block
     /// is being compressed and written: at 1 GB/s, 32 MiB last for 30 ms.
     pub ring_bytes: usize,
+    /// The threads that read packets, each the connections of its own; fewer where the source has
+    /// fewer streams.
+    pub threads: NonZeroUsize,
 }
 
 impl Default for Options {
@@ -63,8 +69,9 @@ impl Default for Options {
             network_namespace: None,
             cgroup: None,
             ignore_own_cgroup: false,
-            ports: Vec::new(),
+            policy: Policy::default(),
             ring_bytes: 32 << 20,
+            threads: NonZeroUsize::MIN,
         }
     }
 }
@@ -83,30 +90,72 @@ impl Options {
         if let Some(cgroup) = &self.cgroup {
             parts.push(format!("cgroup {}", cgroup.display()));
         }
-        let ports: Vec<_> = self.ports.iter().map(u16::to_string).collect();
-        match ports.as_slice() {
-            [] => {}
-            [port] => parts.push(format!("port {port}")),
-            ports => parts.push(format!("ports {}", ports.join(" "))),
+        match self.policy.as_ports().as_deref() {
+            Some([]) => {}
+            Some(ports) => parts.push(describe_ports(ports)),
+            None => parts.extend(describe_rules(&self.policy)),
         }
         parts.join(", ")
     }
 }
 
+fn describe_ports(ports: &[u16]) -> String {
+    let words: Vec<_> = ports.iter().map(u16::to_string).collect();
+    let plural = if ports.len() == 1 { "" } else { "s" };
+    format!("port{plural} {}", words.join(" "))
+}
+
+fn describe_rules(policy: &Policy) -> Vec<String> {
+    let verb = |action| match action {
+        Action::Capture => "all of",
+        Action::Headers => "heads of",
+        Action::Ignore => "nothing of",
+    };
+    let mut parts: Vec<String> = policy
+        .rules
+        .iter()
+        .map(|rule| {
+            let of = match &rule.of {
+                Match::Ports(ports) => describe_ports(ports),
+                Match::Cgroup(path) => format!("cgroup {}", path.display()),
+            };
+            let share = if rule.sample < 1.0 {
+                format!("{} % of ", rule.sample * 100.0)
+            } else {
+                String::new()
+            };
+            format!("{share}{} {of}", verb(rule.action))
+        })
+        .collect();
+    parts.push(format!("{} the rest", verb(policy.otherwise)));
+    parts
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sources::Rule;
 
     #[test]
     fn a_filter_is_described_in_words() {
         let mut options = Options::default();
         assert_eq!(options.describe_filter(), "");
         options.interface = Some("eth0".into());
-        options.ports = vec![80];
+        options.policy = Policy::only_ports(&[80]);
         assert_eq!(options.describe_filter(), "interface eth0, port 80");
-        options.ports.push(8080);
+        options.policy = Policy::only_ports(&[80, 8080]);
         options.interface = None;
         options.cgroup = Some("/a".into());
         assert_eq!(options.describe_filter(), "cgroup /a, ports 80 8080");
+        options.cgroup = None;
+        options.policy.rules.push(Rule {
+            of: Match::Cgroup("/b".into()),
+            action: Action::Headers,
+            sample: 0.25,
+        });
+        assert_eq!(
+            options.describe_filter(),
+            "all of ports 80 8080, 25 % of heads of cgroup /b, nothing of the rest"
+        );
     }
 }

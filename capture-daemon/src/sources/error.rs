@@ -50,6 +50,19 @@ pub enum SourceError {
         /// How many there may be.
         most: usize,
     },
+    /// More rules were given than the programs can hold.
+    #[error("{given} rules, but there may be at most {most}")]
+    TooManyRules {
+        /// How many were given.
+        given: usize,
+        /// How many there may be.
+        most: usize,
+    },
+    /// The source sees packets only, and the rules ask for more than some ports.
+    #[error(
+        "rules by cgroup, samples and `headers` need the ebpf backend: {0} can only filter by port"
+    )]
+    NeedsSockets(&'static str),
     /// The kernel refused the BPF object.
     #[error("the kernel did not take the BPF programs")]
     Bpf(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -1,7 +1,7 @@
 //! Where packets come from.
 //!
-//! Every source is a [`PacketSource`]: batches of packets as they were on the wire, and counters
-//! of what the kernel dropped before that. Nothing behind this line knows which source it was.
+//! Every source is a [`Source`]: streams of packets as they were on the wire, and counters of what
+//! the kernel dropped before that. Nothing behind this line knows which source it was.
 
 pub mod af_packet;
 pub mod ebpf;
@@ -9,4 +9,6 @@ mod error;
 mod source;
 
 pub use error::SourceError;
-pub use source::{Drops, PacketSource};
+pub use source::{
+    Action, Captured, Drops, Match, Owners, PacketSource, Policy, Queue, Rule, Socket, Source, Tap,
+};

@@ -7,14 +7,22 @@
     reason = "system calls and memory that is shared with the kernel"
 )]
 
+mod addresses;
 mod clock;
+mod folder_watch;
 mod limits;
 mod netns;
 mod packet_ring;
 mod packet_socket;
+mod ring_gauge;
+mod signals;
 
-pub(crate) use clock::{Clock, now};
+pub(crate) use addresses::own_addresses;
+pub(crate) use clock::{Clock, now, processor_time};
+pub(crate) use folder_watch::{FolderEvent, FolderWatch};
 pub(crate) use limits::{is_cgroup2, lift_memory_lock_limit};
-pub(crate) use netns::in_network_namespace;
+pub(crate) use netns::{in_network_namespace, own_netns_cookie};
 pub(crate) use packet_ring::{Frame, PacketRing, RingSize};
 pub(crate) use packet_socket::{Instruction, PacketSocket, interface_index, interface_names};
+pub(crate) use ring_gauge::RingGauge;
+pub(crate) use signals::{Signal, Signals};

@@ -30,3 +30,24 @@ pub(crate) fn in_network_namespace<T: Send>(
         }
     })
 }
+
+/// The cookie of this thread's network namespace, as BPF programs tell it with each packet; `None`
+/// where the kernel has none (before Linux 5.14).
+pub(crate) fn own_netns_cookie() -> Option<u64> {
+    /// Missing in `libc` for some targets; the same number on all that this runs on.
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    let mut cookie = 0_u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: both pointers outlive the call, and `len` is the size of the number.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    (result == 0).then_some(cookie)
+}

@@ -84,6 +84,27 @@ impl PacketSocket {
         self.set_option(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
     }
 
+    /// The same socket under another descriptor.
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        self.fd.try_clone().map(|fd| Self { fd })
+    }
+
+    /// Joins a group of sockets among which the kernel spreads the packets by connection, both
+    /// directions to one socket, and returns the group's id; `None` makes a new one. The socket
+    /// must be bound.
+    pub(crate) fn join_group(&self, group: Option<u16>) -> io::Result<u16> {
+        let mode = libc::PACKET_FANOUT_HASH | libc::PACKET_FANOUT_FLAG_DEFRAG;
+        let mode = match group {
+            Some(_) => mode,
+            None => mode | libc::PACKET_FANOUT_FLAG_UNIQUEID,
+        };
+        let argument = (mode << 16) | libc::c_uint::from(group.unwrap_or(0));
+        self.set_option(libc::SOL_PACKET, libc::PACKET_FANOUT, &argument)?;
+        let joined: libc::c_uint = self.option(libc::SOL_PACKET, libc::PACKET_FANOUT)?;
+        // The lower half is the id, the upper the mode.
+        Ok(joined as u16)
+    }
+
     /// The packets that found no room in the ring since the call before.
     pub(crate) fn take_drops(&self) -> io::Result<u32> {
         let mut stats = MaybeUninit::<libc::tpacket_stats_v3>::zeroed();
@@ -105,19 +126,7 @@ impl PacketSocket {
 
     /// Takes the error that is pending on the socket: that of an interface that went down.
     pub(crate) fn take_error(&self) -> io::Result<Option<io::Error>> {
-        let mut error: libc::c_int = 0;
-        let mut len = size_of::<libc::c_int>() as libc::socklen_t;
-        // SAFETY: both pointers outlive the call, and `len` is the size of the number.
-        let result = unsafe {
-            libc::getsockopt(
-                self.raw(),
-                libc::SOL_SOCKET,
-                libc::SO_ERROR,
-                (&raw mut error).cast(),
-                &raw mut len,
-            )
-        };
-        check(result)?;
+        let error: libc::c_int = self.option(libc::SOL_SOCKET, libc::SO_ERROR)?;
         Ok((error != 0).then(|| io::Error::from_raw_os_error(error)))
     }
 
@@ -143,6 +152,24 @@ impl PacketSocket {
             )
         };
         check(result)
+    }
+
+    /// An option that is a number.
+    fn option<T: Default>(&self, level: libc::c_int, name: libc::c_int) -> io::Result<T> {
+        let mut value = T::default();
+        let mut len = size_of::<T>() as libc::socklen_t;
+        // SAFETY: both pointers outlive the call, and `len` is the size of the number.
+        let result = unsafe {
+            libc::getsockopt(
+                self.raw(),
+                level,
+                name,
+                (&raw mut value).cast(),
+                &raw mut len,
+            )
+        };
+        check(result)?;
+        Ok(value)
     }
 
     fn address(&self) -> io::Result<libc::sockaddr_ll> {

@@ -3,7 +3,6 @@
 use std::net::Ipv4Addr;
 
 use tapedeck_packet::{Decoded, decode};
-use tapedeckd::sources::PacketSource;
 use tapedeckd::sources::af_packet::AfPacket;
 use tapedeckd::sources::ebpf::{Ebpf, Event};
 
@@ -33,7 +32,7 @@ fn ebpf_counts_what_found_no_room() {
         > 0
     {}
     let drops = source.drops().unwrap();
-    assert!(drops.total() > 0, "8 MiB fit into 256 KiB");
+    assert!(drops.total() > 0, "8 MiB fit into 1 MiB");
     let sent = 2 * LEN as u64;
     let accounted = seen + drops.payload_bytes;
     // TCP may repeat; it cannot say less.

@@ -17,4 +17,5 @@ mod namespaces;
 mod privileges;
 mod programs;
 mod recording;
+mod streams;
 mod support;

@@ -6,7 +6,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use tapedeckd::sources::PacketSource;
 use tapedeckd::sources::af_packet::AfPacket;
 use tapedeckd::sources::ebpf::Ebpf;
 

@@ -1,5 +1,7 @@
 //! What the kernel says about the programs.
 
+use std::num::NonZeroUsize;
+
 use tapedeckd::sources::ebpf::Ebpf;
 
 use crate::support::{ebpf_options, or_skip};
@@ -8,7 +10,9 @@ use crate::support::{ebpf_options, or_skip};
 /// more of them; a program near the limit here would not load there.
 #[test]
 fn programs_are_far_from_the_verifiers_limit() {
-    let Some(_source) = or_skip(Ebpf::open(&ebpf_options(&[80]))) else {
+    let mut options = ebpf_options(&[80]);
+    options.streams = NonZeroUsize::new(4).unwrap();
+    let Some(_source) = or_skip(Ebpf::open(&options)) else {
         return;
     };
     let mut programs = 0;
@@ -23,7 +27,7 @@ fn programs_are_far_from_the_verifiers_limit() {
         let instructions = program.size_translated().unwrap() / 8;
         println!("{name}: {instructions} instructions, {verified} walked by the verifier");
         assert!(instructions < 2_000, "{name}: {instructions}");
-        assert!(verified < 100_000, "{name}: {verified}");
+        assert!(verified < 200_000, "{name}: {verified}");
         programs += 1;
     }
     assert!(programs >= 2);

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tapedeck_archive::{Archive, BodyBuffer, Provenance, Scratch, Writer, WriterOptions};
 use tapedeck_model::Missing;
-use tapedeckd::capture::{self, Backend, Ended, OpenError, Options, Summary, Until};
-use tapedeckd::sources::SourceError;
+use tapedeckd::capture::{self, Backend, Ended, OpenError, Options, Setup, Summary, Until};
+use tapedeckd::sources::{Policy, SourceError};
 
 use crate::support::{request, response, skip};
 
@@ -61,7 +61,7 @@ fn talk(server: SocketAddr) {
 fn options(backend: Backend, port: u16) -> Options {
     Options {
         backend,
-        ports: vec![port],
+        policy: Policy::only_ports(&[port]),
         ..Options::default()
     }
 }
@@ -86,7 +86,8 @@ fn record(options: &Options, path: &Path, stop: &Arc<AtomicBool>) -> Option<Join
     };
     let (writer, stop) = (writer(path), Arc::clone(stop));
     Some(thread::spawn(move || {
-        capture::run(opened, writer, &Until::default(), &stop, &mut |_| ()).unwrap()
+        let until = Until::default();
+        capture::run(opened, writer, Setup::default(), &until, &stop, &mut |_| ()).unwrap()
     }))
 }
 
@@ -175,7 +176,15 @@ fn a_recording_ends_by_time_and_by_count() {
         exchanges: None,
     };
     let path = folder.path().join("time.tape");
-    let summary = capture::run(opened, writer(&path), &until, &never, &mut |_| ()).unwrap();
+    let summary = capture::run(
+        opened,
+        writer(&path),
+        Setup::default(),
+        &until,
+        &never,
+        &mut |_| (),
+    )
+    .unwrap();
     assert!(matches!(summary.ended, Ended::Duration));
     assert!(Archive::open(&path).unwrap().is_empty());
 
@@ -188,7 +197,15 @@ fn a_recording_ends_by_time_and_by_count() {
     let summary = thread::scope(|scope| {
         scope.spawn(|| serve(&listener));
         scope.spawn(|| talk(server));
-        capture::run(opened, writer(&path), &until, &never, &mut |_| ()).unwrap()
+        capture::run(
+            opened,
+            writer(&path),
+            Setup::default(),
+            &until,
+            &never,
+            &mut |_| (),
+        )
+        .unwrap()
     });
     assert!(matches!(summary.ended, Ended::Exchanges));
     assert!(summary.archive.exchanges >= 2);

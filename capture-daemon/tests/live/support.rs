@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -14,7 +15,7 @@ use tapedeck_model::TcpFlags;
 use tapedeck_packet::{Decoded, decode};
 use tapedeckd::sources::af_packet::{AfPacket, AfPacketOptions};
 use tapedeckd::sources::ebpf::{Ebpf, EbpfOptions};
-use tapedeckd::sources::{Drops, PacketSource, SourceError};
+use tapedeckd::sources::{Drops, PacketSource, Policy, Source, SourceError};
 
 /// What was opened; `None`, and a line that says why, where this machine cannot.
 pub(crate) fn or_skip<T>(opened: Result<T, SourceError>) -> Option<T> {
@@ -42,8 +43,9 @@ pub(crate) fn skip(reason: &str) {
 pub(crate) fn ebpf_options(ports: &[u16]) -> EbpfOptions {
     EbpfOptions {
         cgroup: None,
-        ports: ports.to_vec(),
+        policy: Policy::only_ports(ports),
         ring_bytes: 64 << 20,
+        streams: NonZeroUsize::MIN,
         ignore_own_cgroup: false,
     }
 }
@@ -54,18 +56,19 @@ pub(crate) fn af_packet_options(interface: Option<&str>, ports: &[u16]) -> AfPac
         network_namespace: None,
         ports: ports.to_vec(),
         ring_bytes: 64 << 20,
+        streams: NonZeroUsize::MIN,
     }
 }
 
 /// Every source that sees the loopback traffic of these ports, with a name.
-pub(crate) fn sources(ports: &[u16]) -> Vec<(&'static str, Box<dyn PacketSource + Send>)> {
-    let mut sources: Vec<(_, Box<dyn PacketSource + Send>)> = Vec::new();
+pub(crate) fn sources(ports: &[u16]) -> Vec<(&'static str, Source)> {
+    let mut sources: Vec<(_, Source)> = Vec::new();
     if let Some(source) = or_skip(Ebpf::open(&ebpf_options(ports))) {
-        sources.push(("ebpf", Box::new(source)));
+        sources.push(("ebpf", source.into()));
     }
     for (name, interface) in [("af-packet lo", Some("lo")), ("af-packet any", None)] {
         if let Some(source) = or_skip(AfPacket::open(&af_packet_options(interface, ports))) {
-            sources.push((name, Box::new(source)));
+            sources.push((name, source.into()));
         }
     }
     sources
@@ -78,18 +81,26 @@ pub(crate) struct Recording {
 }
 
 impl Recording {
-    pub(crate) fn start(mut source: impl PacketSource + Send + 'static) -> Self {
+    pub(crate) fn start(source: impl Into<Source>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let is_over = Arc::clone(&stop);
+        let Source {
+            mut streams,
+            mut tap,
+        } = source.into();
         let thread = thread::spawn(move || {
             let mut seen = Seen::default();
             while !is_over.load(Ordering::Acquire) {
-                seen.read(&mut source, Duration::from_millis(20));
+                for stream in &mut streams {
+                    seen.read(stream.as_mut(), Duration::from_millis(20));
+                }
             }
-            source.detach().unwrap();
+            tap.detach().unwrap();
             // A packet socket hands over its last block only when that has become old.
-            while seen.read(&mut source, Duration::from_millis(200)) > 0 {}
-            seen.drops = source.drops().unwrap();
+            for stream in &mut streams {
+                while seen.read(stream.as_mut(), Duration::from_millis(200)) > 0 {}
+            }
+            seen.drops = tap.drops().unwrap();
             seen
         });
         Self { stop, thread }
@@ -149,9 +160,10 @@ impl Stream {
 }
 
 impl Seen {
-    fn read(&mut self, source: &mut impl PacketSource, timeout: Duration) -> usize {
+    fn read(&mut self, source: &mut dyn PacketSource, timeout: Duration) -> usize {
         source
-            .next_batch(timeout, &mut |packet| {
+            .next_batch(timeout, &mut |captured| {
+                let packet = &captured.packet;
                 let Decoded::Segment(segment) = decode(packet) else {
                     panic!("not TCP: {:?}: {:02x?}", decode(packet), packet.data);
                 };

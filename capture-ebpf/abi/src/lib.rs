@@ -3,17 +3,13 @@
 //! One event is a [`PacketHeader`] and the bytes of one IP packet behind it, in a ring-buffer
 //! record of one of the sizes in [`CLASSES`]. There is no logic here beyond reading that layout
 //! back, and nothing that either side could not build: `no_std`, no dependency.
-//!
-//! A packet that fits no record is sent in parts. Every part is an IP packet by itself: a copy of
-//! the headers, with length, sequence number and flags of the part. A part that is lost is then
-//! a plain gap in the sequence numbers, and user space never puts parts together.
 
 #![no_std]
 #![forbid(unsafe_code)]
 
 /// The version of everything in this crate. The programs write it into each event, so that a
 /// daemon never misreads the events of an object from another build.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// The sizes of the records, smallest first.
 ///
@@ -21,28 +17,27 @@ pub const VERSION: u16 = 1;
 /// there is no safe place to gather an event of exact size first: a per-CPU scratch buffer is
 /// corrupted when an interrupt captures a packet of its own in between. The unused end of a
 /// record costs ring space only, as nobody touches it.
-pub const CLASSES: [usize; 7] = [256, 512, 1024, 2048, 4096, 16_384, LARGEST];
+///
+/// Above 64 KiB are the super-packets of segmentation offload: on loopback the kernel builds them up
+/// to 128 KiB by default, and nowhere above 8 x 65,535 bytes (`GSO_MAX_SIZE`), headers not
+/// included. They go as a whole: what an IP header can announce does not matter to the reader.
+pub const CLASSES: [usize; 10] = [
+    256, 512, 1024, 2048, 4096, 16_384, 65_536, 135_168, 270_336, LARGEST,
+];
 
-/// The largest record: with the kernel's own eight bytes it fills 64 KiB.
-pub const LARGEST: usize = 65_536 - 8;
+/// The largest record.
+pub const LARGEST: usize = 532_480;
 
-/// The longest packet that is sent in one event.
-pub const MAX_WHOLE: usize = LARGEST - PacketHeader::LEN;
+/// The longest packet that is sent.
+pub const MAX_PACKET: usize = LARGEST - PacketHeader::LEN;
 
-/// Payload bytes in one part of a longer packet. With [`MAX_HEADERS`] this stays below the 64 KiB
-/// that an IP header can announce.
-pub const PART: usize = 61_440;
+/// The longest headers of IP and TCP that a packet can have with a payload of the largest size.
+const MAX_HEADERS: usize = 256;
 
-/// The most parts of one packet: the kernel builds none above 8 x 65,535 bytes (`GSO_MAX_SIZE`).
-pub const MAX_PARTS: usize = 9;
-
-/// The longest IP and TCP headers of a packet that is sent in parts.
-pub const MAX_HEADERS: usize = 256;
-
-const _: () = {
-    assert!(PART + MAX_HEADERS <= MAX_WHOLE, "a part fits into a record");
-    assert!(PART * MAX_PARTS >= 8 * 65_535, "every packet can be sent");
-};
+const _: () = assert!(
+    MAX_PACKET >= 8 * 65_535 + MAX_HEADERS,
+    "every packet can be sent"
+);
 
 /// What stands before each packet in the ring buffer. Native byte order.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -54,10 +49,10 @@ pub struct PacketHeader {
     pub flags: u16,
     /// Bytes of the packet that follow this header, from the IP header on.
     pub len: u32,
-    /// The length of the whole packet, of which this event may be a part.
-    pub packet_len: u32,
-    /// Where the payload of this part starts in the payload of the packet.
-    pub part_offset: u32,
+    /// Payload bytes at the end of the packet that the policy leaves out.
+    pub cut: u32,
+    /// Makes the next field aligned.
+    pub unused: u32,
     /// `CLOCK_BOOTTIME`, in nanoseconds.
     pub time: u64,
     /// The cookie of the socket that sent or received the packet. Until the handshake is over
@@ -67,10 +62,16 @@ pub struct PacketHeader {
     pub cgroup: u64,
     /// The cookie of its network namespace; zero where the kernel does not tell.
     pub netns: u64,
-    /// Packets and parts of this socket that found no room since the event before.
+    /// Packets of this socket that found no room since the event before.
     pub lost_packets: u32,
     /// Their payload bytes; stops at the maximum.
     pub lost_bytes: u32,
+    /// Counts the events of this socket in this direction, from 1 on, those that were lost
+    /// included: the next one is this, plus one, plus its own `lost_packets`. Zero where the kernel
+    /// had no room to count.
+    pub event: u32,
+    /// Makes the size a multiple of eight.
+    pub unused_too: u32,
 }
 
 impl PacketHeader {
@@ -81,8 +82,8 @@ impl PacketHeader {
     pub const EGRESS: u16 = 1;
     /// The packet is on the loopback device.
     pub const LOOPBACK: u16 = 2;
-    /// More parts of the packet follow.
-    pub const MORE: u16 = 4;
+    /// The packet is part of a handshake (SYN).
+    pub const HANDSHAKE: u16 = 4;
 
     /// Reads the header and the packet behind it from a record of the ring buffer; `None` where
     /// the record is not of this [`VERSION`] or shorter than it says.
@@ -91,26 +92,30 @@ impl PacketHeader {
         let (&version, rest) = record.split_first_chunk()?;
         let (&flags, rest) = rest.split_first_chunk()?;
         let (&len, rest) = rest.split_first_chunk()?;
-        let (&packet_len, rest) = rest.split_first_chunk()?;
-        let (&part_offset, rest) = rest.split_first_chunk()?;
+        let (&cut, rest) = rest.split_first_chunk()?;
+        let (_unused, rest) = rest.split_first_chunk::<4>()?;
         let (&time, rest) = rest.split_first_chunk()?;
         let (&cookie, rest) = rest.split_first_chunk()?;
         let (&cgroup, rest) = rest.split_first_chunk()?;
         let (&netns, rest) = rest.split_first_chunk()?;
         let (&lost_packets, rest) = rest.split_first_chunk()?;
         let (&lost_bytes, rest) = rest.split_first_chunk()?;
+        let (&event, rest) = rest.split_first_chunk()?;
+        let (_unused, rest) = rest.split_first_chunk::<4>()?;
         let header = Self {
             version: u16::from_ne_bytes(version),
             flags: u16::from_ne_bytes(flags),
             len: u32::from_ne_bytes(len),
-            packet_len: u32::from_ne_bytes(packet_len),
-            part_offset: u32::from_ne_bytes(part_offset),
+            cut: u32::from_ne_bytes(cut),
+            unused: 0,
             time: u64::from_ne_bytes(time),
             cookie: u64::from_ne_bytes(cookie),
             cgroup: u64::from_ne_bytes(cgroup),
             netns: u64::from_ne_bytes(netns),
             lost_packets: u32::from_ne_bytes(lost_packets),
             lost_bytes: u32::from_ne_bytes(lost_bytes),
+            event: u32::from_ne_bytes(event),
+            unused_too: 0,
         };
         if header.version != VERSION {
             return None;
@@ -119,14 +124,169 @@ impl PacketHeader {
     }
 }
 
-/// What a socket lost since its last event, kept until its next one carries it.
+/// What the programs remember of one direction of a socket.
+///
+/// What leaves a socket does so under its lock, and what arrives does so in one place at a time, so
+/// each direction is counted without atomics.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[repr(C)]
-pub struct Loss {
-    /// Packets and parts.
-    pub packets: u32,
+pub struct Tally {
+    /// The number of the last event, lost ones included.
+    pub event: u32,
+    /// Packets whose loss no event has told yet.
+    pub lost_packets: u32,
     /// Their payload bytes; stops at the maximum.
-    pub bytes: u32,
+    pub lost_bytes: u32,
+    /// Makes the size a multiple of eight.
+    pub unused: u32,
+}
+
+/// What the programs remember of a socket.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct Socket {
+    /// Of what arrives, and of what leaves.
+    pub directions: [Tally; 2],
+}
+
+/// Who opened a socket.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct Owner {
+    /// The process id, as the first process namespace counts.
+    pub pid: u32,
+    /// Makes the size a multiple of eight.
+    pub unused: u32,
+    /// The name of the thread, ended by zeros (`TASK_COMM_LEN`).
+    pub name: [u8; 16],
+}
+
+impl Owner {
+    /// From what the map has.
+    #[must_use]
+    pub fn read(bytes: &[u8; 24]) -> Self {
+        let [a, b, c, d, _, _, _, _, name @ ..] = *bytes;
+        Self {
+            pid: u32::from_ne_bytes([a, b, c, d]),
+            unused: 0,
+            name,
+        }
+    }
+}
+
+/// What is done with a connection.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct Policy {
+    /// One of [`CAPTURE`](Self::CAPTURE) and the others.
+    pub action: u32,
+    /// Connections whose hash is above this are left out.
+    pub sample: u32,
+}
+
+impl Policy {
+    /// Take everything.
+    pub const CAPTURE: u32 = 0;
+    /// Take the first [`HEADERS_BYTES`] payload bytes of each packet.
+    pub const HEADERS: u32 = 1;
+    /// Take nothing.
+    pub const IGNORE: u32 = 2;
+    /// [`sample`](Self::sample) for every connection.
+    pub const EVERY: u32 = u32::MAX;
+
+    /// As the map has it.
+    #[must_use]
+    pub const fn to_words(self) -> [u32; 2] {
+        [self.action, self.sample]
+    }
+}
+
+/// Payload bytes of a packet that the policy "headers only" keeps: as many as servers accept of a
+/// request's head by default, twice.
+pub const HEADERS_BYTES: u32 = 16 << 10;
+
+/// What may change while the programs run. One entry of an array.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct Settings {
+    /// Whether new connections are left alone: the daemon is over its budget.
+    pub refuse: u32,
+    /// Whether any rule is by cgroup.
+    pub by_cgroup: u32,
+    /// Whether any rule is by port.
+    pub by_port: u32,
+    /// Changes with the rules by cgroup, so that verdicts from before are not used.
+    pub generation: u32,
+    /// Zero. The verifier does not know: what this is added to is any number for it, however it was
+    /// computed, and it need not walk the rest of the program again for each way to compute it.
+    pub zero: u32,
+    /// Set once a connection was refused: from then on every packet is looked up.
+    pub refused: u32,
+    /// Whether loopback packets are taken at their sender only.
+    pub loopback_once: u32,
+    /// Makes the size a multiple of eight.
+    pub unused: u32,
+}
+
+impl Settings {
+    /// As the map has them.
+    #[must_use]
+    pub const fn to_words(self) -> [u32; 8] {
+        let Self {
+            refuse,
+            by_cgroup,
+            by_port,
+            generation,
+            zero,
+            refused,
+            loopback_once,
+            unused,
+        } = self;
+        [
+            refuse,
+            by_cgroup,
+            by_port,
+            generation,
+            zero,
+            refused,
+            loopback_once,
+            unused,
+        ]
+    }
+}
+
+/// The most rules. The number of a rule is kept in a byte, zero is none, and new rules are written
+/// beside the ones in force, which they then replace port by port.
+pub const MAX_RULES: usize = 127;
+
+/// Levels of cgroups above a socket's own that are looked at for a rule: containers lie at depth
+/// four or five, systemd in a container adds three.
+pub const MAX_CGROUP_LEVELS: u32 = 12;
+
+/// The most ring buffers.
+pub const MAX_SHARDS: usize = 4;
+
+/// The hash of a connection, the same for both directions, from four numbers that are: exclusive or
+/// and sum of the addresses (their words first folded the same way), and of the ports.
+#[must_use]
+#[inline(always)]
+pub const fn flow_hash(source: [u32; 4], destination: [u32; 4], ports: (u16, u16)) -> u64 {
+    let (source, destination) = (fold(source), fold(destination));
+    let addresses = (source ^ destination) ^ source.wrapping_add(destination).rotate_left(32);
+    let (a, b) = (ports.0 as u64, ports.1 as u64);
+    let ports = (a ^ b) << 32 | (a + b);
+    let mut hash = addresses.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ ports;
+    hash ^= hash >> 32;
+    hash = hash.wrapping_mul(0xd6e8_feb8_6659_fd93);
+    hash ^= hash >> 29;
+    hash = hash.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash ^ hash >> 32
+}
+
+#[inline(always)]
+const fn fold(address: [u32; 4]) -> u64 {
+    let [a, b, c, d] = address;
+    ((a as u64) << 32 | b as u64).rotate_left(7) ^ ((c as u64) << 32 | d as u64)
 }
 
 macro_rules! counters {
@@ -152,23 +312,29 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Packets, and parts of packets, for which the ring had no room.
+    /// Packets for which the ring had no room.
     RingFull = 0, "ring-full";
     /// Their payload bytes.
     RingFullBytes = 1, "ring-full-bytes";
-    /// Packets, and parts of packets, whose bytes the kernel would not hand out.
+    /// Packets whose bytes the kernel would not hand out.
     Unreadable = 2, "unreadable";
     /// Their payload bytes.
     UnreadableBytes = 3, "unreadable-bytes";
-    /// Packets too long for [`MAX_PARTS`] parts, or with headers above [`MAX_HEADERS`].
+    /// Packets longer than [`MAX_PACKET`].
     TooLong = 4, "too-long";
-    /// Payload bytes of those that were left out.
+    /// Their payload bytes.
     TooLongBytes = 5, "too-long-bytes";
     /// TCP packets whose headers contradict themselves.
     Malformed = 6, "malformed";
     /// Losses that could not be noted for the next event of their socket; the counters above have
     /// them all the same.
     Untold = 7, "untold";
+    /// Connections that were not admitted: the daemon is over its budget, or a ring is nearly full.
+    Refused = 8, "refused";
+    /// Packets that became an event.
+    Sent = 9, "sent";
+    /// Packets whose connection the policy leaves out, or that was refused.
+    LeftOut = 10, "left-out";
 }
 
 /// The names of the programs, maps and constants in the object.
@@ -177,16 +343,30 @@ pub mod names {
     pub const INGRESS: &str = "tapedeck_in";
     /// The program for what leaves sockets.
     pub const EGRESS: &str = "tapedeck_out";
-    /// The ring buffer.
-    pub const EVENTS: &str = "EVENTS";
+    /// The program that notes who opens a socket.
+    pub const SOCKET: &str = "tapedeck_socket";
+    /// The ring buffers.
+    pub const RINGS: [&str; crate::MAX_SHARDS] = ["EVENTS_0", "EVENTS_1", "EVENTS_2", "EVENTS_3"];
     /// The per-CPU array of [`Counter`](crate::Counter)s.
     pub const COUNTERS: &str = "COUNTERS";
-    /// The bitmap of the ports to capture, 64 to an entry.
+    /// What is remembered of each [`Socket`](crate::Socket), by cookie.
+    pub const SOCKETS: &str = "SOCKETS";
+    /// Each socket's [`Owner`](crate::Owner), by cookie.
+    pub const OWNERS: &str = "OWNERS";
+    /// The one entry of [`Settings`](crate::Settings).
+    pub const SETTINGS: &str = "SETTINGS";
+    /// The [`Policy`](crate::Policy) of each rule; the first is that of connections without a rule.
+    pub const POLICIES: &str = "POLICIES";
+    /// The number of the rule of each port, a byte each, eight to an entry; zero for none.
     pub const PORTS: &str = "PORTS";
-    /// Constant, `u8`: whether `PORTS` counts; without it every port is captured.
-    pub const ONLY_PORTS: &str = "ONLY_PORTS";
-    /// Constant, `u8`: take loopback packets at their sender only.
-    pub const LOOPBACK_ONCE: &str = "LOOPBACK_ONCE";
+    /// The number of the rule of each cgroup that has one.
+    pub const CGROUPS: &str = "CGROUPS";
+    /// The number of the rule of each socket that has one of its own, by cookie; before all others.
+    pub const COOKIES: &str = "COOKIES";
+    /// Constant, `u32`: the number of ring buffers in use, a power of two, minus one.
+    pub const SHARD_MASK: &str = "SHARD_MASK";
+    /// Constant, `u64`: a new connection is refused when more than this waits in its ring.
+    pub const RING_NEARLY_FULL: &str = "RING_NEARLY_FULL";
     /// Constant, `u8`: the kernel tells the network namespace of a packet.
     pub const WITH_NETNS: &str = "WITH_NETNS";
     /// Constant, `u64`: the cgroup whose own sockets are left out; zero for none.
@@ -205,14 +385,16 @@ mod tests {
         record.extend(header.version.to_ne_bytes());
         record.extend(header.flags.to_ne_bytes());
         record.extend(header.len.to_ne_bytes());
-        record.extend(header.packet_len.to_ne_bytes());
-        record.extend(header.part_offset.to_ne_bytes());
+        record.extend(header.cut.to_ne_bytes());
+        record.extend([0; 4]);
         record.extend(header.time.to_ne_bytes());
         record.extend(header.cookie.to_ne_bytes());
         record.extend(header.cgroup.to_ne_bytes());
         record.extend(header.netns.to_ne_bytes());
         record.extend(header.lost_packets.to_ne_bytes());
         record.extend(header.lost_bytes.to_ne_bytes());
+        record.extend(header.event.to_ne_bytes());
+        record.extend([0; 4]);
         assert_eq!(record.len(), PacketHeader::LEN);
         record.extend_from_slice(packet);
         record
@@ -222,19 +404,21 @@ mod tests {
     fn fields_are_read_where_the_compiler_puts_them() {
         assert_eq!(core::mem::offset_of!(PacketHeader, len), 4);
         assert_eq!(core::mem::offset_of!(PacketHeader, time), 16);
-        assert_eq!(core::mem::offset_of!(PacketHeader, lost_bytes), 52);
+        assert_eq!(core::mem::offset_of!(PacketHeader, event), 56);
         let header = PacketHeader {
             version: VERSION,
             flags: PacketHeader::EGRESS,
             len: 3,
-            packet_len: 9,
-            part_offset: 1,
+            cut: 9,
+            unused: 0,
             time: 2,
             cookie: 3,
             cgroup: 4,
             netns: 5,
             lost_packets: 6,
             lost_bytes: 7,
+            event: 8,
+            unused_too: 0,
         };
         let record = record(&header, b"abc and the unused end");
         assert_eq!(PacketHeader::read(&record), Some((header, &b"abc"[..])));
@@ -254,6 +438,37 @@ mod tests {
         assert!(PacketHeader::read(&whole).is_some());
         header.version += 1;
         assert_eq!(PacketHeader::read(&record(&header, b"abcd")), None);
+    }
+
+    #[test]
+    fn both_directions_of_a_connection_have_one_hash() {
+        let (a, b) = ([1, 2, 3, 4], [5, 6, 7, 0xffff_ffff]);
+        assert_eq!(flow_hash(a, b, (80, 40_000)), flow_hash(b, a, (40_000, 80)));
+        // The connections between two hosts spread over shards, samples and 64 bits.
+        let hashes: Vec<_> = (32_768..65_535)
+            .map(|port| flow_hash(a, a, (port, 80)))
+            .collect();
+        for bit in [0, 1, 2, 16, 30, 31, 32, 33] {
+            let set = hashes.iter().filter(|hash| *hash >> bit & 1 == 1).count();
+            assert!((14_000..18_700).contains(&set), "bit {bit}: {set}");
+        }
+        let mut distinct = hashes.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        assert_eq!(distinct.len(), hashes.len());
+    }
+
+    #[test]
+    fn maps_hold_what_the_structs_say() {
+        assert_eq!(size_of::<Settings>(), size_of::<[u32; 8]>());
+        assert_eq!(core::mem::offset_of!(Settings, loopback_once), 6 * 4);
+        assert_eq!(size_of::<Policy>(), size_of::<[u32; 2]>());
+        assert_eq!(size_of::<Owner>(), 24);
+        let mut bytes = [0; 24];
+        bytes[..4].copy_from_slice(&7_u32.to_ne_bytes());
+        bytes[core::mem::offset_of!(Owner, name)..].copy_from_slice(b"nginx\0\0\0\0\0\0\0\0\0\0\0");
+        let owner = Owner::read(&bytes);
+        assert_eq!((owner.pid, &owner.name[..6]), (7, &b"nginx\0"[..]));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The headers of a packet: as much as is needed to know its TCP payload and its ports.
 
 use aya_ebpf::programs::SkBuffContext;
-use tapedeck_ebpf_abi::Counter;
+use tapedeck_ebpf_abi::{Counter, flow_hash};
 
 use crate::loss;
 
@@ -21,27 +21,35 @@ const MAX_EXTENSIONS: usize = 4;
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
 
 /// What the headers of a TCP segment say.
 pub struct Headers {
     /// The length of the packet, from the IP header on.
     pub packet_len: u32,
-    /// Where the TCP header starts.
-    pub tcp: u32,
-    /// The length of the IP and TCP headers.
-    pub len: u32,
     /// The length of the TCP payload.
     pub payload_len: u32,
     pub source: u16,
     pub destination: u16,
-    /// The TCP sequence number.
-    pub seq: u32,
     /// The TCP flags.
     pub flags: u8,
-    pub is_ipv6: bool,
+    /// See [`flow_hash`].
+    pub hash: u64,
 }
 
 impl Headers {
+    /// Whether the segment is the first of its connection.
+    #[inline(always)]
+    pub fn begins(&self) -> bool {
+        self.flags & (SYN | ACK) == SYN
+    }
+
+    /// Whether the segment is one of the first two of its connection.
+    #[inline(always)]
+    pub fn is_handshake(&self) -> bool {
+        self.flags & SYN != 0
+    }
+
     /// Whether the segment opens or closes its connection.
     #[inline(always)]
     pub fn opens_or_closes(&self) -> bool {
@@ -74,20 +82,21 @@ fn ipv4(ctx: &SkBuffContext, packet_len: u32) -> Option<Headers> {
         return None;
     }
     let tcp = u32::from(head[0] & 0xf) * 4;
+    let addresses = ([0, 0, 0, word(&head, 12)], [0, 0, 0, word(&head, 16)]);
     if tcp == 20 {
         let header = [
             head[20], head[21], head[22], head[23], head[24], head[25], head[26], head[27],
             head[28], head[29], head[30], head[31], head[32], head[33],
         ];
-        return segment(packet_len, tcp, header, false);
+        return segment(packet_len, tcp, header, addresses);
     }
     let header: [u8; 14] = ctx.load(tcp as usize).ok()?;
-    segment(packet_len, tcp, header, false)
+    segment(packet_len, tcp, header, addresses)
 }
 
 #[inline(always)]
 fn ipv6(ctx: &SkBuffContext, packet_len: u32) -> Option<Headers> {
-    let fixed: [u8; 8] = ctx.load(0).ok()?;
+    let fixed: [u8; 40] = ctx.load(0).ok()?;
     let mut next = fixed[6];
     let mut tcp = 40;
     for _ in 0..MAX_EXTENSIONS {
@@ -102,25 +111,49 @@ fn ipv6(ctx: &SkBuffContext, packet_len: u32) -> Option<Headers> {
         return None;
     }
     let header: [u8; 14] = ctx.load(tcp as usize).ok()?;
-    segment(packet_len, tcp, header, true)
+    let addresses = (
+        [
+            word(&fixed, 8),
+            word(&fixed, 12),
+            word(&fixed, 16),
+            word(&fixed, 20),
+        ],
+        [
+            word(&fixed, 24),
+            word(&fixed, 28),
+            word(&fixed, 32),
+            word(&fixed, 36),
+        ],
+    );
+    segment(packet_len, tcp, header, addresses)
+}
+
+/// Four bytes of an address. Their order is the same for both ends, so it does not matter.
+#[inline(always)]
+fn word(header: &[u8; 40], at: usize) -> u32 {
+    u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
 }
 
 #[inline(always)]
-fn segment(packet_len: u32, tcp: u32, header: [u8; 14], is_ipv6: bool) -> Option<Headers> {
+fn segment(
+    packet_len: u32,
+    tcp: u32,
+    header: [u8; 14],
+    (from, to): ([u32; 4], [u32; 4]),
+) -> Option<Headers> {
     let len = tcp + u32::from(header[12] >> 4) * 4;
     let Some(payload_len) = packet_len.checked_sub(len) else {
         loss::count(Counter::Malformed, 1);
         return None;
     };
+    let source = u16::from_be_bytes([header[0], header[1]]);
+    let destination = u16::from_be_bytes([header[2], header[3]]);
     Some(Headers {
         packet_len,
-        tcp,
-        len,
         payload_len,
-        source: u16::from_be_bytes([header[0], header[1]]),
-        destination: u16::from_be_bytes([header[2], header[3]]),
-        seq: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
+        source,
+        destination,
         flags: header[13],
-        is_ipv6,
+        hash: flow_hash(from, to, (source, destination)),
     })
 }

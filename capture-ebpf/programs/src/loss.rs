@@ -1,10 +1,10 @@
-//! What could not be sent: counted by cause, and kept for the next event of the same socket.
+//! What was sent and what could not be: counted by cause, and for the next event of the socket.
 
 use core::arch::asm;
 
-use tapedeck_ebpf_abi::{Counter, Loss};
+use tapedeck_ebpf_abi::{Counter, PacketHeader, Socket, Tally};
 
-use crate::{COUNTERS, LOSSES, UNTOLD};
+use crate::{COUNTERS, SOCKETS};
 
 /// `BPF_NOEXIST`.
 const NEW: u64 = 1;
@@ -21,53 +21,70 @@ pub fn count(counter: Counter, by: u64) {
     }
 }
 
-/// Notes that a packet, or a part of one, with `bytes` of payload was lost.
-///
-/// A subprogram, like [`take`]: in line, the two would be most of the code.
-#[inline(never)]
-pub fn lost(cookie: u64, packets: Counter, payload: Counter, bytes: u32) {
-    count(packets, 1);
-    count(payload, u64::from(bytes));
-    if let Some(loss) = LOSSES.get_ptr_mut(cookie) {
-        // SAFETY: the pointer is to a live map entry. Two CPUs may add at once and lose one
-        // addition: the entry is a hint for one connection, `COUNTERS` has the exact sum.
-        unsafe {
-            (*loss).packets = (*loss).packets.saturating_add(1);
-            (*loss).bytes = (*loss).bytes.saturating_add(bytes);
-        }
-    } else if LOSSES
-        .insert(cookie, Loss { packets: 1, bytes }, NEW)
-        .is_ok()
-    {
-        if let Some(untold) = UNTOLD.get_ptr_mut(0) {
-            // SAFETY: as in `count`.
-            unsafe { add(untold, 1) }
-        }
-    } else {
-        count(Counter::Untold, 1);
+/// Makes room to remember a socket, where there is none yet.
+#[inline(always)]
+pub fn remember(cookie: u64) {
+    if SOCKETS.get_ptr(cookie).is_none() {
+        // Another CPU may have been faster, which is as good.
+        let _ = SOCKETS.insert(cookie, Socket::default(), NEW);
     }
 }
 
-/// Takes what the socket has lost since it was asked last.
+/// What is remembered of one direction of a socket; `None` where there was no room.
+#[inline(always)]
+fn tally(cookie: u64, direction: u64) -> Option<*mut Tally> {
+    let socket = SOCKETS.get_ptr_mut(cookie)?;
+    // SAFETY: the pointer is to a live map entry, and the index is 0 or 1.
+    Some(unsafe {
+        (&raw mut (*socket).directions)
+            .cast::<Tally>()
+            .add((direction & 1) as usize)
+    })
+}
+
+/// Notes that a packet with `bytes` of payload was lost.
+///
+/// A subprogram, like [`take`]: in line, the two would be most of the code.
 #[inline(never)]
-pub fn take(cookie: u64) -> Loss {
-    let Some(untold) = UNTOLD.get_ptr_mut(0) else {
-        return Loss::default();
-    };
-    // SAFETY: the pointer is to a live map entry. Volatile, as other CPUs change it.
-    if unsafe { untold.read_volatile() } == 0 {
-        return Loss::default();
-    }
-    let Some(entry) = LOSSES.get_ptr_mut(cookie) else {
-        return Loss::default();
+pub fn lost(cookie: u64, direction: u64, packets: Counter, payload: Counter, bytes: u32) {
+    count(packets, 1);
+    count(payload, u64::from(bytes));
+    let Some(tally) = tally(cookie, direction) else {
+        count(Counter::Untold, 1);
+        return;
     };
     // SAFETY: the pointer is to a live map entry of plain data.
-    let loss = unsafe { *entry };
-    if LOSSES.remove(cookie).is_ok() {
-        // SAFETY: as in `count`. Adding this takes one away.
-        unsafe { add(untold, u64::MAX) }
+    unsafe {
+        (*tally).event = (*tally).event.wrapping_add(1);
+        (*tally).lost_packets = (*tally).lost_packets.saturating_add(1);
+        (*tally).lost_bytes = (*tally).lost_bytes.saturating_add(bytes);
     }
-    loss
+}
+
+/// Counts an event of the socket, and writes its number and what was lost since the event before
+/// into its header.
+///
+/// Into the header, and not to be returned: what differs between the ways through here then lies
+/// where the verifier keeps no track, and it walks the rest of the program once.
+///
+/// # Safety
+///
+/// `header` points to a record that is being written.
+#[inline(never)]
+pub unsafe fn take(cookie: u64, direction: u64, header: *mut PacketHeader) {
+    count(Counter::Sent, 1);
+    let Some(tally) = tally(cookie, direction) else {
+        return;
+    };
+    // SAFETY: the pointer is to a live map entry of plain data; the caller vouches for the header.
+    unsafe {
+        (*tally).event = (*tally).event.wrapping_add(1);
+        (*header).event = (*tally).event;
+        (*header).lost_packets = (*tally).lost_packets;
+        (*header).lost_bytes = (*tally).lost_bytes;
+        (*tally).lost_packets = 0;
+        (*tally).lost_bytes = 0;
+    }
 }
 
 /// Adds atomically. `AtomicU64` has no additions on this target, which lacks the

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use tapedeck_archive::Provenance;
-use tapedeckd::capture::{self, Backend, Ended, Options, Progress, Summary, Until};
+use tapedeckd::capture::{self, Backend, Ended, Options, Progress, Setup, Summary, Until};
+use tapedeckd::sources::Policy;
 
 use super::connections;
 use crate::args;
@@ -44,7 +45,8 @@ pub(crate) fn run(args: &args::Record) -> Result<ExitCode> {
         exchanges: None,
     };
     let bar = output::message_line();
-    let summary = capture::run(opened, writer, &until, &stop, &mut |progress| {
+    let setup = Setup::default();
+    let summary = capture::run(opened, writer, setup, &until, &stop, &mut |progress| {
         bar.set_message(line(progress));
     });
     bar.finish_and_clear();
@@ -62,7 +64,7 @@ fn options(args: &args::Record) -> Options {
         },
         interface: args.interface.clone(),
         cgroup: args.cgroup.clone(),
-        ports: args.ports.clone(),
+        policy: Policy::only_ports(&args.ports),
         ..Options::default()
     }
 }

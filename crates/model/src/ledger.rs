@@ -87,6 +87,9 @@ ledger! {
     connections_midstream,
     /// Connections evicted because of a limit.
     connections_evicted,
+    /// Connections that a live capture did not admit, because it had too much to do; the others
+    /// do not count them.
+    connections_refused,
     /// Connections that carried TLS.
     connections_tls,
     /// Of these: unread, or not to their end, because no secret was there.

@@ -1,6 +1,7 @@
 //! The packet-socket source.
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,9 +11,9 @@ use tapedeck_packet::{LinkType, RawPacket};
 
 use super::filter;
 use crate::sources::error::require;
-use crate::sources::{Drops, PacketSource, SourceError};
+use crate::sources::{Captured, Drops, PacketSource, Policy, Source, SourceError, Tap};
 use crate::sys::{
-    Frame, PacketRing, PacketSocket, RingSize, in_network_namespace, interface_index,
+    Frame, Instruction, PacketRing, PacketSocket, RingSize, in_network_namespace, interface_index,
     interface_names,
 };
 
@@ -25,15 +26,33 @@ pub struct AfPacketOptions {
     pub network_namespace: Option<PathBuf>,
     /// The TCP ports to capture, as source or as destination; empty: all.
     pub ports: Vec<u16>,
-    /// Bytes of memory for packets that wait to be read. Rounded up to whole blocks.
+    /// Bytes of memory for packets that wait to be read, over all streams. Rounded up to whole
+    /// blocks for each.
     pub ring_bytes: usize,
+    /// The streams: packet sockets among which the kernel spreads the connections.
+    pub streams: NonZeroUsize,
 }
 
-/// A live source of packets: a packet socket and its ring.
+/// A live source of packets: packet sockets and their rings.
 #[derive(Debug)]
 pub struct AfPacket {
+    rings: Vec<AfPacketRing>,
+    tap: AfPacketTap,
+}
+
+/// The packets of one socket.
+#[derive(Debug)]
+struct AfPacketRing {
     ring: PacketRing,
     link: LinkType,
+}
+
+/// What controls the sockets.
+#[derive(Debug)]
+struct AfPacketTap {
+    /// The same sockets under other descriptors.
+    sockets: Vec<PacketSocket>,
+    network: u32,
     dropped: u64,
 }
 
@@ -91,33 +110,93 @@ impl AfPacket {
         };
         let size = RingSize {
             block: BLOCK,
-            blocks: options.ring_bytes.div_ceil(BLOCK).max(MIN_BLOCKS),
+            blocks: (options.ring_bytes / options.streams)
+                .div_ceil(BLOCK)
+                .max(MIN_BLOCKS),
             block_timeout: BLOCK_TIMEOUT,
         };
-        let ring = open_ring(interface, link, &options.ports, size)
+        let rings: Vec<AfPacketRing> = open_rings(interface, link, size, options.streams)
             .map_err(SourceError::system("set up the packet socket"))?;
-        Ok(Self {
-            ring,
-            link,
+        let sockets = rings
+            .iter()
+            .map(|stream| stream.ring.socket().try_clone())
+            .collect::<io::Result<_>>()
+            .map_err(SourceError::system("set up the packet socket"))?;
+        let tap = AfPacketTap {
+            sockets,
+            network: network_offset(link),
             dropped: 0,
-        })
+        };
+        tap.filter(&options.ports)?;
+        Ok(Self { rings, tap })
+    }
+
+    /// What the kernel dropped so far.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not tell.
+    pub fn drops(&mut self) -> Result<Drops, SourceError> {
+        self.tap.drops()
+    }
+
+    /// Hands the packets of the next block of each socket to `take`, see [`PacketSource`].
+    ///
+    /// # Errors
+    ///
+    /// When the kernel fails a socket for good.
+    pub fn next_batch(
+        &mut self,
+        timeout: Duration,
+        take: &mut dyn FnMut(&Captured<'_>),
+    ) -> Result<usize, SourceError> {
+        let mut packets = 0;
+        for ring in &mut self.rings {
+            packets += ring.next_batch(timeout, take)?;
+        }
+        Ok(packets)
     }
 }
 
-/// Filter and ring come before the socket is bound, so no packet escapes either.
-fn open_ring(
+impl From<AfPacket> for Source {
+    fn from(source: AfPacket) -> Self {
+        let streams = source.rings.into_iter();
+        Self {
+            streams: streams.map(|ring| Box::new(ring) as Box<_>).collect(),
+            tap: Box::new(source.tap),
+        }
+    }
+}
+
+const fn network_offset(link: LinkType) -> u32 {
+    if link.0 == LinkType::ETHERNET.0 {
+        ETHERNET_HEADER
+    } else {
+        0
+    }
+}
+
+/// Sockets that let nothing pass yet, so that none sees a packet that will be another's.
+fn open_rings(
     interface: u32,
     link: LinkType,
-    ports: &[u16],
     size: RingSize,
-) -> io::Result<PacketRing> {
+    streams: NonZeroUsize,
+) -> io::Result<Vec<AfPacketRing>> {
     let link_header = link == LinkType::ETHERNET;
-    let socket = PacketSocket::open(link_header)?;
-    let network = if link_header { ETHERNET_HEADER } else { 0 };
-    socket.attach_filter(&filter::program(network, ports, SNAPLEN))?;
-    let ring = PacketRing::new(socket, size, link_header)?;
-    ring.socket().bind(interface)?;
-    Ok(ring)
+    let mut rings: Vec<AfPacketRing> = Vec::new();
+    let mut group = None;
+    for _ in 0..streams.get() {
+        let socket = PacketSocket::open(link_header)?;
+        socket.attach_filter(&filter::nothing())?;
+        let ring = PacketRing::new(socket, size, link_header)?;
+        ring.socket().bind(interface)?;
+        if streams.get() > 1 {
+            group = Some(ring.socket().join_group(group)?);
+        }
+        rings.push(AfPacketRing { ring, link });
+    }
+    Ok(rings)
 }
 
 /// Other devices (tunnels, PPP) have headers of their own or none; there the socket gives packets
@@ -129,47 +208,77 @@ fn has_ethernet_header(interface: u32) -> Result<bool, SourceError> {
     Ok(hardware == libc::ARPHRD_ETHER || hardware == libc::ARPHRD_LOOPBACK)
 }
 
-impl PacketSource for AfPacket {
+impl PacketSource for AfPacketRing {
     fn next_batch(
         &mut self,
         timeout: Duration,
-        take: &mut dyn FnMut(&RawPacket<'_>),
+        take: &mut dyn FnMut(&Captured<'_>),
     ) -> Result<usize, SourceError> {
         let link = self.link;
         self.ring
             .next_block(timeout, &mut |frame| {
                 if let Some(data) = packet(link, &frame) {
-                    take(&RawPacket {
-                        at: Timestamp::from_nanos(frame.nanos),
-                        link,
-                        data,
-                        wire_len: (data.len() as u32).saturating_add(frame.cut),
-                        scope: Scope(0),
+                    take(&Captured {
+                        packet: RawPacket {
+                            at: Timestamp::from_nanos(frame.nanos),
+                            link,
+                            data,
+                            wire_len: (data.len() as u32).saturating_add(frame.cut),
+                            scope: Scope(0),
+                        },
+                        socket: None,
                     });
                 }
             })
             .map_err(SourceError::system("read from the packet socket"))
     }
+}
 
+impl AfPacketTap {
+    fn filter(&self, ports: &[u16]) -> Result<(), SourceError> {
+        if ports.len() > filter::MAX_PORTS {
+            return Err(SourceError::TooManyPorts {
+                given: ports.len(),
+                most: filter::MAX_PORTS,
+            });
+        }
+        let program = filter::program(self.network, ports, SNAPLEN);
+        self.attach(&program)
+            .map_err(SourceError::system("filter the packet socket"))
+    }
+
+    fn attach(&self, program: &[Instruction]) -> io::Result<()> {
+        self.sockets
+            .iter()
+            .try_for_each(|socket| socket.attach_filter(program))
+    }
+}
+
+impl Tap for AfPacketTap {
     fn detach(&mut self) -> Result<(), SourceError> {
         // A filter that lets nothing pass, as a bound packet socket cannot be unbound.
-        let nothing = filter::nothing();
-        self.ring
-            .socket()
-            .attach_filter(&nothing)
+        self.attach(&filter::nothing())
             .map_err(SourceError::system("stop the packet socket"))
     }
 
     fn drops(&mut self) -> Result<Drops, SourceError> {
-        let dropped = self
-            .ring
-            .socket()
-            .take_drops()
-            .map_err(SourceError::system("ask for the packet socket's drops"))?;
-        self.dropped += u64::from(dropped);
+        for socket in &self.sockets {
+            let dropped = socket
+                .take_drops()
+                .map_err(SourceError::system("ask for the packet socket's drops"))?;
+            self.dropped += u64::from(dropped);
+        }
         let mut drops = Drops::default();
         drops.add("ring-full", self.dropped);
         Ok(drops)
+    }
+
+    fn set_policy(&mut self, policy: &Policy) -> Result<Vec<String>, SourceError> {
+        let ports = policy
+            .as_ports()
+            .ok_or(SourceError::NeedsSockets("af-packet"))?;
+        self.filter(&ports)?;
+        Ok(Vec::new())
     }
 }
 

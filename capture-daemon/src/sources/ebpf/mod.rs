@@ -9,13 +9,14 @@
 //!
 //! One connection between two sockets below the cgroup is seen at both ends. On loopback only the
 //! sender's copy is taken; between network namespaces of one machine both are, and the second
-//! counts as a duplicate in reassembly. A cgroup other than the root may hold only one end, so
-//! there both copies are taken on loopback too.
+//! counts as a duplicate in reassembly. A cgroup other than the root may hold only one end, and so
+//! may rules by cgroup leave one out; there both copies are taken on loopback too.
 
 mod cgroup;
 mod clock;
 mod object;
 mod source;
+mod tap;
 
 pub use cgroup::{cgroup_root, own_cgroup};
 pub use source::{Ebpf, EbpfOptions, Event};

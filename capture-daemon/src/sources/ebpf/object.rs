@@ -30,13 +30,17 @@ mod tests {
             .unwrap()
     }
 
-    /// A program of this kind that returns anything but 1 drops the packet. Every way out of ours
+    /// A program of these kinds that returns anything but 1 drops the packet, or refuses the socket. Every way out of ours
     /// must load the constant right before.
     #[test]
     fn every_way_out_lets_the_packet_live() {
         const EXIT: u8 = 0x95;
         const MOVE_TO_R0: [&[u8]; 2] = [&[0xb7, 0, 0, 0, 1, 0, 0, 0], &[0xb4, 0, 0, 0, 1, 0, 0, 0]];
-        for name in ["cgroup_skb/ingress", "cgroup_skb/egress"] {
+        for name in [
+            "cgroup_skb/ingress",
+            "cgroup_skb/egress",
+            "cgroup/sock_create",
+        ] {
             let instructions: Vec<_> = section(name).chunks_exact(8).collect();
             let exits: Vec<_> = (0..instructions.len())
                 .filter(|at| instructions[*at][0] == EXIT)

@@ -1,23 +1,26 @@
-//! The eBPF source: loads the programs, attaches them, reads their ring buffer.
+//! The eBPF source: loads the programs, attaches them, reads their ring buffers.
 
 use std::fs::File;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
-use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, ProgramType};
+use aya::EbpfLoader;
+use aya::maps::{MapData, MapType, RingBuf};
+use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, ProgramType};
 use aya::sys::BpfHelper;
-use aya::{EbpfLoader, maps::MapType};
 use caps::Capability;
-use tapedeck_ebpf_abi::{Counter, PacketHeader, names};
+use tapedeck_ebpf_abi::{MAX_SHARDS, PacketHeader, names};
+use tapedeck_model::Scope;
 use tapedeck_packet::{LinkType, RawPacket};
 
 use super::cgroup::Cgroup;
 use super::clock::WallClock;
 use super::object::OBJECT;
+use super::tap::EbpfTap;
 use crate::sources::error::require;
-use crate::sources::{Drops, PacketSource, SourceError};
+use crate::sources::{Captured, Drops, PacketSource, Policy, Socket, Source, SourceError, Tap};
 use crate::sys;
 
 /// How the programs are set up.
@@ -25,24 +28,33 @@ use crate::sys;
 pub struct EbpfOptions {
     /// The cgroup whose sockets, and those of the cgroups below it, are seen; `None`: all.
     pub cgroup: Option<PathBuf>,
-    /// The TCP ports to capture, as source or as destination; empty: all.
-    pub ports: Vec<u16>,
-    /// Bytes of memory for packets that wait to be read. Rounded up to a power of two.
+    /// What is captured of them.
+    pub policy: Policy,
+    /// Bytes of memory for packets that wait to be read, over all streams. Rounded up to a power of
+    /// two for each.
     pub ring_bytes: usize,
+    /// The streams, at most four; rounded down to a power of two.
+    pub streams: NonZeroUsize,
     /// Leave out the sockets of this process's own cgroup, unless that is the root.
     pub ignore_own_cgroup: bool,
 }
 
-/// A live source of packets: the attached programs and their ring buffer.
+/// A live source of packets: the attached programs and their ring buffers.
 pub struct Ebpf {
-    programs: aya::Ebpf,
-    ring: RingBuf<MapData>,
-    counters: PerCpuArray<MapData, u64>,
-    clock: WallClock,
-    clock_read: Instant,
+    tap: EbpfTap,
+    rings: Vec<EbpfRing>,
 }
 
-/// One packet, or part of a long one, and what the kernel knows about it.
+/// The packets of one ring buffer.
+struct EbpfRing {
+    ring: RingBuf<MapData>,
+    clock: WallClock,
+    clock_read: Instant,
+    /// The cookie of the network namespace that needs no scope: this process's own.
+    own_netns: u64,
+}
+
+/// One packet, and what the kernel knows about it.
 #[derive(Debug)]
 pub struct Event<'a> {
     /// Socket, cgroup, direction, losses before.
@@ -52,10 +64,13 @@ pub struct Event<'a> {
 }
 
 /// The smallest ring: one record of the largest size must fit, with room beside it.
-const MIN_RING: usize = 256 << 10;
+const MIN_RING: usize = 1 << 20;
 
 /// The largest ring that the kernel takes is a little below this.
 const MAX_RING: usize = 1 << 30;
+
+/// A ring that is not in use: the smallest that the kernel makes, a page of any architecture.
+const UNUSED_RING: u32 = 64 << 10;
 
 /// Events in one batch.
 const BATCH: usize = 4_096;
@@ -90,35 +105,77 @@ impl Ebpf {
                 "BPF ring buffers: they came with Linux 5.8",
             ));
         }
-        let mut programs = load(options, &cgroup)?;
+        let streams = streams(options.streams);
+        let mut programs = load(options, streams)?;
         // Programs first: once they are loaded they hold their maps, which are then ours to take.
         for name in [names::EGRESS, names::INGRESS] {
             program(&mut programs, name)?
                 .load()
                 .map_err(SourceError::bpf)?;
         }
-        let ring =
-            RingBuf::try_from(take_map(&mut programs, names::EVENTS)?).map_err(SourceError::bpf)?;
-        let counters = PerCpuArray::try_from(take_map(&mut programs, names::COUNTERS)?)
-            .map_err(SourceError::bpf)?;
-        set_ports(&mut programs, &options.ports)?;
+        let mut tap = EbpfTap::new(&mut programs, cgroup.is_root)?;
+        let mut rings = Vec::new();
+        for name in names::RINGS.iter().take(streams) {
+            let map = take_map(&mut programs, name)?;
+            tap.watch(&map)?;
+            rings.push(EbpfRing::new(map)?);
+        }
+        tap.set_policy(&options.policy)?;
         attach(&mut programs, &cgroup)?;
-        Ok(Self {
-            programs,
-            ring,
-            counters,
-            clock: WallClock::new(),
-            clock_read: Instant::now(),
-        })
+        tap.keep(programs);
+        Ok(Self { tap, rings })
     }
 
-    /// Hands the events that are in the ring to `take`, at most a batch of them, and returns how
-    /// many they were. Does not wait.
+    /// Hands the events that are in the rings to `take`, and returns how many they were. Does not
+    /// wait.
     ///
     /// # Errors
     ///
     /// When the programs are not those of this build.
     pub fn read(&mut self, take: &mut dyn FnMut(&Event<'_>)) -> Result<usize, SourceError> {
+        let mut events = 0;
+        for ring in &mut self.rings {
+            events += ring.read(take)?;
+        }
+        Ok(events)
+    }
+
+    /// What controls it.
+    pub fn tap(&mut self) -> &mut dyn Tap {
+        &mut self.tap
+    }
+
+    /// What the kernel dropped so far.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not tell.
+    pub fn drops(&mut self) -> Result<Drops, SourceError> {
+        self.tap.drops()
+    }
+}
+
+impl From<Ebpf> for Source {
+    fn from(source: Ebpf) -> Self {
+        let streams = source.rings.into_iter();
+        Self {
+            streams: streams.map(|ring| Box::new(ring) as Box<_>).collect(),
+            tap: Box::new(source.tap),
+        }
+    }
+}
+
+impl EbpfRing {
+    fn new(map: aya::maps::Map) -> Result<Self, SourceError> {
+        Ok(Self {
+            ring: RingBuf::try_from(map).map_err(SourceError::bpf)?,
+            clock: WallClock::new(),
+            clock_read: Instant::now(),
+            own_netns: sys::own_netns_cookie().unwrap_or(0),
+        })
+    }
+
+    fn read(&mut self, take: &mut dyn FnMut(&Event<'_>)) -> Result<usize, SourceError> {
         let mut events = 0;
         while events < BATCH
             && let Some(record) = self.ring.next()
@@ -128,9 +185,8 @@ impl Ebpf {
                 at: self.clock.at(header.time),
                 link: LinkType::RAW,
                 data,
-                // A part of a longer packet is a whole packet by itself.
-                wire_len: header.len,
-                scope: tapedeck_model::Scope(0),
+                wire_len: header.len.saturating_add(header.cut),
+                scope: scope(&header, self.own_netns),
             };
             take(&Event { header, packet });
             events += 1;
@@ -139,9 +195,57 @@ impl Ebpf {
     }
 }
 
-fn load(options: &EbpfOptions, cgroup: &Cgroup) -> Result<aya::Ebpf, SourceError> {
-    let ring = options
-        .ring_bytes
+/// Every network namespace has loopback addresses of its own. All others are those of the node's
+/// network, in which both ends of a connection between two namespaces are to meet.
+fn scope(header: &PacketHeader, own_netns: u64) -> Scope {
+    if header.flags & PacketHeader::LOOPBACK == 0 || header.netns == own_netns {
+        Scope(0)
+    } else {
+        Scope(header.netns)
+    }
+}
+
+impl PacketSource for EbpfRing {
+    fn next_batch(
+        &mut self,
+        timeout: Duration,
+        take: &mut dyn FnMut(&Captured<'_>),
+    ) -> Result<usize, SourceError> {
+        if self.clock_read.elapsed() >= CLOCK_INTERVAL {
+            self.clock.refresh();
+            self.clock_read = Instant::now();
+        }
+        let mut left = timeout;
+        loop {
+            let packets = self.read(&mut |event| {
+                let header = &event.header;
+                take(&Captured {
+                    packet: event.packet,
+                    socket: Some(Socket {
+                        cookie: header.cookie,
+                        cgroup: header.cgroup,
+                        is_sender: header.flags & PacketHeader::EGRESS != 0,
+                        is_first: header.event <= 1 || header.flags & PacketHeader::HANDSHAKE != 0,
+                    }),
+                });
+            })?;
+            if packets > 0 || left.is_zero() {
+                return Ok(packets);
+            }
+            let pause = left.min(PAUSE);
+            thread::sleep(pause);
+            left -= pause;
+        }
+    }
+}
+
+fn streams(wanted: NonZeroUsize) -> usize {
+    let most = wanted.get().min(MAX_SHARDS);
+    1 << most.ilog2()
+}
+
+fn load(options: &EbpfOptions, streams: usize) -> Result<aya::Ebpf, SourceError> {
+    let ring = (options.ring_bytes / streams)
         .clamp(MIN_RING, MAX_RING)
         .next_power_of_two();
     // Since Linux 6.15. Without it the network namespace of a packet stays unknown.
@@ -153,44 +257,39 @@ fn load(options: &EbpfOptions, cgroup: &Cgroup) -> Result<aya::Ebpf, SourceError
     } else {
         0
     };
-    EbpfLoader::new()
-        .map_max_entries(
-            names::EVENTS,
-            u32::try_from(ring).unwrap_or(MAX_RING as u32),
-        )
-        .override_global(
-            names::ONLY_PORTS,
-            &u8::from(!options.ports.is_empty()),
-            true,
-        )
-        .override_global(names::LOOPBACK_ONCE, &u8::from(cgroup.is_root), true)
+    let shard_mask = (streams - 1) as u32;
+    let nearly_full = (ring / 4 * 3) as u64;
+    let mut loader = EbpfLoader::new();
+    for (index, name) in names::RINGS.iter().enumerate() {
+        let bytes = if index < streams {
+            u32::try_from(ring).unwrap_or(MAX_RING as u32)
+        } else {
+            UNUSED_RING
+        };
+        loader.map_max_entries(name, bytes);
+    }
+    loader
+        .override_global(names::SHARD_MASK, &shard_mask, true)
+        .override_global(names::RING_NEARLY_FULL, &nearly_full, true)
         .override_global(names::WITH_NETNS, &u8::from(with_netns), true)
         .override_global(names::IGNORED_CGROUP, &ignored, true)
         .load(OBJECT)
         .map_err(SourceError::bpf)
 }
 
-fn take_map(programs: &mut aya::Ebpf, name: &'static str) -> Result<aya::maps::Map, SourceError> {
+pub(super) fn take_map(
+    programs: &mut aya::Ebpf,
+    name: &'static str,
+) -> Result<aya::maps::Map, SourceError> {
     programs
         .take_map(name)
         .ok_or(SourceError::Unsupported(name))
 }
 
-fn set_ports(programs: &mut aya::Ebpf, ports: &[u16]) -> Result<(), SourceError> {
-    let mut bitmap: Array<_, u64> =
-        Array::try_from(take_map(programs, names::PORTS)?).map_err(SourceError::bpf)?;
-    for port in ports {
-        let index = u32::from(port >> 6);
-        let bits = bitmap.get(&index, 0).map_err(SourceError::bpf)?;
-        bitmap
-            .set(index, bits | 1 << (port & 63), 0)
-            .map_err(SourceError::bpf)?;
-    }
-    Ok(())
-}
-
 fn attach(programs: &mut aya::Ebpf, cgroup: &Cgroup) -> Result<(), SourceError> {
     let folder = File::open(&cgroup.path).map_err(SourceError::system("open the cgroup"))?;
+    // Before the others, so that it misses no socket whose packets they see.
+    attach_owner(programs, &folder);
     let both = [
         (names::EGRESS, CgroupSkbAttachType::Egress),
         (names::INGRESS, CgroupSkbAttachType::Ingress),
@@ -205,7 +304,21 @@ fn attach(programs: &mut aya::Ebpf, cgroup: &Cgroup) -> Result<(), SourceError> 
     Ok(())
 }
 
-fn program<'a>(
+/// Attaches the program that notes who opens sockets. Without it (some kernels lack a helper) the
+/// owners stay unknown, and nothing else.
+fn attach_owner(programs: &mut aya::Ebpf, folder: &File) {
+    let Some(Ok(program)) = programs
+        .program_mut(names::SOCKET)
+        .map(<&mut CgroupSock>::try_from)
+    else {
+        return;
+    };
+    if program.load().is_ok() {
+        drop(program.attach(folder, CgroupAttachMode::Single));
+    }
+}
+
+pub(super) fn program<'a>(
     programs: &'a mut aya::Ebpf,
     name: &'static str,
 ) -> Result<&'a mut CgroupSkb, SourceError> {
@@ -216,57 +329,29 @@ fn program<'a>(
         .map_err(SourceError::bpf)
 }
 
-impl PacketSource for Ebpf {
-    fn next_batch(
-        &mut self,
-        timeout: Duration,
-        take: &mut dyn FnMut(&RawPacket<'_>),
-    ) -> Result<usize, SourceError> {
-        if self.clock_read.elapsed() >= CLOCK_INTERVAL {
-            self.clock.refresh();
-            self.clock_read = Instant::now();
-        }
-        let mut left = timeout;
-        loop {
-            let packets = self.read(&mut |event| take(&event.packet))?;
-            if packets > 0 || left.is_zero() {
-                return Ok(packets);
-            }
-            let pause = left.min(PAUSE);
-            thread::sleep(pause);
-            left -= pause;
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_are_a_power_of_two() {
+        let check =
+            |wanted, expect| assert_eq!(streams(NonZeroUsize::new(wanted).unwrap()), expect);
+        check(1, 1);
+        check(2, 2);
+        check(3, 2);
+        check(64, MAX_SHARDS);
     }
 
-    fn detach(&mut self) -> Result<(), SourceError> {
-        for name in [names::EGRESS, names::INGRESS] {
-            program(&mut self.programs, name)?
-                .unload()
-                .map_err(SourceError::bpf)?;
-        }
-        Ok(())
-    }
-
-    fn drops(&mut self) -> Result<Drops, SourceError> {
-        let read = |counter: Counter| -> Result<u64, SourceError> {
-            let per_cpu = self
-                .counters
-                .get(&(counter as u32), 0)
-                .map_err(SourceError::bpf)?;
-            Ok(per_cpu.iter().sum())
+    #[test]
+    fn only_loopback_of_another_namespace_is_a_network_of_its_own() {
+        let mut header = PacketHeader {
+            netns: 7,
+            ..PacketHeader::default()
         };
-        let mut drops = Drops::default();
-        for counter in [
-            Counter::RingFull,
-            Counter::Unreadable,
-            Counter::TooLong,
-            Counter::Malformed,
-        ] {
-            drops.add(counter.name(), read(counter)?);
-        }
-        drops.payload_bytes = read(Counter::RingFullBytes)?
-            + read(Counter::UnreadableBytes)?
-            + read(Counter::TooLongBytes)?;
-        Ok(drops)
+        assert_eq!(scope(&header, 1), Scope(0));
+        header.flags = PacketHeader::LOOPBACK;
+        assert_eq!(scope(&header, 1), Scope(7));
+        assert_eq!(scope(&header, 7), Scope(0));
     }
 }

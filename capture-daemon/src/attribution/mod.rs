@@ -1,0 +1,136 @@
+//! Whose a socket is: from the id of its cgroup to the container and the pod, and else to the
+//! process that opened it.
+//!
+//! A cgroup's id is told with each packet and never means another one while it exists; its path says
+//! which container and pod it is ([`place`]). Containers that are gone when they are asked for are
+//! remembered for a while ([`Cgroups`]). The names of pods come from the folders that the kubelet
+//! makes for their logs ([`PodNames`]): no request to a server, and nothing is guessed where there
+//! are none.
+
+mod cgroups;
+mod place;
+mod pods;
+
+pub use cgroups::Cgroups;
+pub use place::{Place, place};
+pub use pods::PodNames;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tapedeck_model::Workload;
+
+use crate::capture::{Attribution, End};
+use crate::sources::Owners;
+
+/// Knows the workloads of this node.
+pub struct Node {
+    cgroups: Cgroups,
+    pods: PodNames,
+    owners: Mutex<Option<Box<dyn Owners + Send>>>,
+    known: Mutex<HashMap<(u64, u32), Known>>,
+}
+
+struct Known {
+    workload: Arc<Workload>,
+    /// Whether all was found that there is, or else when it was looked for.
+    is_whole: bool,
+    at: Instant,
+}
+
+/// Workloads that are kept: some for each container and process of a node. When there are more, all
+/// are looked up again.
+const MOST: usize = 8_192;
+
+/// How long a workload of which something is missing is not looked up again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+impl Node {
+    /// Knows the workloads by the cgroups below their root, and pods by what the kubelet left in
+    /// its folders.
+    #[must_use]
+    pub fn new(cgroups: Cgroups, pods: PodNames) -> Self {
+        Self {
+            cgroups,
+            pods,
+            owners: Mutex::new(None),
+            known: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// Asks this source for the processes from now on.
+    pub fn set_owners(&self, owners: Option<Box<dyn Owners + Send>>) {
+        *lock(&self.owners) = owners;
+    }
+
+    fn owner(&self, end: &End) -> Option<(u32, String)> {
+        let owners = lock(&self.owners);
+        let owners = owners.as_ref()?;
+        owners
+            .owner(end.cookie)
+            // An accepted socket was opened by nobody: its listening one was.
+            .or_else(|| owners.owner(end.opener))
+    }
+
+    fn find(&self, cgroup: u64, owner: Option<(u32, String)>) -> Option<(Workload, bool)> {
+        let mut workload = Workload::default();
+        let mut is_whole = false;
+        if let Some(path) = self.cgroups.path(cgroup) {
+            let Place {
+                pod_uid,
+                container_id,
+            } = place(&path);
+            let container = container_id
+                .as_deref()
+                .and_then(|id| self.pods.container(id));
+            let pod = pod_uid.as_deref().and_then(|uid| self.pods.pod(uid));
+            is_whole = pod_uid.is_none() || pod.is_some() && container.is_some();
+            if let Some((namespace, name)) = pod {
+                workload.namespace = Some(namespace);
+                workload.pod = Some(name);
+            }
+            workload.container = container.or(container_id);
+            workload.cgroup = Some(path);
+        }
+        if workload.container.is_none()
+            && let Some((pid, name)) = owner
+        {
+            workload.pid = Some(pid);
+            workload.process = Some(name);
+        }
+        (workload != Workload::default()).then_some((workload, is_whole))
+    }
+}
+
+impl Attribution for Node {
+    fn workload(&self, end: &End) -> Option<Arc<Workload>> {
+        let owner = self.owner(end);
+        let key = (end.cgroup, owner.as_ref().map_or(0, |(pid, _)| *pid));
+        if let Some(known) = lock(&self.known).get(&key)
+            && (known.is_whole || known.at.elapsed() < AGAIN)
+        {
+            return Some(Arc::clone(&known.workload));
+        }
+        let (workload, is_whole) = self.find(end.cgroup, owner)?;
+        let workload = Arc::new(workload);
+        let mut known = lock(&self.known);
+        if known.len() >= MOST {
+            known.clear();
+        }
+        known.insert(
+            key,
+            Known {
+                workload: Arc::clone(&workload),
+                is_whole,
+                at: Instant::now(),
+            },
+        );
+        Some(workload)
+    }
+}
+
+/// What is behind these locks is replaced as a whole, so a panic leaves it whole.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,544 @@
+//! The configuration file, as typed.
+//!
+//! [`Config::parse`] reads and checks it; nothing is opened before that succeeds. Every key has a
+//! default but the archive's folder. Unknown keys are errors: a key with a mistake in it would else
+//! be a default that nobody asked for.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::quantities::{Age, Size};
+use crate::capture::{Backend, Options};
+use crate::sources::{Action, Match, Policy, Rule};
+
+/// The configuration of tapedeckd.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where packets come from.
+    #[serde(default)]
+    pub capture: CaptureConfig,
+    /// Which connections are recorded, and how much of them; the first rule that fits counts.
+    #[serde(default)]
+    pub rules: Vec<RuleConfig>,
+    /// What is done with connections that fit no rule. Unset: `ignore` where there are rules that
+    /// capture something, else `capture`.
+    #[serde(default)]
+    pub otherwise: Option<ActionConfig>,
+    /// Where exchanges go.
+    pub archive: ArchiveConfig,
+    /// What the daemon may use.
+    #[serde(default)]
+    pub budget: BudgetConfig,
+    /// How the daemon is watched.
+    #[serde(default)]
+    pub control: ControlConfig,
+    /// How connections are named.
+    #[serde(default)]
+    pub attribution: AttributionConfig,
+    /// What the daemon says about itself.
+    #[serde(default)]
+    pub log: LogConfig,
+}
+
+/// Where packets come from.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CaptureConfig {
+    /// The way to capture; `auto` takes the best that the kernel and the privileges allow.
+    pub backend: BackendConfig,
+    /// The interface to listen on (af-packet). Unset: all.
+    pub interface: Option<String>,
+    /// The network namespace whose interfaces are meant (af-packet): /run/netns/NAME or
+    /// /proc/PID/ns/net. Unset: the daemon's own.
+    pub network_namespace: Option<PathBuf>,
+    /// The cgroup whose sockets are seen (ebpf), with those below it. Unset: every socket.
+    pub cgroup: Option<PathBuf>,
+    /// Leave out the sockets of the daemon's own cgroup, unless that is the root (ebpf).
+    pub ignore_own_cgroup: bool,
+    /// Memory for packets that wait to be read, at least 1MiB. It must hold what arrives while a
+    /// block is compressed and written; resident memory grows by up to twice as much.
+    pub ring_size: Size,
+    /// Threads that read packets, each the connections of its own: 1, 2 or 4 with ebpf.
+    pub threads: NonZeroUsize,
+}
+
+impl Default for CaptureConfig {
+    fn default() -> Self {
+        Self {
+            backend: BackendConfig::Auto,
+            interface: None,
+            network_namespace: None,
+            cgroup: None,
+            ignore_own_cgroup: true,
+            ring_size: Size(16 << 20),
+            threads: NonZeroUsize::MIN,
+        }
+    }
+}
+
+/// A way to capture.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BackendConfig {
+    /// The best that the kernel and the privileges allow.
+    #[default]
+    Auto,
+    /// Socket hooks.
+    Ebpf,
+    /// Packet sockets.
+    AfPacket,
+}
+
+/// Some connections, and what is done with them. Names ports or a cgroup, not both.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuleConfig {
+    /// Connections with one of these TCP ports at either end.
+    #[serde(default)]
+    pub ports: Vec<u16>,
+    /// Connections of sockets in this cgroup or one below it (ebpf): a path from the root of the
+    /// cgroup2 file system on, or a whole one.
+    #[serde(default)]
+    pub cgroup: Option<PathBuf>,
+    /// What is done with them.
+    #[serde(default)]
+    pub action: ActionConfig,
+    /// The share of them that is taken, above 0 and up to 1 (ebpf): whole connections, by a hash.
+    #[serde(default = "every")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub sample: f64,
+}
+
+fn every() -> f64 {
+    1.0
+}
+
+/// What is done with a connection.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ActionConfig {
+    /// Recorded whole.
+    #[default]
+    Capture,
+    /// Only the first 16 KiB of each packet: enough for heads, not for long bodies (ebpf).
+    Headers,
+    /// Left out.
+    Ignore,
+}
+
+/// Where exchanges go: a folder of archives, each complete by itself.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArchiveConfig {
+    /// The folder. Made where there is none; one daemon writes to it at a time.
+    pub folder: PathBuf,
+    /// The next archive begins when one has so many bytes.
+    #[serde(default = "segment_size")]
+    pub segment_size: Size,
+    /// The next archive begins when one is so old.
+    #[serde(default = "segment_age")]
+    pub segment_age: Age,
+    /// Archives are deleted, oldest first, when all together are larger. Unset: never.
+    #[serde(default)]
+    pub retain_size: Option<Size>,
+    /// Archives are deleted when they are so old. Unset: never.
+    #[serde(default)]
+    pub retain_age: Option<Age>,
+}
+
+fn segment_size() -> Size {
+    Size(256 << 20)
+}
+
+fn segment_age() -> Age {
+    Age::from_secs(300)
+}
+
+/// What the daemon may use. Over it, new connections are not recorded until it is below again;
+/// those that are under way are recorded to their end.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BudgetConfig {
+    /// Processor time, in cores: 0.5 is half of one. Unset: no limit.
+    pub cpu: Option<f64>,
+    /// Resident memory. Unset: no limit.
+    pub memory: Option<Size>,
+}
+
+/// How the daemon is watched.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ControlConfig {
+    /// Address and port of /livez, /readyz and /metrics; port 0 takes a free one, which is logged.
+    /// `null`: none.
+    #[schemars(with = "Option<String>")]
+    pub listen: Option<std::net::SocketAddr>,
+}
+
+impl Default for ControlConfig {
+    fn default() -> Self {
+        Self {
+            listen: Some(std::net::SocketAddr::from(([127, 0, 0, 1], 9464))),
+        }
+    }
+}
+
+/// How connections are named.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AttributionConfig {
+    /// Find container and pod, or else the process, of each connection (ebpf).
+    pub enabled: bool,
+    /// The node's /var/log, where the kubelet's folders have the names of pods and containers.
+    pub node_logs: PathBuf,
+}
+
+impl Default for AttributionConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            node_logs: "/var/log".into(),
+        }
+    }
+}
+
+/// What the daemon says about itself, on standard error.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// How much. Addresses are said at `debug` and below only; what connections carry, never.
+    pub level: LogLevel,
+    /// In which form.
+    pub format: LogFormat,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogLevel {
+    /// What stops the daemon.
+    Error,
+    /// What somebody should look at.
+    Warn,
+    /// What it does.
+    #[default]
+    Info,
+    /// How it does it.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// The form of the log.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    #[default]
+    Json,
+    /// For people.
+    Text,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// It is not YAML, or not of the right shape.
+    #[error("{0}")]
+    Syntax(String),
+    /// Values that make no sense; all of them.
+    #[error("{}", .0.join("\n"))]
+    Values(Vec<String>),
+}
+
+/// The smallest ring that makes sense: a few of the largest packets.
+const MIN_RING: u64 = 1 << 20;
+
+/// The largest that the kernel takes.
+const MAX_RING: u64 = 1 << 30;
+
+/// The smallest segment: below it more goes into the edges of archives than into exchanges.
+const MIN_SEGMENT: u64 = 1 << 20;
+
+impl Config {
+    /// Reads and checks the text of a configuration file (YAML, of which JSON is a part).
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, and where.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let config: Self =
+            serde_saphyr::from_str(text).map_err(|error| ConfigError::Syntax(error.to_string()))?;
+        let problems = config.problems();
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError::Values(problems))
+        }
+    }
+
+    /// The JSON Schema of the file.
+    #[must_use]
+    pub fn schema() -> serde_json::Value {
+        schemars::schema_for!(Self).to_value()
+    }
+
+    /// What to capture.
+    #[must_use]
+    pub fn options(&self) -> Options {
+        let CaptureConfig {
+            backend,
+            interface,
+            network_namespace,
+            cgroup,
+            ignore_own_cgroup,
+            ring_size,
+            threads,
+        } = self.capture.clone();
+        Options {
+            backend: match backend {
+                BackendConfig::Auto => Backend::Auto,
+                BackendConfig::Ebpf => Backend::Ebpf,
+                BackendConfig::AfPacket => Backend::AfPacket,
+            },
+            interface,
+            network_namespace,
+            cgroup,
+            ignore_own_cgroup,
+            policy: self.policy(),
+            ring_bytes: ring_size.0.try_into().unwrap_or(usize::MAX),
+            threads,
+        }
+    }
+
+    fn policy(&self) -> Policy {
+        let rules: Vec<Rule> = self
+            .rules
+            .iter()
+            .map(|rule| Rule {
+                of: match &rule.cgroup {
+                    Some(cgroup) => Match::Cgroup(cgroup.clone()),
+                    None => Match::Ports(rule.ports.clone()),
+                },
+                action: action(rule.action),
+                sample: rule.sample,
+            })
+            .collect();
+        let takes_some = rules.iter().any(|rule| rule.action != Action::Ignore);
+        let otherwise = match self.otherwise {
+            Some(otherwise) => action(otherwise),
+            None if takes_some => Action::Ignore,
+            None => Action::Capture,
+        };
+        Policy { rules, otherwise }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut complain = |is_wrong: bool, text: String| {
+            if is_wrong {
+                problems.push(text);
+            }
+        };
+        let Self {
+            capture,
+            rules,
+            archive,
+            budget,
+            ..
+        } = self;
+        complain(
+            !(MIN_RING..=MAX_RING).contains(&capture.ring_size.0),
+            format!(
+                "capture.ring_size: {} is not between {} and {}",
+                capture.ring_size,
+                Size(MIN_RING),
+                Size(MAX_RING)
+            ),
+        );
+        complain(
+            capture.threads.get() > 4,
+            format!("capture.threads: {} is more than 4", capture.threads),
+        );
+        complain(
+            rules.len() > tapedeck_ebpf_abi::MAX_RULES,
+            format!(
+                "rules: {} are more than {}",
+                rules.len(),
+                tapedeck_ebpf_abi::MAX_RULES
+            ),
+        );
+        for (index, rule) in rules.iter().enumerate() {
+            complain(
+                rule.ports.is_empty() == rule.cgroup.is_none(),
+                format!("rules[{index}]: names ports or a cgroup: one of both"),
+            );
+            complain(
+                !(rule.sample > 0.0 && rule.sample <= 1.0),
+                format!(
+                    "rules[{index}].sample: {} is not above 0 and up to 1",
+                    rule.sample
+                ),
+            );
+        }
+        complain(
+            archive.folder.as_os_str().is_empty(),
+            "archive.folder: is empty".to_owned(),
+        );
+        complain(
+            archive.segment_size.0 < MIN_SEGMENT,
+            format!(
+                "archive.segment_size: {} is less than {}",
+                archive.segment_size,
+                Size(MIN_SEGMENT)
+            ),
+        );
+        complain(
+            archive.segment_age.duration().as_secs() == 0,
+            "archive.segment_age: is less than a second".to_owned(),
+        );
+        complain(
+            archive
+                .retain_size
+                .is_some_and(|size| size.0 < archive.segment_size.0),
+            "archive.retain_size: is less than archive.segment_size, so nothing would be kept"
+                .to_owned(),
+        );
+        complain(
+            budget
+                .cpu
+                .is_some_and(|cpu| !(cpu > 0.0 && cpu.is_finite())),
+            "budget.cpu: is not a number of cores above 0".to_owned(),
+        );
+        problems
+    }
+}
+
+const fn action(action: ActionConfig) -> Action {
+    match action {
+        ActionConfig::Capture => Action::Capture,
+        ActionConfig::Headers => Action::Headers,
+        ActionConfig::Ignore => Action::Ignore,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[track_caller]
+    fn refuse(text: &str, expect: &[&str]) {
+        let error = Config::parse(text).unwrap_err().to_string();
+        for part in expect {
+            assert!(error.contains(part), "{part:?} is not in:\n{error}");
+        }
+    }
+
+    #[test]
+    fn the_shortest_configuration_names_a_folder() {
+        let config = Config::parse("archive: { folder: /var/lib/tapedeck }").unwrap();
+        let options = config.options();
+        assert_eq!(options.backend, Backend::Auto);
+        assert_eq!(options.policy, Policy::default());
+        assert!(options.ignore_own_cgroup);
+        assert_eq!(config.archive.segment_size, Size(256 << 20));
+        assert_eq!(config.archive.segment_age, Age::from_secs(300));
+        assert_eq!(config.archive.retain_size, None);
+    }
+
+    #[test]
+    fn rules_become_a_policy() {
+        let parse = |text: &str| {
+            let archive = "archive: { folder: a }\n";
+            Config::parse(&format!("{archive}{text}")).unwrap().policy()
+        };
+        assert_eq!(
+            parse("rules: [{ ports: [80, 8080] }]"),
+            Policy::only_ports(&[80, 8080])
+        );
+        let policy = parse(
+            "rules:\n- { cgroup: /kubepods.slice, sample: 0.5, action: headers }\n\
+             - { ports: [22], action: ignore }\notherwise: capture",
+        );
+        assert_eq!(policy.rules.len(), 2);
+        assert_eq!(policy.rules[0].of, Match::Cgroup("/kubepods.slice".into()));
+        assert_eq!(policy.otherwise, Action::Capture);
+        // Rules that only leave out leave the rest in.
+        let policy = parse("rules: [{ ports: [22], action: ignore }]");
+        assert_eq!(policy.otherwise, Action::Capture);
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_place() {
+        refuse("archive: { folder: a }\nbudgets: {}", &["budgets"]);
+        refuse("archive: { folder: a, retain: 1 }", &["retain"]);
+        refuse("capture: {}", &["archive"]);
+        refuse(
+            "archive: { folder: a, segment_size: 10 potatoes }",
+            &["10 potatoes"],
+        );
+        refuse(
+            "archive: { folder: a }\ncapture: { backend: dtrace }",
+            &["dtrace"],
+        );
+        refuse("archive: [", &["line"]);
+        refuse("", &["end of input"]);
+        refuse(
+            "archive: { folder: a, segment_size: 10MiB, retain_size: 1MiB }\n\
+             capture: { ring_size: 4KiB, threads: 9 }\n\
+             rules: [{ ports: [1], cgroup: b }, { sample: 2.0, ports: [1] }, {}]\n\
+             budget: { cpu: 0 }",
+            &[
+                "capture.ring_size: 4KiB is not between 1MiB and 1GiB",
+                "capture.threads",
+                "rules[0]: names",
+                "rules[1].sample: 2",
+                "rules[2]: names",
+                "archive.retain_size",
+                "budget.cpu",
+            ],
+        );
+    }
+
+    #[test]
+    fn the_schema_in_the_repository_is_that_of_the_types() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration/schema.json");
+        let schema = format!("{:#}\n", Config::schema());
+        if std::env::var_os("TAPEDECK_BLESS").is_some() {
+            std::fs::write(&path, &schema).unwrap();
+            return;
+        }
+        let kept = std::fs::read_to_string(&path).unwrap();
+        assert!(kept == schema, "stale: run this test with TAPEDECK_BLESS=1");
+    }
+
+    #[test]
+    fn the_documented_example_is_valid_and_shows_every_key() {
+        let path =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration/tapedeckd.yaml");
+        let text = std::fs::read_to_string(path).unwrap();
+        let config = Config::parse(&text).unwrap();
+        let value = serde_json::to_value(&config).unwrap();
+        let mut keys = Vec::new();
+        collect_keys(&value, &mut keys);
+        for key in keys {
+            assert!(text.contains(&format!("{key}:")), "the example lacks {key}");
+        }
+    }
+
+    fn collect_keys(value: &serde_json::Value, keys: &mut Vec<String>) {
+        if let Some(object) = value.as_object() {
+            for (key, value) in object {
+                keys.push(key.clone());
+                collect_keys(value, keys);
+            }
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The control endpoint: `/livez`, `/readyz`, `/metrics`.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CONTENT_TYPE};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::Semaphore;
+
+use super::metrics::{self, Report};
+
+/// What the endpoint tells, written once a second by the recording.
+#[derive(Debug, Default)]
+pub(super) struct Published {
+    state: Mutex<Option<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    at: Instant,
+    report: Report,
+    /// Why the daemon does not do its work, in words.
+    not_ready: Option<String>,
+}
+
+/// A recording that has not reported for so long is stuck. It reports every second; a disk that
+/// hangs may take some.
+const STUCK: Duration = Duration::from_secs(15);
+
+/// Connections at once. Who watches needs one or two.
+const MOST_CONNECTIONS: usize = 16;
+
+/// How long a client may take for the head of its request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a connection may stay: a client that reads nothing would else hold its place for ever.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+
+impl Published {
+    /// Tells how it stands. `not_ready`: why the daemon does not do its work.
+    pub(super) fn publish(&self, report: Report, not_ready: Option<String>) {
+        let state = State {
+            at: Instant::now(),
+            report,
+            not_ready,
+        };
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
+    }
+
+    fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+        if ![Method::GET, Method::HEAD].contains(method) {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD");
+            let allow = hyper::header::HeaderValue::from_static("GET, HEAD");
+            response.headers_mut().insert(ALLOW, allow);
+            return response;
+        }
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let unavailable = |why: &str| text(StatusCode::SERVICE_UNAVAILABLE, why);
+        match (path, &*state) {
+            ("/livez", Some(state)) if state.at.elapsed() > STUCK => unavailable("stuck"),
+            ("/livez", _) => text(StatusCode::OK, "ok"),
+            ("/readyz" | "/metrics", None) => unavailable("starting"),
+            ("/readyz", Some(state)) => match &state.not_ready {
+                None => text(StatusCode::OK, "ok"),
+                Some(why) => unavailable(why),
+            },
+            ("/metrics", Some(state)) => {
+                let mut response = text(StatusCode::OK, metrics::render(&state.report));
+                let kind = hyper::header::HeaderValue::from_static(metrics::CONTENT_TYPE);
+                response.headers_mut().insert(CONTENT_TYPE, kind);
+                response
+            }
+            _ => text(StatusCode::NOT_FOUND, "/livez, /readyz or /metrics"),
+        }
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<String>) -> Response<Full<Bytes>> {
+    let mut body = body.into();
+    if !body.ends_with('\n') {
+        body.push('\n');
+    }
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let kind = hyper::header::HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+/// Serves what is published, on a thread of its own, until the process ends. Returns the address.
+///
+/// # Errors
+///
+/// When the address cannot be listened on.
+pub(super) fn serve(address: SocketAddr, published: Arc<Published>) -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    thread::Builder::new()
+        .name("control".to_owned())
+        .spawn(move || runtime.block_on(accept(listener, published)))?;
+    Ok(address)
+}
+
+async fn accept(listener: TcpListener, published: Arc<Published>) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "the control endpoint cannot be served");
+            return;
+        }
+    };
+    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of descriptors, most likely: the next connection may find one.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let published = Arc::clone(&published);
+        tokio::spawn(async move {
+            let service = service_fn(|request: Request<Incoming>| {
+                let response = published.answer(request.method(), request.uri().path());
+                async move { Ok::<_, Infallible>(response) }
+            });
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service);
+            // What a client does wrong is its own affair.
+            drop(tokio::time::timeout(CONNECTION_TIMEOUT, connection).await);
+            drop(place);
+        });
+    }
+}

@@ -1,0 +1,454 @@
+//! The daemon's life: set up, record, follow its configuration and its budget, and end.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tapedeck_archive::{Destination, Provenance, Retention, SegmentedWriter, SetEvent, SetOptions};
+use tapedeck_exchange::Limits;
+use tapedeck_model::{Connection, Scope, Timestamp};
+use tracing::{debug, error, info, warn};
+
+use super::config::{ArchiveConfig, BudgetConfig, Config};
+use super::control::{self, Published};
+use super::governor::{Budget, Governor, Over, Usage};
+use super::log;
+use super::metrics::{Report, Segments};
+use crate::attribution::{Cgroups, Node, PodNames};
+use crate::capture::{self, Begin, IsOwn, Opened, Options, Session, Setup, Snapshot};
+use crate::sources::ebpf::cgroup_root;
+use crate::sys::{self, Clock, Signal, Signals};
+
+/// How often the output's time passes.
+const TICK: Duration = Duration::from_millis(250);
+
+/// How often the daemon looks at itself.
+const REPORT: Duration = Duration::from_secs(1);
+
+/// How often rules by cgroup are resolved again: a cgroup that comes later gets its rule then.
+const RESOLVE: Duration = Duration::from_secs(10);
+
+/// Runs tapedeckd with this configuration file until a signal ends it: SIGTERM and SIGINT end it
+/// with a sealed archive, SIGHUP makes it read the file again.
+///
+/// # Errors
+///
+/// What keeps it from starting, or from sealing.
+pub fn run(path: &Path) -> Result<()> {
+    let config = read(path)?;
+    // Before there is any other thread.
+    let signals = Signals::block().context("cannot wait for signals")?;
+    log::begin(&config.log);
+    let published = Arc::new(Published::default());
+    let control = match config.control.listen {
+        None => None,
+        Some(address) => {
+            let address = control::serve(address, Arc::clone(&published))
+                .with_context(|| format!("cannot listen on {address} (control.listen)"))?;
+            info!(%address, "control endpoint");
+            Some(address)
+        }
+    };
+    let node = node(&config);
+    let (session, segments) = start(&config, control.map(|address| address.port()), node.clone())?;
+    let mut daemon = Daemon {
+        path: path.to_owned(),
+        config,
+        published,
+        node,
+        session,
+        governor: Governor::new(Budget::default()),
+        segments,
+        reloads: (0, 0),
+        was_failing: false,
+    };
+    daemon.governor.set_budget(budget(&daemon.config.budget));
+    let followed = daemon.follow(&signals);
+    // Whatever ended it, what was recorded is sealed.
+    daemon.end().and(followed)
+}
+
+fn read(path: &Path) -> Result<Config> {
+    let text = fs::read_to_string(path)
+        .with_context(|| format!("cannot read the configuration {}", path.display()))?;
+    Config::parse(&text)
+        .with_context(|| format!("the configuration {} has mistakes", path.display()))
+}
+
+/// Opens everything and begins to record.
+fn start(
+    config: &Config,
+    control: Option<u16>,
+    node: Option<Arc<Node>>,
+) -> Result<(Session, Segments)> {
+    let options = config.options();
+    // The archive first: another daemon that writes to it is to be left in peace.
+    let mut begin = begin(&config.archive, options.describe_filter());
+    let (output, events) = begin()?;
+    let mut segments = Segments::default();
+    for event in events {
+        segments.note(&event);
+    }
+    let mut opened = open(&options)?;
+    if let Some(node) = &node {
+        node.set_owners(opened.source.tap.owners());
+    }
+    let setup = Setup {
+        attribution: node.map(|node| node as Arc<dyn capture::Attribution>),
+        is_own: control.map(is_own),
+        again: Some(begin),
+        limits: Limits::default(),
+    };
+    let session = Session::start(opened, output, setup).context("cannot start a thread")?;
+    info!(
+        backend = session.backend().name(),
+        streams = session.streams(),
+        folder = %config.archive.folder.display(),
+        filter = options.describe_filter(),
+        "recording"
+    );
+    Ok((session, segments))
+}
+
+fn open(options: &Options) -> Result<Opened> {
+    let opened = capture::open(options)?;
+    if let Some((backend, why)) = &opened.passed_over {
+        warn!(
+            backend = backend.name(),
+            why = in_words(why),
+            "a better backend is not possible here"
+        );
+    }
+    Ok(opened)
+}
+
+fn begin(config: &ArchiveConfig, filter: String) -> Begin {
+    let config = config.clone();
+    Box::new(move || {
+        let provenance = Provenance {
+            source: "live, tapedeckd".to_owned(),
+            host: fs::read_to_string("/proc/sys/kernel/hostname")
+                .unwrap_or_default()
+                .trim()
+                .to_owned(),
+            software: concat!("tapedeckd ", env!("CARGO_PKG_VERSION")).to_owned(),
+            capture_filter: filter.clone(),
+            created: Timestamp::from_nanos(sys::now(Clock::Wall)),
+            ..Provenance::default()
+        };
+        let mut options = SetOptions::new(provenance);
+        options.segment_size = config.segment_size.0;
+        options.segment_age = config.segment_age.duration();
+        options.retention = Retention {
+            size: config.retain_size.map(|size| size.0),
+            age: config.retain_age.map(|age| age.duration()),
+        };
+        if let Some(parent) = config.folder.parent() {
+            // What is wrong with it, the writer says better.
+            drop(fs::create_dir_all(parent));
+        }
+        let (writer, events) = SegmentedWriter::create(&config.folder, options)?;
+        Ok((Destination::from(writer), events))
+    })
+}
+
+/// Connections to our own control endpoint: in our own network namespace, to its port at an address
+/// of this machine. Where packets tell no namespace, all have this scope.
+fn is_own(port: u16) -> IsOwn {
+    let own: Vec<_> = sys::own_addresses();
+    Arc::new(move |connection: &Connection| {
+        let server = &connection.server;
+        server.port == port
+            && connection.scope == Scope(0)
+            && (server.ip.is_loopback() || own.contains(&server.ip))
+    })
+}
+
+fn node(config: &Config) -> Option<Arc<Node>> {
+    let attribution = &config.attribution;
+    if !attribution.enabled {
+        return None;
+    }
+    let root = cgroup_root().ok()?;
+    let node = Node::new(Cgroups::watch(&root), PodNames::new(&attribution.node_logs));
+    Some(Arc::new(node))
+}
+
+fn budget(config: &BudgetConfig) -> Budget {
+    Budget {
+        cpu: config.cpu,
+        memory: config.memory.map(|size| size.0),
+    }
+}
+
+struct Daemon {
+    path: PathBuf,
+    config: Config,
+    published: Arc<Published>,
+    node: Option<Arc<Node>>,
+    session: Session,
+    governor: Governor,
+    segments: Segments,
+    /// Configurations that were applied, and refused.
+    reloads: (u64, u64),
+    was_failing: bool,
+}
+
+impl Daemon {
+    /// Until a signal says stop, or the source fails.
+    fn follow(&mut self, signals: &Signals) -> Result<()> {
+        let (mut reported, mut resolved) = (None::<Instant>, Instant::now());
+        loop {
+            match signals.wait(TICK) {
+                Some(Signal::Stop) => return Ok(()),
+                Some(Signal::Reload) => self.reload(),
+                None => {}
+            }
+            if let Some(error) = self.session.take_failure() {
+                return Err(error)
+                    .context("the source of packets failed; what came before is in the archive");
+            }
+            for event in self.session.tick()? {
+                self.segments.note(&event);
+            }
+            if reported.is_none_or(|at| at.elapsed() >= REPORT) {
+                reported = Some(Instant::now());
+                self.report()?;
+            }
+            if resolved.elapsed() >= RESOLVE && self.config.options().policy.has_cgroups() {
+                resolved = Instant::now();
+                self.resolve();
+            }
+        }
+    }
+
+    fn report(&mut self) -> Result<()> {
+        let snapshot = self.session.snapshot()?;
+        let usage = Usage {
+            cpu: sys::processor_time(),
+            memory: resident(),
+        };
+        self.govern(&snapshot, usage);
+        let failing = snapshot.output.failing.clone();
+        match (&failing, self.was_failing) {
+            (Some(why), false) => error!(why, "cannot write the archive; trying again"),
+            (None, true) => info!("the archive can be written again"),
+            _ => {}
+        }
+        self.was_failing = failing.is_some();
+        let report = Report {
+            backend: self.session.backend().name(),
+            snapshot,
+            usage,
+            admits: self.governor.admits(),
+            reloads: self.reloads,
+            segments: self.segments,
+        };
+        self.published.publish(report, failing);
+        Ok(())
+    }
+
+    fn govern(&mut self, snapshot: &Snapshot, usage: Usage) {
+        let did = self.governor.admits();
+        let over = self.governor.observe(snapshot.elapsed, usage);
+        if did == self.governor.admits() {
+            return;
+        }
+        match (self.session.admit(over.is_none()), over) {
+            (Err(error), _) => warn!(why = in_words(&error), "cannot refuse connections"),
+            (Ok(false), Some(over)) => {
+                warn!(
+                    over = words(over),
+                    "over budget, and this backend cannot refuse connections"
+                );
+            }
+            (Ok(_), Some(over)) => warn!(
+                over = words(over),
+                cpu_seconds = usage.cpu.as_secs_f64(),
+                resident_bytes = usage.memory,
+                "over budget: new connections are not recorded"
+            ),
+            (Ok(_), None) => info!("within budget again: new connections are recorded"),
+        }
+    }
+
+    /// Reads the configuration again. What is wrong with it leaves everything as it is.
+    fn reload(&mut self) {
+        match self.try_reload() {
+            Ok(()) => {
+                self.reloads.0 += 1;
+                info!("configuration applied");
+            }
+            Err(error) => {
+                self.reloads.1 += 1;
+                error!(
+                    why = format!("{error:#}"),
+                    "the configuration was not applied; the one before stays in force"
+                );
+            }
+        }
+    }
+
+    fn try_reload(&mut self) -> Result<()> {
+        let next = read(&self.path)?;
+        let (old, new) = (self.config.options(), next.options());
+        let mut fixed: Vec<&str> = Vec::new();
+        if next.archive != self.config.archive {
+            fixed.push("archive");
+        }
+        if next.control != self.config.control {
+            fixed.push("control");
+        }
+        if next.attribution != self.config.attribution {
+            fixed.push("attribution");
+        }
+        if next.log != self.config.log {
+            fixed.push("log");
+        }
+        if (old.backend, old.threads) != (new.backend, new.threads) {
+            fixed.push("capture.backend or capture.threads");
+        }
+        if !fixed.is_empty() {
+            bail!("a restart is needed to change {}", fixed.join(", "));
+        }
+        let policy = new.policy.clone();
+        let is_other_source = Options {
+            policy: old.policy.clone(),
+            ..new.clone()
+        } != old;
+        if is_other_source {
+            self.change_source(&new)?;
+        } else {
+            complain(&self.session.set_policy(&policy)?);
+        }
+        self.governor.set_budget(budget(&next.budget));
+        self.config = next;
+        Ok(())
+    }
+
+    /// Goes on with a source of these options; connections go on, too.
+    fn change_source(&mut self, options: &Options) -> Result<()> {
+        let backend = self.session.backend();
+        let mut opened = open(&Options {
+            backend,
+            ..options.clone()
+        })?;
+        let owners = opened.source.tap.owners();
+        if self.session.replace(opened).is_err() {
+            bail!("the new source has other streams than the one before: a restart is needed");
+        }
+        if let Some(node) = &self.node {
+            node.set_owners(owners);
+        }
+        if !self.governor.admits() {
+            self.session.admit(false)?;
+        }
+        Ok(())
+    }
+
+    fn resolve(&mut self) {
+        match self.session.set_policy(&self.config.options().policy) {
+            Ok(complaints) => {
+                for complaint in complaints {
+                    debug!(complaint, "a rule cannot be followed yet");
+                }
+            }
+            Err(error) => warn!(why = in_words(&error), "the rules cannot be renewed"),
+        }
+    }
+
+    fn end(self) -> Result<()> {
+        let mut segments = self.segments;
+        let finished = self.session.finish().context("cannot end in order")?;
+        for event in finished.events {
+            segments.note(&event);
+        }
+        info!(
+            exchanges = finished.output.exchanges,
+            packets = finished.ledger.packets_seen,
+            packets_dropped = finished.ledger.packets_dropped_by_kernel,
+            connections_refused = finished.ledger.connections_refused,
+            "stopped"
+        );
+        Ok(())
+    }
+}
+
+fn complain(complaints: &[String]) {
+    for complaint in complaints {
+        warn!(complaint, "a rule cannot be followed yet");
+    }
+}
+
+impl Segments {
+    /// Counts what happened to a segment, and logs it.
+    fn note(&mut self, event: &SetEvent) {
+        match event {
+            SetEvent::Sealed { path, summary } => {
+                self.sealed += 1;
+                self.sealed_bytes += summary.file_len;
+                info!(
+                    path = %path.display(),
+                    exchanges = summary.exchanges,
+                    bytes = summary.file_len,
+                    "segment sealed"
+                );
+            }
+            SetEvent::Recovered { path, summary } => {
+                self.resumed += 1;
+                warn!(
+                    path = %path.display(),
+                    exchanges = summary.exchanges,
+                    "segment of an interrupted run sealed"
+                );
+            }
+            SetEvent::Deleted { path, len, .. } => {
+                self.deleted += 1;
+                info!(path = %path.display(), bytes = len, "segment deleted by retention");
+            }
+            SetEvent::NotRecovered { path, error } => {
+                self.failed += 1;
+                error!(
+                    path = %path.display(),
+                    why = in_words(error),
+                    "segment of an interrupted run cannot be sealed"
+                );
+            }
+            SetEvent::NotDeleted { path, error } => {
+                self.failed += 1;
+                error!(path = %path.display(), why = in_words(error), "segment cannot be deleted");
+            }
+            other => warn!(event = ?other, "segments"),
+        }
+    }
+}
+
+const fn words(over: Over) -> &'static str {
+    match over {
+        Over::Cpu => "budget.cpu",
+        Over::Memory => "budget.memory",
+    }
+}
+
+/// Resident memory of this process; 0 where `/proc` does not tell.
+fn resident() -> u64 {
+    const KIB: u64 = 1024;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.unwrap_or(0) * KIB
+}
+
+/// An error with its causes.
+fn in_words(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

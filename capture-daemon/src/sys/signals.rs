@@ -1,0 +1,60 @@
+//! Waiting for signals.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::ptr;
+use std::time::Duration;
+
+/// A wish from outside.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Signal {
+    /// SIGHUP.
+    Reload,
+    /// SIGINT or SIGTERM.
+    Stop,
+}
+
+/// The signals that are waited for, which end the process no more.
+#[derive(Clone, Copy)]
+pub(crate) struct Signals {
+    set: libc::sigset_t,
+}
+
+impl Signals {
+    /// Blocks the signals, in this thread and those that it starts from now on: to be called before
+    /// there are others.
+    pub(crate) fn block() -> io::Result<Self> {
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: `sigemptyset` fills the set, which outlives the calls; the numbers are of signals.
+        let set = unsafe {
+            libc::sigemptyset(set.as_mut_ptr());
+            for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+                libc::sigaddset(set.as_mut_ptr(), signal);
+            }
+            set.assume_init()
+        };
+        // SAFETY: the set is filled, and the old mask is not asked for.
+        let result =
+            unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) };
+        if result != 0 {
+            return Err(io::Error::from_raw_os_error(result));
+        }
+        Ok(Self { set })
+    }
+
+    /// Waits for the next one up to `timeout`.
+    pub(crate) fn wait(&self, timeout: Duration) -> Option<Signal> {
+        let timeout = libc::timespec {
+            tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+            tv_nsec: timeout.subsec_nanos().into(),
+        };
+        // SAFETY: both pointers outlive the call; what else is known of the signal is not asked for.
+        let signal =
+            unsafe { libc::sigtimedwait(&raw const self.set, ptr::null_mut(), &raw const timeout) };
+        match signal {
+            libc::SIGHUP => Some(Signal::Reload),
+            libc::SIGINT | libc::SIGTERM => Some(Signal::Stop),
+            _ => None,
+        }
+    }
+}

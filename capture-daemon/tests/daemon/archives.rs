@@ -1,0 +1,132 @@
+//! Segments, interruptions, and disks that are full.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::{Client, Daemon, config, get, is_possible, segments, serve, targets, until};
+
+#[test]
+fn segments_follow_each_other_and_a_connection_goes_on_through_them() {
+    if !is_possible() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("tapes");
+    let server = serve();
+    let text = config(&archive, server.port(), "");
+    let text = text.replace("archive: {", "archive: { segment_age: 1s,");
+    let daemon = Daemon::start(folder.path(), &text);
+    let mut client = Client::connect(server);
+    let mut sent = 0;
+    until("three segments", || {
+        client.get(&format!("/{sent}"));
+        sent += 1;
+        let sealed = daemon.metrics()["tapedeck_segments_total{event=\"sealed\"}"];
+        (sealed >= 3.0).then_some(())
+    });
+    drop(client);
+    daemon.stop();
+    assert!(segments(&archive).len() >= 3);
+    let expected: Vec<_> = (0..sent).map(|n| (format!("/{n}"), true)).collect();
+    assert_eq!(targets(&archive), expected);
+}
+
+/// What was flushed before is there, nothing is left in the kernel, and the next start goes on.
+#[test]
+fn after_a_kill_the_next_start_seals_what_was_recorded() {
+    if !is_possible() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("tapes");
+    let server = serve();
+    let text = config(&archive, server.port(), "");
+    // Open over the whole test.
+    let mut client = Client::connect(server);
+    let daemon = Daemon::start(folder.path(), &text);
+    for number in 0..50 {
+        client.get(&format!("/first/{number}"));
+    }
+    daemon.wait_for("tapedeck_exchanges_total", 50.0);
+    // The bound of what a crash costs is a second.
+    let uptime = daemon.metrics()["tapedeck_uptime_seconds"];
+    daemon.wait_for("tapedeck_uptime_seconds", uptime + 2.5);
+    daemon.kill();
+    assert!(segments(&archive).is_empty());
+
+    client.get("/between");
+    let daemon = Daemon::start(folder.path(), &text);
+    daemon.wait_for("tapedeck_segments_total{event=\"resumed\"}", 1.0);
+    for number in 0..50 {
+        client.get(&format!("/second/{number}"));
+    }
+    daemon.wait_for("tapedeck_exchanges_total", 50.0);
+    let log = daemon.stop();
+    assert!(log.contains("interrupted run sealed"), "{log}");
+    let part = |name: &str| {
+        let name = name.to_owned();
+        (0..50).map(move |number| (format!("/{name}/{number}"), true))
+    };
+    let expected: Vec<_> = part("first").chain(part("second")).collect();
+    assert_eq!(targets(&archive), expected);
+}
+
+/// A small file system, until it is dropped.
+struct Disk<'a>(&'a Path);
+
+impl Drop for Disk<'_> {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("--lazy").arg(self.0).status());
+    }
+}
+
+#[test]
+fn on_a_full_disk_it_goes_on_as_soon_as_there_is_room() {
+    if !is_possible() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
+        .arg(&disk)
+        .status()
+        .unwrap();
+    if !mounted.success() {
+        println!("skipped: cannot mount a file system");
+        return;
+    }
+    let disk = Disk(&disk);
+    let archive = disk.0.join("tapes");
+    let server = serve();
+    let daemon = Daemon::start(folder.path(), &config(&archive, server.port(), ""));
+    get(server, "/before");
+    daemon.wait_for("tapedeck_exchanges_total", 1.0);
+    // Somebody else takes the rest of the disk.
+    let filler = disk.0.join("filler");
+    drop(std::fs::write(&filler, vec![1; 1 << 20]));
+    let why = until("not ready", || {
+        get(server, "/lost");
+        let (status, why) = daemon.get("/readyz");
+        (status == 503).then_some(why)
+    });
+    assert!(why.contains("space"), "{why}");
+    assert_eq!(daemon.get("/livez").0, 200);
+    get(server, "/lost");
+    daemon.wait_for(
+        "tapedeck_exchanges_not_archived_total{cause=\"no_archive\"}",
+        1.0,
+    );
+    std::fs::remove_file(&filler).unwrap();
+    until("ready", || (daemon.get("/readyz").0 == 200).then_some(()));
+    get(server, "/after");
+    until("/after is taken", || {
+        let metrics = daemon.metrics();
+        (metrics["tapedeck_archive_writable"] == 1.0).then_some(())
+    });
+    daemon.stop();
+    let found = targets(&archive);
+    let has = |path: &str| found.contains(&(path.to_owned(), true));
+    assert!(has("/after"), "{found:?}");
+}

@@ -1,0 +1,194 @@
+//! It starts, follows signals and its configuration, and ends.
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use crate::support::{
+    Client, Daemon, command, config, get, is_possible, segments, serve, targets, until,
+};
+
+#[test]
+fn what_was_said_is_in_the_archive_and_in_the_metrics() {
+    if !is_possible() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("tapes");
+    let server = serve();
+    let daemon = Daemon::start(folder.path(), &config(&archive, server.port(), ""));
+    let mut client = Client::connect(server);
+    for number in 0..100 {
+        client.get(&format!("/{number}"));
+    }
+    drop(client);
+    daemon.wait_for("tapedeck_exchanges_total", 100.0);
+    let metrics = daemon.metrics();
+    assert_eq!(metrics["tapedeck_backend{backend=\"ebpf\"}"], 1.0);
+    assert_eq!(metrics["tapedeck_admits_connections"], 1.0);
+    assert_eq!(metrics["tapedeck_archive_writable"], 1.0);
+    assert_eq!(metrics["tapedeck_dropped_payload_bytes_total"], 0.0);
+    assert!(metrics["tapedeck_packets_total"] >= 200.0);
+    assert!(metrics["tapedeck_resident_bytes"] > 1e6);
+    assert!(metrics["tapedeck_cpu_seconds_total"] > 0.0);
+    assert!(metrics["tapedeck_queue_size_bytes{stream=\"0\"}"] >= f64::from(16 << 20));
+    assert_eq!(daemon.get("/livez"), (200, "ok\n".to_owned()));
+    assert_eq!(daemon.get("/readyz"), (200, "ok\n".to_owned()));
+    assert_eq!(daemon.get("/other").0, 404);
+    let log = daemon.stop();
+    assert!(log.contains("segment sealed"), "{log}");
+    // Addresses and what was said are nowhere in the log.
+    assert!(
+        !log.contains("/99") && !log.contains(&server.to_string()),
+        "{log}"
+    );
+    let found = targets(&archive);
+    let sent: Vec<_> = (0..100)
+        .map(|number| (format!("/{number}"), true))
+        .collect();
+    assert_eq!(found, sent);
+}
+
+#[test]
+fn a_reload_loses_no_connection_and_a_mistake_changes_nothing() {
+    if !is_possible() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("tapes");
+    let (server, other) = (serve(), serve());
+    let path = folder.path().join("tapedeckd.yaml");
+    let before = config(&archive, server.port(), "");
+    let daemon = Daemon::start(folder.path(), &before);
+    let mut client = Client::connect(server);
+    client.get("/before");
+    get(other, "/unseen");
+
+    fs::write(&path, before.replace("rules", "rulez")).unwrap();
+    daemon.signal("-HUP");
+    daemon.wait_for("tapedeck_reloads_total{result=\"refused\"}", 1.0);
+    assert!(daemon.log().contains("rulez"), "{}", daemon.log());
+    client.get("/mistake");
+
+    // Other rules, put in force in the running programs.
+    let ports = format!("[{}, {}]", server.port(), other.port());
+    let more = before.replace(&format!("[{}]", server.port()), &ports);
+    fs::write(&path, &more).unwrap();
+    daemon.signal("-HUP");
+    daemon.wait_for("tapedeck_reloads_total{result=\"applied\"}", 1.0);
+    client.get("/rules");
+    get(other, "/seen");
+
+    // Another source, while a connection goes on.
+    fs::write(
+        &path,
+        more.replace("backend: ebpf", "backend: ebpf, ring_size: 4MiB"),
+    )
+    .unwrap();
+    daemon.signal("-HUP");
+    daemon.wait_for("tapedeck_reloads_total{result=\"applied\"}", 2.0);
+    client.get("/source");
+
+    // What only a restart can change.
+    fs::write(&path, more.replace("ebpf", "af-packet")).unwrap();
+    daemon.signal("-HUP");
+    daemon.wait_for("tapedeck_reloads_total{result=\"refused\"}", 2.0);
+    client.get("/after");
+    drop(client);
+    let log = daemon.stop();
+    assert!(log.contains("a restart is needed"), "{log}");
+    let mut found = targets(&archive);
+    found.sort();
+    let whole = |path: &str| (path.to_owned(), true);
+    let mut expected = [
+        "/before", "/mistake", "/rules", "/seen", "/source", "/after",
+    ]
+    .map(whole);
+    expected.sort();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn over_its_budget_it_refuses_new_connections_and_goes_on_with_the_old() {
+    if !is_possible() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("tapes");
+    let server = serve();
+    let within = config(&archive, server.port(), "");
+    let daemon = Daemon::start(folder.path(), &within);
+    let mut old = Client::connect(server);
+    old.get("/old/1");
+    let path = folder.path().join("tapedeckd.yaml");
+    fs::write(&path, format!("{within}budget: {{ memory: 1MiB }}\n")).unwrap();
+    daemon.signal("-HUP");
+    until("refusing", || {
+        (daemon.metrics().get("tapedeck_admits_connections") == Some(&0.0)).then_some(())
+    });
+    old.get("/old/2");
+    let mut new = Client::connect(server);
+    new.get("/new/1");
+    daemon.wait_for("tapedeck_connections_refused_total", 1.0);
+    fs::write(&path, &within).unwrap();
+    daemon.signal("-HUP");
+    until("admitting", || {
+        (daemon.metrics().get("tapedeck_admits_connections") == Some(&1.0)).then_some(())
+    });
+    // A connection that was refused stays so.
+    new.get("/new/2");
+    get(server, "/newer");
+    old.get("/old/3");
+    drop((old, new));
+    let log = daemon.stop();
+    assert!(
+        log.contains("over budget") && log.contains("within budget"),
+        "{log}"
+    );
+    let mut found = targets(&archive);
+    found.sort();
+    let expected = ["/newer", "/old/1", "/old/2", "/old/3"];
+    assert_eq!(found, expected.map(|path| (path.to_owned(), true)));
+}
+
+#[track_caller]
+fn refused(path: &Path, expect: &str) {
+    let Output { status, stderr, .. } = command(path).output().unwrap();
+    let stderr = String::from_utf8_lossy(&stderr);
+    assert!(!status.success(), "{stderr}");
+    assert!(stderr.contains(expect), "{expect:?} is not in:\n{stderr}");
+}
+
+#[test]
+fn a_configuration_with_mistakes_is_refused_before_anything_is_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tapedeckd.yaml");
+    refused(&path, "cannot read the configuration");
+    let archive = folder.path().join("tapes");
+    fs::write(&path, config(&archive, 80, "budgit: {}\n")).unwrap();
+    refused(&path, "budgit");
+    assert!(!archive.exists());
+    let check = command(&path).arg("--check").output().unwrap();
+    assert!(!check.status.success());
+    fs::write(&path, config(&archive, 80, "")).unwrap();
+    let check = command(&path).arg("--check").output().unwrap();
+    assert!(check.status.success());
+    assert!(!archive.exists());
+}
+
+#[test]
+fn a_second_daemon_leaves_the_first_in_peace() {
+    if !is_possible() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("tapes");
+    let server = serve();
+    let config = config(&archive, server.port(), "");
+    let daemon = Daemon::start(folder.path(), &config);
+    refused(&folder.path().join("tapedeckd.yaml"), "another process");
+    get(server, "/still");
+    daemon.stop();
+    assert_eq!(targets(&archive), [("/still".to_owned(), true)]);
+    assert_eq!(segments(&archive).len(), 1);
+}

@@ -1,0 +1,212 @@
+//! Several streams, rules, and what the programs count for each socket.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use tapedeck_ebpf_abi::PacketHeader;
+use tapedeck_packet::{Decoded, decode};
+use tapedeckd::sources::af_packet::AfPacket;
+use tapedeckd::sources::ebpf::Ebpf;
+use tapedeckd::sources::{Action, Match, Policy, Rule, Source};
+
+use crate::support::{
+    Recording, Sending, Server, af_packet_options, assert_whole, ebpf_options, or_skip,
+};
+
+/// Both directions of a connection are in one stream, and the streams share the connections.
+fn check_streams(source: impl Into<Source>, server: &Server) {
+    let Source {
+        mut streams,
+        mut tap,
+    } = source.into();
+    assert!(streams.len() > 1);
+    let mut sent = 0;
+    for _ in 0..64 {
+        let conversation = server.converse(1_000, Sending::Write);
+        sent += conversation.request.len() + conversation.response.len();
+    }
+    tap.detach().unwrap();
+    let mut seen: BTreeMap<u16, BTreeSet<usize>> = BTreeMap::new();
+    let mut bytes = 0;
+    let server = server.address;
+    for (index, stream) in streams.iter_mut().enumerate() {
+        let wait = Duration::from_millis(200);
+        let mut take = |source: SocketAddr, destination: SocketAddr, len: usize| {
+            let client = if source == server {
+                destination
+            } else {
+                source
+            };
+            seen.entry(client.port()).or_default().insert(index);
+            bytes += len;
+        };
+        while stream
+            .next_batch(wait, &mut |captured| {
+                let Decoded::Segment(segment) = decode(&captured.packet) else {
+                    panic!("not TCP");
+                };
+                let address = |of: tapedeck_model::Endpoint| SocketAddr::new(of.ip, of.port);
+                let (from, to) = (address(segment.source), address(segment.destination));
+                take(from, to, segment.payload.len());
+            })
+            .unwrap()
+            > 0
+        {}
+    }
+    assert_eq!(seen.len(), 64);
+    assert!(seen.values().all(|streams| streams.len() == 1), "{seen:?}");
+    let used: BTreeSet<_> = seen.values().flatten().collect();
+    assert_eq!(used.len(), streams.len(), "every stream has some");
+    assert_eq!(bytes, sent);
+    assert_eq!(tap.drops().unwrap().total(), 0);
+}
+
+#[test]
+fn ring_buffers_share_the_connections() {
+    let server = Server::bind(Ipv4Addr::LOCALHOST.into());
+    let mut options = ebpf_options(&[server.address.port()]);
+    options.streams = NonZeroUsize::new(4).unwrap();
+    if let Some(source) = or_skip(Ebpf::open(&options)) {
+        check_streams(source, &server);
+    }
+}
+
+#[test]
+fn packet_sockets_share_the_connections() {
+    let server = Server::bind(Ipv4Addr::LOCALHOST.into());
+    let mut options = af_packet_options(Some("lo"), &[server.address.port()]);
+    options.streams = NonZeroUsize::new(2).unwrap();
+    if let Some(source) = or_skip(AfPacket::open(&options)) {
+        check_streams(source, &server);
+    }
+}
+
+/// Numbers that are missing are the losses that are told, socket by socket.
+#[test]
+fn events_of_a_socket_are_numbered_and_losses_have_their_numbers() {
+    let server = Server::bind(Ipv4Addr::LOCALHOST.into());
+    let mut options = ebpf_options(&[server.address.port()]);
+    options.ring_bytes = 0;
+    let Some(mut source) = or_skip(Ebpf::open(&options)) else {
+        return;
+    };
+    let mut last: BTreeMap<(u64, u16), u32> = BTreeMap::new();
+    let mut lost = 0;
+    let mut drain = |source: &mut Ebpf| {
+        let mut check = |header: &PacketHeader| {
+            let socket = (header.cookie, header.flags & PacketHeader::EGRESS);
+            let before = last.insert(socket, header.event).unwrap_or(0);
+            assert_eq!(header.event, before + 1 + header.lost_packets);
+            lost += header.lost_packets;
+        };
+        while source.read(&mut |event| check(&event.header)).unwrap() > 0 {}
+    };
+    server.converse_twice(8 << 20, 1_000, || drain(&mut source));
+    drain(&mut source);
+    assert!(lost > 0, "8 MiB fit into 1 MiB");
+    assert!(last.len() >= 2);
+}
+
+fn rule(port: u16, action: Action, sample: f64) -> Policy {
+    Policy {
+        rules: vec![Rule {
+            of: Match::Ports(vec![port]),
+            action,
+            sample,
+        }],
+        otherwise: Action::Ignore,
+    }
+}
+
+#[test]
+fn heads_are_enough_for_who_wants_only_heads() {
+    let server = Server::bind(Ipv4Addr::LOCALHOST.into());
+    let mut options = ebpf_options(&[]);
+    options.policy = rule(server.address.port(), Action::Headers, 1.0);
+    let Some(source) = or_skip(Ebpf::open(&options)) else {
+        return;
+    };
+    let recording = Recording::start(source);
+    let small = server.converse(1_000, Sending::Write);
+    let large = server.converse(1 << 20, Sending::Write);
+    let seen = recording.stop();
+    assert_whole(&seen, &small, "small");
+    assert!(seen.cut > 0);
+    let stream = &seen.streams[&(large.client, large.server)];
+    for (seq, payload) in &stream.segments {
+        assert!(payload.len() <= 16 << 10, "{} at {seq}", payload.len());
+    }
+    // What is there is at its place.
+    let (_, count) = stream.bytes();
+    assert!((1..1 << 20).contains(&count));
+}
+
+#[test]
+fn a_share_is_taken_of_whole_connections_and_other_rules_take_over_at_once() {
+    const CONNECTIONS: usize = 200;
+    let server = Server::bind(Ipv4Addr::LOCALHOST.into());
+    let mut options = ebpf_options(&[]);
+    options.policy = rule(server.address.port(), Action::Capture, 0.5);
+    let Some(mut source) = or_skip(Ebpf::open(&options)) else {
+        return;
+    };
+    let talk = |source: &mut Ebpf| {
+        let mut events: BTreeMap<u16, usize> = BTreeMap::new();
+        for _ in 0..CONNECTIONS {
+            server.converse(10, Sending::Write);
+        }
+        source
+            .read(&mut |event| {
+                let Decoded::Segment(segment) = decode(&event.packet) else {
+                    panic!("not TCP");
+                };
+                let ports = [segment.source.port, segment.destination.port];
+                let client = ports
+                    .into_iter()
+                    .find(|port| *port != server.address.port());
+                *events.entry(client.unwrap()).or_default() += 1;
+            })
+            .unwrap();
+        events
+    };
+    let half = talk(&mut source);
+    assert!((60..140).contains(&half.len()), "{} of 200", half.len());
+    // Both SYNs, both payloads, both FINs.
+    assert!(half.values().all(|events| *events >= 6), "{half:?}");
+    assert!(source.drops().unwrap().left_out > 0);
+
+    let everything = rule(server.address.port(), Action::Capture, 1.0);
+    assert!(source.tap().set_policy(&everything).unwrap().is_empty());
+    assert_eq!(talk(&mut source).len(), CONNECTIONS);
+    let nothing = rule(server.address.port(), Action::Ignore, 1.0);
+    source.tap().set_policy(&nothing).unwrap();
+    assert_eq!(talk(&mut source).len(), 0);
+    // The rules change places again and again without mixing up.
+    for _ in 0..5 {
+        source.tap().set_policy(&everything).unwrap();
+        source.tap().set_policy(&nothing).unwrap();
+    }
+    source.tap().set_policy(&everything).unwrap();
+    assert_eq!(talk(&mut source).len(), CONNECTIONS);
+}
+
+/// A rule for a cgroup that is not there is told, and the others hold.
+#[test]
+fn a_cgroup_that_is_not_there_is_told() {
+    let Some(mut source) = or_skip(Ebpf::open(&ebpf_options(&[]))) else {
+        return;
+    };
+    let policy = Policy {
+        rules: vec![Rule {
+            of: Match::Cgroup("/no/such/cgroup".into()),
+            action: Action::Ignore,
+            sample: 1.0,
+        }],
+        otherwise: Action::Ignore,
+    };
+    let complaints = source.tap().set_policy(&policy).unwrap();
+    assert_eq!(complaints.len(), 1);
+    assert!(complaints[0].contains("/no/such/cgroup"), "{complaints:?}");
+}
