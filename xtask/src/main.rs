@@ -5,6 +5,7 @@
 mod bench;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod lint;
 mod packages;
 mod shell;
@@ -42,6 +43,8 @@ enum Command {
     /// Measure, beside the peers
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Look for inputs that break a reader of foreign bytes
+    Fuzz(fuzz::Fuzz),
     /// Build the kernel programs
     Ebpf(ebpf::Ebpf),
 }
@@ -66,6 +69,7 @@ fn run(args: Args) -> Result<()> {
         Command::Tidy => tidy::run(),
         Command::Golden { bless } => test::golden(bless),
         Command::Bench(args) => bench::run(&args),
+        Command::Fuzz(args) => fuzz::run_fuzzer(&args),
         Command::Ebpf(args) => ebpf::run(&args),
     }
 }

@@ -42,6 +42,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "tapedeck-fuzzing",
         &[
+            "tapedeck-archive",
+            "tapedeck-ebpf-abi",
             "tapedeck-exchange",
             "tapedeck-filter",
             "tapedeck-http1",
@@ -49,6 +51,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "tapedeck-interchange",
             "tapedeck-model",
             "tapedeck-packet",
+            "tapedeck-reassembly",
+            "tapedeck-replayer",
+            "tapedeck-testkit",
+            "tapedeck-tls",
         ],
     ),
     ("tapedeck-ebpf-abi", &[]),

@@ -1,9 +1,14 @@
-//! The readers of HTTP.
+//! The readers of HTTP and TLS.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tapedeck_model::{Direction, Event, Gap, GapCause, Input, Role, StreamKey, Timestamp};
+use tapedeck_model::{
+    Direction, Event, Gap, GapCause, Input, PerDirection, Role, StreamKey, Timestamp,
+};
+
+use crate::program::Program;
 
 /// What the input says about who speaks: the top bit of a byte is the direction, 0x7f a gap, the rest
 /// how many bytes follow.
@@ -64,8 +69,11 @@ impl Grammar {
     }
 }
 
+/// What a reader may hold beside what its limits name.
+const SLACK: usize = 64 << 10;
+
 /// A connection that speaks HTTP/1.
-pub(crate) fn http1(bytes: &[u8]) {
+pub fn http1(bytes: &[u8]) {
     let mut reader = tapedeck_http1::Reader::new(tapedeck_http1::Limits::default());
     let mut grammar = Grammar::default();
     let mut switched = false;
@@ -86,16 +94,109 @@ pub(crate) fn http1(bytes: &[u8]) {
 }
 
 /// A connection that speaks HTTP/2, from its beginning or behind an upgrade.
-pub(crate) fn http2(bytes: &[u8]) {
+pub fn http2(bytes: &[u8]) {
     for start in [
         tapedeck_http2::Start::Detect,
         tapedeck_http2::Start::Upgraded,
     ] {
-        let mut reader = tapedeck_http2::Reader::new(tapedeck_http2::Limits::default(), start);
+        let limits = tapedeck_http2::Limits::default();
+        let most = 4 * limits.search_window + 2 * limits.header_table + SLACK;
+        let mut reader = tapedeck_http2::Reader::new(limits, start);
+        let mut grammar = Grammar::default();
         script(bytes, |at, direction, input| {
             reader.push(at, direction, input, &mut |event: Event<'_>| {
-                std::hint::black_box(&event);
+                grammar.check(&event);
             });
+            assert!(reader.memory() <= most + bytes.len(), "{}", reader.memory());
         });
+        assert!(
+            grammar.over.values().all(|over| *over),
+            "a message without end"
+        );
     }
 }
+
+/// Field blocks, each behind a byte with its length, on streams of their own. Each of them gives
+/// one head, or says that there is none, and nothing that was decoded comes from nowhere.
+pub fn hpack(bytes: &[u8]) {
+    const HEADERS: u8 = 1;
+    const END_STREAM_END_HEADERS: u8 = 5;
+    let mut program = Program::new(bytes);
+    let limits = tapedeck_http2::Limits::default();
+    let mut reader = tapedeck_http2::Reader::new(limits, tapedeck_http2::Start::Detect);
+    let mut push = |direction, bytes: &[u8], sink: &mut dyn FnMut(Event<'_>)| {
+        let input = Input::Data(bytes);
+        reader.push(Timestamp::EPOCH, direction, input, &mut |event: Event<
+            '_,
+        >| {
+            sink(event)
+        });
+    };
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    push(Direction::ToServer, preface, &mut |_| {});
+    let mut stream = 1_u32;
+    while !program.is_over() && stream < 2000 {
+        let len = program.byte();
+        let block = program.take(len.into());
+        let mut frame = vec![0, 0, block.len() as u8, HEADERS, END_STREAM_END_HEADERS];
+        frame.extend(stream.to_be_bytes());
+        frame.extend(block);
+        let (mut heads, mut ends) = (0, 0);
+        push(Direction::ToServer, &frame, &mut |event| match event {
+            Event::Head { head, .. } => {
+                heads += 1;
+                for field in &head.fields {
+                    // A span that lies outside of the head reads as empty.
+                    for span in [field.name, field.value] {
+                        assert_eq!(span.of(&head.raw).len(), span.len as usize);
+                    }
+                }
+                assert!(head.raw.len() <= 256 << 10, "a bomb");
+            }
+            Event::End {
+                role: Role::Request,
+                ..
+            } => ends += 1,
+            _ => {}
+        });
+        assert!(heads <= 1 && ends <= 1, "{heads} heads, {ends} ends");
+        stream += 2;
+    }
+}
+
+/// A connection that speaks TLS, with the key log of a recorded conversation. What comes out keeps
+/// the order of the world above TCP: nothing behind an end, no empty piece.
+pub fn tls(bytes: &[u8]) {
+    let key_log = Arc::new(tapedeck_tls::KeyLog::new(1000));
+    key_log.add(KEY_LOG);
+    let keys = Arc::new(tapedeck_tls::Keys::new(key_log));
+    let limits = tapedeck_tls::Limits::default();
+    let most = 4 * limits.held_bytes + 2 * limits.message_len + SLACK;
+    let mut reader = tapedeck_tls::Reader::new(limits, keys);
+    let mut scratch = Vec::new();
+    let mut over: PerDirection<bool> = PerDirection::default();
+    let mut plain = 0;
+    script(bytes, |at, direction, input| {
+        reader.push(at, direction, input, &mut scratch, &mut |_: Timestamp,
+                                                              direction,
+                                                              input: Input<
+            '_,
+        >| {
+            assert!(!over[direction], "behind the end");
+            match input {
+                Input::Data(data) => {
+                    assert!(!data.is_empty(), "an empty piece");
+                    plain += data.len();
+                }
+                Input::Gap(_) => {}
+                Input::Fin | Input::Reset | Input::Cut => over[direction] = true,
+            }
+        });
+        assert!(reader.memory() <= most, "{}", reader.memory());
+    });
+    assert!(plain <= bytes.len(), "more than went in");
+    assert!(over.to_server && over.to_client, "a direction without end");
+}
+
+/// The secrets of `testdata/pcaps/048-tls`.
+const KEY_LOG: &[u8] = include_bytes!("../../../testdata/pcaps/048-tls/keys.log");
