@@ -137,7 +137,7 @@ impl Conn {
             0 => SynKind::Same,
             early if self.is_closed() || early < -LATE_SYN => self.other_syn(half, is_answer),
             // The SYN comes behind the first data.
-            ..0 if half.soft && half.is_fresh() => SynKind::Anchor,
+            ..0 if half.soft && half.may_move() => SynKind::Anchor,
             ..0 if half.soft => SynKind::Same,
             _ => self.other_syn(half, is_answer),
         }
@@ -164,7 +164,7 @@ impl Conn {
 
     /// A SYN with another initial sequence number.
     fn other_syn(&self, half: &Half, is_answer: bool) -> SynKind {
-        if is_answer && !self.is_closed() && half.is_fresh() && half.backlog.is_none() {
+        if is_answer && !self.is_closed() && half.may_move() && half.backlog.is_none() {
             // The server answered anew before it said anything.
             SynKind::Anchor
         } else {

@@ -116,6 +116,12 @@ impl Half {
         self.next == self.first
     }
 
+    /// Whether its beginning can still be put elsewhere. One that ended before it said anything is
+    /// fresh, too, but over.
+    pub(crate) fn may_move(&self) -> bool {
+        self.state == HalfState::Open && self.is_fresh()
+    }
+
     /// The offset of a sequence number: the one nearest to the next byte.
     pub(crate) const fn offset(&self, seq: SeqNum) -> u64 {
         self.next

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tapedeck_model::{Anomaly, Connection, Direction, Input, SeqNum, TcpFlags, Timestamp};
 use tapedeck_testkit::{Conversation, SegmentBuf};
 
-use super::{Log, check, check_law};
+use super::{Log, Piece, check, check_law, feed};
 use crate::{Limits, Reassembler, Sink, Slot};
 
 const UP: Direction = Direction::ToServer;
@@ -814,4 +814,26 @@ fn sequence_numbers_wrap() {
          >>> 0123456789more Cut
          <<< abc Cut",
     );
+}
+
+/// Found by the fuzzer: the second SYN-ACK opened the half again, which then ended twice.
+#[test]
+fn a_half_that_ended_does_not_begin_again() {
+    let mut talk = Conversation::new("10.0.0.1:40000", "10.0.0.2:80");
+    talk.handshake();
+    talk.fin(Direction::ToClient);
+    for index in [1, 3] {
+        let mut again = talk.segments[index].clone();
+        again.at = talk.now;
+        again.seq.0 += 500;
+        talk.segments.push(again);
+    }
+    let (log, _) = feed(Limits::default(), &talk.segments);
+    for logged in &log.connections {
+        for way in Direction::BOTH {
+            let pieces = &logged.halves[way].pieces;
+            let is_end = |piece: &&Piece| matches!(piece, Piece::Fin | Piece::Reset | Piece::Cut);
+            assert_eq!(pieces.iter().filter(is_end).count(), 1, "{pieces:?}");
+        }
+    }
 }
