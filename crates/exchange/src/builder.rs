@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use tapedeck_model::exchange::{Arrival, Body, BodyGap};
 use tapedeck_model::{
-    Anomalies, BodyPart, Connection, Exchange, Gap, Head, Interim, Ledger, Message, Missing,
-    Protocol, Role, StreamKey, Timestamp,
+    Anomalies, Anomaly, BodyPart, Connection, Exchange, Field, Gap, Head, Interim, Ledger, Message,
+    Missing, Protocol, Role, StreamKey, Timestamp,
 };
 
 use crate::sealed::TlsShared;
@@ -31,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) ledger: Ledger,
     /// Bytes of body tails held in all exchanges under construction.
     pub(crate) body_memory: usize,
+    /// Bytes that all conversations hold.
+    pub(crate) held: usize,
     /// The next [`Exchange::key`].
     pub(crate) next_key: u64,
     pub(crate) tls: TlsShared,
@@ -43,6 +45,8 @@ pub(crate) struct Builder {
     // Readers bound the number of open streams. Keys come nearly in order, so that a sorted vector
     // is searched and filled at its end.
     open: Vec<(StreamKey, Box<Building>)>,
+    /// Bytes that these hold: the sum of what each says.
+    held: usize,
 }
 
 #[derive(Debug)]
@@ -54,6 +58,8 @@ struct Building {
     tunnel: bool,
     pushed: bool,
     anomalies: Anomalies,
+    /// Bytes held: heads, tails of bodies, and notes.
+    held: usize,
 }
 
 #[derive(Debug, Default)]
@@ -70,7 +76,13 @@ impl Builder {
         Self {
             connection,
             open: Vec::new(),
+            held: 0,
         }
+    }
+
+    /// Bytes held.
+    pub(crate) const fn memory(&self) -> usize {
+        self.held
     }
 
     pub(crate) fn connection(&self) -> &Arc<Connection> {
@@ -89,9 +101,18 @@ impl Builder {
         interim: bool,
         head: Head,
     ) {
+        let most_interim = shared.limits.interim;
+        let cost = cost(&head);
         let building = self.building(shared, stream);
+        if interim && building.interim.len() >= most_interim {
+            building.anomalies.insert(Anomaly::TooManyInterim);
+            shared.ledger.count(Anomaly::TooManyInterim);
+            return;
+        }
+        building.held += cost;
         if interim {
             building.interim.push(Interim { head, at });
+            self.held += cost;
             return;
         }
         let half = building.half(role);
@@ -102,6 +123,7 @@ impl Builder {
         message.head = Some(head);
         message.last_byte = at;
         half.last_arrival = at;
+        self.held += cost;
     }
 
     pub(crate) fn body(
@@ -119,7 +141,13 @@ impl Builder {
         let message = half.open(at);
         message.last_byte = at;
 
-        let room = shared.limits.body_len.saturating_sub(message.body.len);
+        let body = &mut message.body;
+        let before = body.tail.len() + body.arrivals.len() * size_of::<Arrival>();
+        let room = if body.gaps.len() < shared.limits.gaps {
+            shared.limits.body_len.saturating_sub(body.len)
+        } else {
+            0
+        };
         let kept = usize::try_from(room).map_or(data.len(), |room| room.min(data.len()));
         let (data, over) = data.split_at(kept);
         if !over.is_empty() {
@@ -127,7 +155,6 @@ impl Builder {
             shared.ledger.body_bytes_over_limit += over.len() as u64;
         }
 
-        let body = &mut message.body;
         if at.since(last_arrival) >= shared.limits.arrival_interval
             && body.arrivals.len() < shared.limits.arrivals
             && message.head.is_some()
@@ -138,6 +165,9 @@ impl Builder {
             });
         }
         append(body, shared, recorder, (key, role), data);
+        let after = body.tail.len() + body.arrivals.len() * size_of::<Arrival>();
+        building.held = building.held + after - before;
+        self.held = self.held + after - before;
     }
 
     pub(crate) fn body_gap(
@@ -147,7 +177,9 @@ impl Builder {
         gap: Gap,
     ) {
         let connection_opened = self.connection.opened;
-        let half = self.building(shared, stream).half(role);
+        let most_gaps = shared.limits.gaps;
+        let building = self.building(shared, stream);
+        let half = building.half(role);
         let at = half
             .message
             .as_ref()
@@ -155,10 +187,16 @@ impl Builder {
         let message = half.open(at);
         message.missing.insert(gap.cause.into());
         let body = &mut message.body;
+        if body.gaps.len() >= most_gaps {
+            message.missing.insert(Missing::PARTIAL);
+            return;
+        }
         body.gaps.push(BodyGap {
             offset: body.len,
             gap,
         });
+        building.held += size_of::<BodyGap>();
+        self.held += size_of::<BodyGap>();
     }
 
     pub(crate) fn trailers(
@@ -168,12 +206,16 @@ impl Builder {
         at: Timestamp,
         trailers: Head,
     ) {
-        let message = self.building(shared, stream).half(role).open(at);
+        let cost = cost(&trailers);
+        let building = self.building(shared, stream);
+        building.held += cost;
+        let message = building.half(role).open(at);
         if trailers.has_unknown() {
             message.missing.insert(Missing::UNKNOWN_FIELDS);
         }
         message.trailers = Some(trailers);
         message.last_byte = at;
+        self.held += cost;
     }
 
     pub(crate) fn end(
@@ -220,7 +262,7 @@ impl Builder {
         self.building(shared, stream).pushed = true;
     }
 
-    pub(crate) fn anomaly(&mut self, stream: StreamKey, anomaly: tapedeck_model::Anomaly) {
+    pub(crate) fn anomaly(&mut self, stream: StreamKey, anomaly: Anomaly) {
         // Only for exchanges under way: an anomaly alone makes none.
         if let Ok(idx) = self.find(stream)
             && let Some((_, building)) = self.open.get_mut(idx)
@@ -239,15 +281,23 @@ impl Builder {
 
     /// Hands over whatever is still open. Readers end what they began, so that this finds
     /// something only where a connection stopped being read.
-    pub(crate) fn finish(&mut self, shared: &mut Shared, recorder: &mut impl Recorder) {
+    ///
+    /// `why` they are not whole.
+    pub(crate) fn finish(
+        &mut self,
+        shared: &mut Shared,
+        recorder: &mut impl Recorder,
+        why: Missing,
+    ) {
+        self.held = 0;
         for (stream, mut building) in std::mem::take(&mut self.open) {
             for half in [&mut building.request, &mut building.response] {
                 if half.ended {
                     continue;
                 }
                 match &mut half.message {
-                    Some(message) => message.missing.insert(Missing::UNFINISHED),
-                    None => half.absent.insert(Missing::UNFINISHED),
+                    Some(message) => message.missing.insert(why),
+                    None => half.absent.insert(why),
                 }
             }
             self.emit(shared, recorder, stream, *building);
@@ -287,6 +337,7 @@ impl Builder {
                 .is_some_and(|(_, b)| b.request.ended && b.response.ended)
         {
             let (_, building) = self.open.remove(idx);
+            self.held -= building.held;
             self.emit(shared, recorder, stream, *building);
         }
     }
@@ -306,6 +357,7 @@ impl Builder {
             tunnel,
             pushed,
             anomalies,
+            held: _,
         } = building;
         for message in [&request.message, &response.message].into_iter().flatten() {
             shared.body_memory = shared.body_memory.saturating_sub(message.body.tail.len());
@@ -343,6 +395,11 @@ impl Builder {
         ledger.exchanges_without_response += u64::from(exchange.response.is_none());
         recorder.exchange(&exchange);
     }
+}
+
+/// What a head takes.
+fn cost(head: &Head) -> usize {
+    size_of::<Message>() + head.raw.capacity() + head.fields.capacity() * size_of::<Field>()
 }
 
 /// Appends to the tail of a body, and sends a part on its way when the tail is long enough or
@@ -394,6 +451,7 @@ impl Building {
             tunnel: false,
             pushed: false,
             anomalies: Anomalies::default(),
+            held: 0,
         }
     }
 

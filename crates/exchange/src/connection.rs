@@ -89,6 +89,15 @@ impl Analysis {
         }
     }
 
+    /// Bytes held of what is unfinished; what TLS holds is not among them.
+    pub(crate) const fn held(&self) -> usize {
+        self.conversation.held()
+    }
+
+    pub(crate) fn give_up(&mut self, shared: &mut Shared, recorder: &mut impl Recorder) {
+        self.conversation.give_up(shared, recorder);
+    }
+
     pub(crate) fn close(self, shared: &mut Shared, recorder: &mut impl Recorder) {
         let Self {
             mut conversation,

@@ -19,7 +19,8 @@ use std::sync::Arc;
 use tapedeck_http1 as http1;
 use tapedeck_http2 as http2;
 use tapedeck_model::{
-    Connection, Direction, Event, EventSink, Input, Origin, Role, StreamKey, Timestamp, Workloads,
+    Connection, Direction, Event, EventSink, Input, Missing, Origin, Role, StreamKey, Timestamp,
+    Workloads,
 };
 
 use crate::Recorder;
@@ -38,6 +39,10 @@ pub(crate) struct Conversation {
     flipped: bool,
     /// Something was said.
     heard: bool,
+    /// It is HTTP, although it begins anew.
+    given_up: bool,
+    /// Bytes held, as [`Shared::held`] counts them.
+    held: usize,
 }
 
 #[derive(Debug)]
@@ -67,6 +72,8 @@ impl Conversation {
             within_tls: false,
             flipped: false,
             heard: false,
+            given_up: false,
+            held: 0,
         }
     }
 
@@ -79,6 +86,8 @@ impl Conversation {
             within_tls: true,
             flipped: false,
             heard: false,
+            given_up: false,
+            held: self.held,
         };
         match std::mem::replace(self, within).protocol {
             Protocol::Detecting(detecting) => detecting,
@@ -95,7 +104,55 @@ impl Conversation {
         self.builder.set_connection(connection);
     }
 
+    /// Bytes held.
+    pub(crate) const fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Has what it holds recorded as it is, and begins anew as in the middle of a connection.
+    pub(crate) fn give_up(&mut self, shared: &mut Shared, recorder: &mut impl Recorder) {
+        self.builder.finish(shared, recorder, Missing::PARTIAL);
+        match &mut self.protocol {
+            Protocol::Detecting(detecting) => {
+                detecting.midstream = true;
+                detecting.forget();
+            }
+            Protocol::Http1(_) | Protocol::Http2(_) => {
+                self.sides_known = true;
+                self.given_up = true;
+                self.protocol = Protocol::Detecting(Detecting::new(true));
+            }
+            Protocol::NotHttp => {}
+        }
+        self.account(shared);
+    }
+
+    fn account(&mut self, shared: &mut Shared) {
+        let reader = match &self.protocol {
+            Protocol::Detecting(detecting) => detecting.memory(),
+            Protocol::Http1(reader) => reader.memory(),
+            Protocol::Http2(reader) => reader.memory(),
+            Protocol::NotHttp => 0,
+        };
+        let held = reader + self.builder.memory();
+        shared.held = shared.held + held - self.held;
+        self.held = held;
+    }
+
     pub(crate) fn input(
+        &mut self,
+        shared: &mut Shared,
+        recorder: &mut impl Recorder,
+        direction: Direction,
+        at: Timestamp,
+        input: Input<'_>,
+    ) -> Next {
+        let next = self.read(shared, recorder, direction, at, input);
+        self.account(shared);
+        next
+    }
+
+    fn read(
         &mut self,
         shared: &mut Shared,
         recorder: &mut impl Recorder,
@@ -137,13 +194,20 @@ impl Conversation {
 
     /// Whether it ended before anything but what looks like TLS was seen of it.
     pub(crate) fn is_like_tls(&self) -> bool {
-        matches!(&self.protocol, Protocol::Detecting(detecting) if detecting.like_tls)
+        !self.given_up
+            && matches!(&self.protocol, Protocol::Detecting(detecting) if detecting.like_tls)
     }
 
     pub(crate) fn close(mut self, shared: &mut Shared, recorder: &mut impl Recorder) {
-        self.builder.finish(shared, recorder);
+        self.builder.finish(shared, recorder, Missing::UNFINISHED);
+        shared.held -= self.held;
         if let Protocol::Detecting(detecting) = &mut self.protocol {
             detecting.forget();
+            if self.given_up {
+                shared.ledger.bytes_skipped += detecting.passed_over();
+                shared.ledger.bytes_http += detecting.passed_over();
+                return;
+            }
             shared.ledger.bytes_not_http += detecting.passed_over();
             // Where nothing was said, the reassembler counts the connection as empty.
             shared.ledger.connections_not_http += u64::from(self.heard);
@@ -181,6 +245,7 @@ impl Conversation {
             }
         };
 
+        let may_be_tls = !self.within_tls && !self.given_up;
         match detecting.judge_with(direction, data) {
             Verdict::Http1(role) => {
                 let reader = Box::new(http1::Reader::new(shared.limits.http1));
@@ -203,8 +268,8 @@ impl Conversation {
                     (direction, at, data),
                 );
             }
-            Verdict::Tls(role) if !self.within_tls => return Next::Tls(Some(role)),
-            Verdict::TlsMidstream if !self.within_tls => return Next::Tls(None),
+            Verdict::Tls(role) if may_be_tls => return Next::Tls(Some(role)),
+            Verdict::TlsMidstream if may_be_tls => return Next::Tls(None),
             Verdict::NeedMore
                 if detecting.len(direction) + data.len() < shared.limits.detect_bytes =>
             {
@@ -215,8 +280,8 @@ impl Conversation {
                 let limit = shared.limits.detect_midstream_bytes;
                 let passed_over = detecting.passed_over() + data.len() as u64;
                 // In the middle of a connection, the next segment may begin a message.
-                let enough = !detecting.midstream || passed_over > limit;
-                if enough && detecting.like_tls && !self.within_tls {
+                let enough = !self.given_up && (!detecting.midstream || passed_over > limit);
+                if enough && detecting.like_tls && may_be_tls {
                     return Next::Tls(None);
                 }
                 detecting.pass_over(direction, at, data);
@@ -239,6 +304,7 @@ impl Conversation {
         role: Role,
         (direction, at, data): (Direction, Timestamp, &[u8]),
     ) {
+        let was_flipped = self.flipped;
         let before = std::mem::replace(&mut self.protocol, protocol);
         let Protocol::Detecting(detecting) = before else {
             return;
@@ -256,11 +322,13 @@ impl Conversation {
             self.builder = Builder::new(Arc::new(turned));
         }
 
-        // `input` turns the directions itself from here on, so these go in as they came.
+        // `read` turns the directions itself, so these go in as they came: unturned, unless a
+        // protocol was known before.
+        let turn = |direction: Direction| if was_flipped { !direction } else { direction };
         detecting.replay(|direction, at, input| {
-            self.input(shared, recorder, direction, at, input);
+            self.read(shared, recorder, turn(direction), at, input);
         });
-        self.input(shared, recorder, direction, at, Input::Data(data));
+        self.read(shared, recorder, turn(direction), at, Input::Data(data));
     }
 
     fn switch_to_http2(

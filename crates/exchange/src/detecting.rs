@@ -80,6 +80,13 @@ impl Detecting {
         self.bytes[direction].len()
     }
 
+    /// Bytes held.
+    pub(crate) fn memory(&self) -> usize {
+        self.bytes.to_server.capacity()
+            + self.bytes.to_client.capacity()
+            + self.inputs.capacity() * size_of::<(Direction, Timestamp, Held)>()
+    }
+
     pub(crate) fn hold(&mut self, direction: Direction, at: Timestamp, data: &[u8]) {
         self.bytes[direction].extend_from_slice(data);
         self.inputs.push((direction, at, Held::Data(data.len())));

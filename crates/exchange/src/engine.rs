@@ -1,3 +1,4 @@
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tapedeck_model::{
@@ -122,7 +123,12 @@ struct Analyses {
     opened: u64,
     /// Those that closed; `None` where nobody asks for them.
     closed: Option<Vec<ConnectionId>>,
+    /// Those that hold something, longest first; some of them do not any more, or are closed.
+    holders: VecDeque<(Slot, ConnectionId)>,
 }
+
+/// What a connection in order holds at rest: it is not looked at to make room.
+const HELD_AT_REST: usize = 512;
 
 #[derive(Debug)]
 struct Open {
@@ -130,6 +136,55 @@ struct Open {
     /// The key of its next exchange.
     next_key: u64,
     analysis: Box<Analysis>,
+    /// It is among the holders.
+    holds: bool,
+}
+
+impl Analyses {
+    /// Notes whether a connection holds something, and has others give up what they hold until the
+    /// limit is kept.
+    fn make_room(&mut self, slot: Slot, recorder: &mut impl Recorder) {
+        let Self {
+            slots,
+            shared,
+            holders,
+            ..
+        } = self;
+        if let Some(Some(open)) = slots.get_mut(slot.0 as usize)
+            && !open.holds
+            && open.analysis.held() > HELD_AT_REST
+        {
+            // Each connection that is open is there once; a new one may take the place of one that
+            // closed.
+            if holders.len() > 2 * slots.len() {
+                holders.retain(|(slot, id)| {
+                    let open = slots.get(slot.0 as usize).and_then(Option::as_ref);
+                    open.is_some_and(|open| open.id == *id)
+                });
+            }
+            if let Some(Some(open)) = slots.get_mut(slot.0 as usize) {
+                open.holds = true;
+                holders.push_back((slot, open.id));
+            }
+        }
+        while shared.held > shared.limits.held_memory
+            && let Some((slot, id)) = holders.pop_front()
+        {
+            let Some(Some(open)) = slots.get_mut(slot.0 as usize) else {
+                continue;
+            };
+            if open.id != id {
+                continue;
+            }
+            open.holds = false;
+            if open.analysis.held() > HELD_AT_REST {
+                shared.ledger.connections_given_up += 1;
+                shared.next_key = open.next_key;
+                open.analysis.give_up(shared, recorder);
+                open.next_key = shared.next_key;
+            }
+        }
+    }
 }
 
 impl Connections {
@@ -146,11 +201,13 @@ impl Connections {
                     limits,
                     ledger: Ledger::default(),
                     body_memory: 0,
+                    held: 0,
                     next_key: 0,
                     tls: TlsShared::new(log),
                 },
                 opened: 0,
                 closed: None,
+                holders: VecDeque::new(),
             },
         }
     }
@@ -249,6 +306,7 @@ impl<R: Recorder> Sink for Recording<'_, R> {
             id: connection.id,
             next_key: connection.id.0 << KEY_BITS,
             analysis: Box::new(Analysis::new(connection)),
+            holds: false,
         });
     }
 
@@ -260,6 +318,7 @@ impl<R: Recorder> Sink for Recording<'_, R> {
                 .receive(shared, self.recorder, direction, at, input);
             open.next_key = shared.next_key;
         }
+        self.analyses.make_room(slot, self.recorder);
     }
 
     fn anomaly(&mut self, _slot: Slot, _direction: Direction, anomaly: Anomaly) {
@@ -272,6 +331,7 @@ impl<R: Recorder> Sink for Recording<'_, R> {
             shared,
             closed,
             opened: _,
+            holders: _,
         } = &mut *self.analyses;
         if let Some(open) = slots.get_mut(slot.0 as usize).and_then(Option::take) {
             open.analysis.close(shared, self.recorder);

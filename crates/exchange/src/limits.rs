@@ -40,6 +40,16 @@ pub struct Limits {
     pub arrival_interval: Duration,
     /// Arrivals noted for one body.
     pub arrivals: usize,
+    /// Gaps noted for one body; what comes behind the last of them is left out. A body with more is
+    /// of no use, and each costs as much as a hundred bytes.
+    pub gaps: usize,
+    /// Interim responses kept of one exchange. Servers send a few early hints, or one 102 every some
+    /// seconds.
+    pub interim: usize,
+    /// Bytes that are held of what is unfinished, over all connections: heads, the ends of bodies,
+    /// pieces of frames. Beyond it, the connection that has held something for longest gives up what
+    /// it holds. Traffic in order holds some KiB of each connection.
+    pub held_memory: usize,
 }
 
 impl Default for Limits {
@@ -59,6 +69,9 @@ impl Default for Limits {
             body_len: 4 << 30,
             arrival_interval: Duration::from_millis(1),
             arrivals: 4096,
+            gaps: 4096,
+            interim: 256,
+            held_memory: 128 << 20,
         }
     }
 }
@@ -71,6 +84,7 @@ impl Limits {
         self.reassembly.max_connections = (self.reassembly.max_connections / workers).max(1);
         self.reassembly.max_buffered /= workers;
         self.body_memory /= workers;
+        self.held_memory /= workers;
         self.tls_memory /= workers;
         self
     }

@@ -68,6 +68,10 @@ anomalies! {
     /// More requests waited for a response at once than the limit.
     TooManyOutstanding = 30, "http1-too-many-outstanding";
 
+    // HTTP of any version
+    /// More interim responses came to one request than the limit.
+    TooManyInterim = 32, "http-too-many-interim-responses";
+
     // HTTP/2
     /// The connection did not begin with the preface (seen mid-stream, or a peer in error).
     NoPreface = 48, "http2-no-preface";

@@ -90,6 +90,9 @@ ledger! {
     /// Connections that a live capture did not admit, because it had too much to do; the others
     /// do not count them.
     connections_refused,
+    /// Times that a connection gave up what it held of unfinished exchanges, because of the limit
+    /// for all connections together.
+    connections_given_up,
     /// Connections that carried TLS.
     connections_tls,
     /// Of these: unread, or not to their end, because no secret was there.
