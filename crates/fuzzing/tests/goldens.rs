@@ -260,6 +260,10 @@ fn with_losses_what_is_whole_is_true() {
     let mut whole = [0_u32; 2];
     for case in cases() {
         let truth: BTreeSet<Said> = unplaced(read(&case.packets, case.keys.as_ref(), 1).0);
+        // Without its CONNECT, what is said through a tunnel is said to the proxy.
+        if case.name == "038-connect" {
+            continue;
+        }
         for (seed, loss, skip) in [(1, 3, 0), (2, 10, 0), (3, 0, 7), (4, 2, 25)] {
             let mut rng = Rng::new(seed);
             let kept: Vec<Packet> = case

@@ -15,13 +15,17 @@ use tapedeck_model::{Anomalies, Anomaly};
 pub(crate) enum Chunked {
     /// In a chunk size.
     Size { value: u64, digits: bool },
-    /// Behind a chunk size, up to the end of its line.
-    Extension { value: u64, cr: bool },
+    /// Behind a chunk size, up to the end of its line; `len` bytes of that were read.
+    Extension { value: u64, cr: bool, len: usize },
     /// In chunk data; `left` is never zero.
     Data { left: u64 },
     /// Behind chunk data, before the end of its line.
     DataEnd { cr: bool },
 }
+
+/// The longest chunk extension. Nobody sends any; RFC 9112 section 7.1.1 has recipients limit them,
+/// and those that do stop at 16 KiB.
+const MAX_EXTENSION: usize = 16 << 10;
 
 /// What the next bytes of a chunked body are.
 #[derive(Debug, Eq, PartialEq)]
@@ -68,13 +72,17 @@ impl Chunked {
                     } else if digits && matches!(byte, b';' | b' ' | b'\t' | b'\r' | b'\n') {
                         // White space before the extension or the line end is "bad white space"
                         // that old servers pad with.
-                        *self = Self::Extension { value, cr: false };
+                        *self = Self::Extension {
+                            value,
+                            cr: false,
+                            len: 0,
+                        };
                         continue;
                     } else {
                         return Step::Malformed(input);
                     }
                 }
-                Self::Extension { value, cr } if byte == b'\n' => {
+                Self::Extension { value, cr, .. } if byte == b'\n' => {
                     if !cr {
                         anomalies.insert(Anomaly::BareLf);
                     }
@@ -83,10 +91,14 @@ impl Chunked {
                     }
                     *self = Self::Data { left: value };
                 }
-                Self::Extension { value, .. } => {
+                Self::Extension { len, .. } if len >= MAX_EXTENSION => {
+                    return Step::Malformed(input);
+                }
+                Self::Extension { value, len, .. } => {
                     *self = Self::Extension {
                         value,
                         cr: byte == b'\r',
+                        len: len + 1,
                     };
                 }
                 Self::DataEnd { cr } => match byte {
@@ -176,6 +188,14 @@ mod tests {
         ] {
             let (_, rest, malformed, _) = read(input.as_bytes());
             assert!(malformed, "{input:?} was read, with {rest:?} left");
+        }
+    }
+
+    #[test]
+    fn an_extension_without_end_is_malformed() {
+        for (len, malformed) in [(MAX_EXTENSION - 1, false), (MAX_EXTENSION + 1, true)] {
+            let input = format!("1;{}", "x".repeat(len));
+            assert_eq!(read(input.as_bytes()).2, malformed, "{len}");
         }
     }
 }
