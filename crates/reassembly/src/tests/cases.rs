@@ -768,7 +768,7 @@ fn a_spoofed_segment_far_ahead_does_not_stop_the_stream() {
         talk.wait(Duration::from_secs(1));
         talk.client(b"b");
     }
-    let (log, ledger) = super::feed(Limits::default(), &talk.segments);
+    let (log, ledger) = feed(Limits::default(), &talk.segments);
     assert!(log.text().contains(">>> abbbbbbbb ("), "{}", log.text());
     assert_eq!(ledger.payload_bytes_duplicate, 0);
 }
