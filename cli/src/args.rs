@@ -80,8 +80,8 @@ pub(crate) enum Backend {
 
 #[derive(Debug, Parser)]
 pub(crate) struct Record {
-    /// The archive to write
-    #[arg(short, long, value_name = "FILE")]
+    /// The archive to write; a folder (which exists, or `NAME/`) gets segments
+    #[arg(short, long, value_name = "FILE|FOLDER")]
     pub(crate) output: PathBuf,
     /// How to capture
     #[arg(long, value_enum, default_value_t)]
@@ -101,6 +101,25 @@ pub(crate) struct Record {
     /// Replace the archive if it exists
     #[arg(long)]
     pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) segments: Segments,
+}
+
+/// How a recording into a folder rolls, and what is kept of it.
+#[derive(Debug, Parser)]
+pub(crate) struct Segments {
+    /// Begin the next segment when one is so large
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "256MiB")]
+    pub(crate) segment_size: u64,
+    /// Begin the next segment when one is so old
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5m")]
+    pub(crate) segment_age: Duration,
+    /// Delete the oldest segments beyond this size of all of them [default: keep all]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) retain_size: Option<u64>,
+    /// Delete segments that were sealed longer ago than this [default: keep all]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) retain_age: Option<Duration>,
 }
 
 #[derive(Debug, Parser)]
@@ -129,8 +148,9 @@ pub(crate) struct Import {
 
 #[derive(Debug, Parser)]
 pub(crate) struct Ls {
-    /// The archive
-    pub(crate) archive: PathBuf,
+    /// The archive: a file, a folder of them, or several, which are read as one
+    #[arg(required = true, value_name = "ARCHIVE")]
+    pub(crate) archive: Vec<PathBuf>,
     /// List only the exchanges that this CEL expression chooses
     #[arg(long, value_name = "CEL", value_parser = filter)]
     pub(crate) filter: Option<Filter>,
@@ -144,10 +164,11 @@ pub(crate) struct Ls {
 
 #[derive(Debug, Parser)]
 pub(crate) struct Show {
-    /// The archive
+    /// The archive: a file, or a folder of them
     pub(crate) archive: PathBuf,
-    /// The id of the exchange, as `ls` prints it
-    pub(crate) id: u64,
+    /// The id of the exchange, as `ls` prints it: 17, or in a folder 3/17
+    #[arg(value_parser = exchange_name)]
+    pub(crate) id: String,
     /// Write only this body to standard output, exactly as it was transferred
     #[arg(long, value_enum, value_name = "SIDE")]
     pub(crate) body: Option<BodySide>,
@@ -161,8 +182,9 @@ pub(crate) enum BodySide {
 
 #[derive(Debug, Parser)]
 pub(crate) struct Stats {
-    /// The archive
-    pub(crate) archive: PathBuf,
+    /// The archive: a file, a folder of them, or several, which are read as one
+    #[arg(required = true, value_name = "ARCHIVE")]
+    pub(crate) archive: Vec<PathBuf>,
     /// Count only the exchanges that this CEL expression chooses
     #[arg(long, value_name = "CEL", value_parser = filter)]
     pub(crate) filter: Option<Filter>,
@@ -173,23 +195,29 @@ pub(crate) struct Stats {
 
 #[derive(Debug, Parser)]
 pub(crate) struct Verify {
-    /// The archive
-    pub(crate) archive: PathBuf,
+    /// The archive: a file, a folder of them, or several, which are read as one
+    #[arg(required = true, value_name = "ARCHIVE")]
+    pub(crate) archive: Vec<PathBuf>,
+    /// How to print: json is one object for each file, one a line
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
 }
 
 #[derive(Debug, Parser)]
 pub(crate) struct Recover {
-    /// The archive, or the hidden `.NAME.partial` that an interrupted recording left
+    /// The archive, or the hidden `.NAME.partial` that an interrupted recording left, or a folder of
+    /// such
     pub(crate) archive: PathBuf,
-    /// The archive to write
+    /// The archive to write [default for a hidden file: NAME; a folder is recovered where it is]
     #[arg(short, long, value_name = "FILE")]
-    pub(crate) output: PathBuf,
+    pub(crate) output: Option<PathBuf>,
 }
 
 #[derive(Debug, Parser)]
 pub(crate) struct Cut {
-    /// The archive
-    pub(crate) archive: PathBuf,
+    /// The archive: a file, a folder of them, or several, which are read as one
+    #[arg(required = true, value_name = "ARCHIVE")]
+    pub(crate) archive: Vec<PathBuf>,
     /// The exchanges to copy, as a CEL expression
     #[arg(long, value_name = "CEL", value_parser = filter)]
     pub(crate) filter: Filter,
@@ -232,8 +260,9 @@ pub(crate) enum ExportFormat {
 
 #[derive(Debug, Parser)]
 pub(crate) struct ExportOne {
-    /// The archive
-    pub(crate) archive: PathBuf,
+    /// The archive: a file, a folder of them, or several, which are read as one
+    #[arg(required = true, value_name = "ARCHIVE")]
+    pub(crate) archive: Vec<PathBuf>,
     /// The file to write; `-` is standard output [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
@@ -244,8 +273,9 @@ pub(crate) struct ExportOne {
 
 #[derive(Debug, Parser)]
 pub(crate) struct Mock {
-    /// The archive
-    pub(crate) archive: PathBuf,
+    /// The archive: a file, a folder of them, or several, which are read as one
+    #[arg(required = true, value_name = "ARCHIVE")]
+    pub(crate) archive: Vec<PathBuf>,
     /// Where to listen; port 0 takes a free one, which is printed
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9000")]
     pub(crate) listen: SocketAddr,
@@ -336,6 +366,40 @@ fn latency(text: &str) -> Result<Latency, String> {
     }
 }
 
+/// An exchange by its id, or by its segment and the number there.
+fn exchange_name(text: &str) -> Result<String, String> {
+    let number = text.rsplit_once('/').map_or(text, |(_, number)| number);
+    if number.parse::<u64>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    Err("an id as `tapedeck ls` prints it: 17, or in a folder 3/17".to_owned())
+}
+
+/// A number of bytes as people type it: `1000`, `256MiB`, `10GB`.
+fn size(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 9] = [
+        ("", 1),
+        ("B", 1),
+        ("kB", 1_000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("TiB", 1 << 40),
+    ];
+    let wrong = || format!("`{text}` is no size; examples: 1000, 256MiB, 10GB");
+    let digits = text.find(|c: char| !c.is_ascii_digit());
+    let (number, unit) = text.split_at(digits.unwrap_or(text.len()));
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let unit = UNITS.iter().find(|(name, _)| *name == unit.trim_start());
+    let (_, factor) = unit.ok_or_else(wrong)?;
+    number
+        .checked_mul(*factor)
+        .filter(|size| *size > 0)
+        .ok_or_else(wrong)
+}
+
 /// A duration as people type it: `500ms`, `30s`, `5m`, `1h`, or several of them in a row (`1m30s`).
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     const UNITS: [(&str, f64); 6] = [
@@ -386,6 +450,16 @@ mod tests {
         assert_eq!(latency("0.5x"), Ok(Latency::Recorded { factor: 0.5 }));
         for wrong in ["", "x", "-1x", "0x", "infx", "NaNx", "2"] {
             assert!(latency(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        assert_eq!(size("1000"), Ok(1000));
+        assert_eq!(size("256MiB"), Ok(256 << 20));
+        assert_eq!(size("10 GB"), Ok(10_000_000_000));
+        for wrong in ["", "0", "MiB", "-1", "1.5GiB", "10mb", "99999999999TiB"] {
+            assert!(size(wrong).is_err(), "{wrong}");
         }
     }
 

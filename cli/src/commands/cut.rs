@@ -1,11 +1,14 @@
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
-use tapedeck_archive::{Archive, BodyBuffer, MessageView, Record, Scratch, WriteError, Writer};
+use anyhow::Result;
+use tapedeck_archive::{
+    Archive, BodyBuffer, Copied, MessageView, Record, Scratch, Selection, WriteError, Writer, copy,
+};
 use tapedeck_filter::Filter;
-use tapedeck_model::{BodyPart, ConnectionId, Exchange, Ledger, Message, Role};
+use tapedeck_model::{BodyPart, ConnectionId, Exchange, Ledger, Message, Role, UnreadConnection};
 
 use super::Chosen;
 use crate::args;
@@ -37,27 +40,50 @@ pub(super) struct Cut {
     pub(super) code: ExitCode,
 }
 
-/// Copies the exchanges that a filter chooses into a new archive. The ledger of the old one goes
-/// along: what was lost then is lost still.
+/// Copies the exchanges that a filter chooses into a new archive, by blocks where it chooses all of a
+/// block. The ledger of the old one goes along: what was lost then is lost still.
 pub(super) fn cut(archive: &Archive, filter: &Filter, writer: Writer) -> Result<Cut> {
-    let mut copy = Copy::new(writer, archive.ledger().clone());
-    let mut reading = Reading::default();
     let chosen = Chosen::new(archive, Some(filter));
-    for row in chosen.rows() {
-        copy.exchange(archive, row.id(), &mut reading, Ok)
-            .with_context(|| format!("failed to copy exchange {}", row.id()))?;
-    }
+    let mut selection = Selection::none(archive);
+    chosen.rows().for_each(|row| selection.insert(row.id()));
     let code = chosen.finish()?;
-    let left_out = archive.len().saturating_sub(copy.kept());
-    let kept = copy.kept();
-    copy.ledger.exchanges_not_chosen += left_out;
-    let file_len = copy.seal()?;
+    let left_out = archive.len().saturating_sub(selection.len());
+    let (copied, file_len) = copy_chosen(archive, &selection, left_out, writer)?;
     Ok(Cut {
-        kept,
+        kept: copied.exchanges,
         left_out,
         file_len,
         code,
     })
+}
+
+/// Copies what was chosen, and what is not of any exchange: the ledger, and connections that could not
+/// be read.
+pub(super) fn copy_chosen(
+    archive: &Archive,
+    selection: &Selection,
+    left_out: u64,
+    mut writer: Writer,
+) -> Result<(Copied, u64)> {
+    let progress = output::count_progress();
+    progress.set_length(archive.len());
+    let copied = copy(archive, selection, &mut writer, &mut |passed| {
+        progress.set_position(passed);
+    })?;
+    progress.finish_and_clear();
+    // Lists of them that are damaged are for `verify` to tell.
+    for unread in archive.unread().flatten() {
+        writer.unread(&unread)?;
+    }
+    writer.keep_counters(archive.unknown_counters().clone());
+    let mut ledger = archive.ledger().clone();
+    ledger.exchanges = copied.exchanges;
+    ledger.exchanges_incomplete = copied.incomplete;
+    ledger.exchanges_without_request = copied.without_request;
+    ledger.exchanges_without_response = copied.without_response;
+    ledger.exchanges_not_chosen += left_out;
+    let file_len = writer.seal(&ledger)?.file_len;
+    Ok((copied, file_len))
 }
 
 /// Exchanges on their way into a new archive.
@@ -119,6 +145,16 @@ impl Copy {
         ledger.exchanges_without_request += u64::from(exchange.request.is_none());
         ledger.exchanges_without_response += u64::from(exchange.response.is_none());
         Ok(())
+    }
+
+    /// Adds a connection that could not be read.
+    pub(super) fn unread(&mut self, unread: &UnreadConnection) -> Result<()> {
+        Ok(self.writer.unread(unread)?)
+    }
+
+    /// Adds counters of newer versions.
+    pub(super) fn keep_counters(&mut self, unknown: BTreeMap<String, u64>) {
+        self.writer.keep_counters(unknown);
     }
 
     /// Completes the new archive; gives its length.

@@ -282,7 +282,7 @@ impl Recording {
             everything,
         }) = chosen
         {
-            let archive = super::open(&everything.path)?;
+            let archive = super::open(&[&everything.path])?;
             let cut = cut(&archive, &filter, writer)?;
             (exchanges, file_len) = (cut.kept, cut.file_len);
         }

@@ -2,6 +2,7 @@ use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 
 use anyhow::Result;
+use serde::Serialize;
 use tapedeck_interchange::jsonl::Line;
 use tapedeck_interchange::{header_text, rfc3339};
 
@@ -22,13 +23,24 @@ pub(crate) fn run(args: &args::Ls) -> Result<ExitCode> {
         Format::Table => table(&chosen, &mut out)?,
         Format::Json => {
             for row in chosen.rows() {
-                serde_json::to_writer(&mut out, &Line::of(&row))?;
+                let name = (archive.segments().nth(1).is_some()).then(|| archive.name(row.id()));
+                let line = Line::of(&row);
+                serde_json::to_writer(&mut out, &Named { line, name })?;
                 out.write_all(b"\n")?;
             }
         }
     }
     out.flush()?;
     chosen.finish()
+}
+
+/// A line, and where there are several files, the name that stays when some of them are deleted.
+#[derive(Serialize)]
+struct Named<'a> {
+    #[serde(flatten)]
+    line: Line<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
 }
 
 fn table(chosen: &Chosen<'_>, out: &mut impl Write) -> Result<()> {
@@ -45,7 +57,7 @@ fn table(chosen: &Chosen<'_>, out: &mut impl Write) -> Result<()> {
         writeln!(
             out,
             "{:>6}  {clock:<15}  {:<8}  {:>3}  {:>9}  {:>9}  {:>9}  {}  {:<7} {}{}",
-            row.id(),
+            chosen.archive.name(row.id()),
             row.protocol().to_string(),
             row.status().map_or_else(none, |status| status.to_string()),
             size(row.request_body_len()),

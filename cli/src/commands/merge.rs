@@ -1,13 +1,14 @@
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use tapedeck_archive::{Archive, Provenance};
+use tapedeck_archive::{Archive, Provenance, Selection};
 use tapedeck_model::{ConnectionId, Ledger, Timestamp};
 
 use super::Chosen;
-use super::cut::{Copy, Reading};
+use super::cut::{Copy, Reading, copy_chosen};
 use crate::args;
 use crate::output;
 
@@ -16,7 +17,10 @@ use crate::output;
 pub(crate) fn run(args: &args::Merge) -> Result<ExitCode> {
     let mut archives = Vec::new();
     for path in &args.archives {
-        archives.push((path.display().to_string(), super::open(path)?));
+        archives.push((path.display().to_string(), super::open(&[path])?));
+    }
+    if let [(_, archive)] = archives.as_slice() {
+        return alone(args, archive);
     }
     let mut code = ExitCode::SUCCESS;
     let mut inputs = Vec::new();
@@ -38,12 +42,44 @@ pub(crate) fn run(args: &args::Merge) -> Result<ExitCode> {
     let writer = super::create(&args.output, provenance(&archives), args.force)?;
     let mut copy = Copy::new(writer, ledger);
     merge(&mut inputs, &mut copy)?;
+    let mut unknown = BTreeMap::<String, u64>::new();
+    for input in &inputs {
+        for mut unread in input.archive.unread().flatten() {
+            let connection = Arc::make_mut(&mut unread.connection);
+            connection.id = input.renamed(connection.id)?;
+            copy.unread(&unread)?;
+        }
+        for (name, count) in input.archive.unknown_counters() {
+            let sum = unknown.entry(name.clone()).or_default();
+            *sum = sum.saturating_add(*count);
+        }
+    }
+    copy.keep_counters(unknown);
     let kept = copy.kept();
     let file_len = copy.seal()?;
     output::say(format_args!(
         "{}: {kept} exchanges of {} archives, {}",
         args.output.display(),
         archives.len(),
+        output::bytes(file_len),
+    ));
+    Ok(code)
+}
+
+/// One archive, or the segments of one set, into a file: there is nothing to be put between them, so
+/// that whole blocks are copied, and the order stays.
+fn alone(args: &args::Merge, archive: &Archive) -> Result<ExitCode> {
+    let chosen = Chosen::new(archive, None);
+    let mut selection = Selection::none(archive);
+    chosen.rows().for_each(|row| selection.insert(row.id()));
+    let code = chosen.finish()?;
+    let writer = super::create(&args.output, archive.provenance().clone(), args.force)?;
+    let (copied, file_len) = copy_chosen(archive, &selection, 0, writer)?;
+    output::say(format_args!(
+        "{}: {} exchanges of {} files, {}",
+        args.output.display(),
+        copied.exchanges,
+        archive.segments().count(),
         output::bytes(file_len),
     ));
     Ok(code)
@@ -76,6 +112,10 @@ impl<'a> Input<'a> {
             let id = input.renamed(row.connection())?;
             input.next_connection = input.next_connection.max(id.0.saturating_add(1));
             input.order.push((row.time(), row.id()));
+        }
+        for unread in archive.unread().flatten() {
+            let id = input.renamed(unread.connection.id)?;
+            input.next_connection = input.next_connection.max(id.0.saturating_add(1));
         }
         input.order.sort_unstable_by_key(|place| Reverse(*place));
         Ok(input)

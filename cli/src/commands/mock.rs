@@ -34,7 +34,7 @@ pub(crate) fn run(args: &args::Mock) -> Result<ExitCode> {
     let (stop, stopped) = mpsc::channel();
     on_interrupt(move || stop.send(()).unwrap_or_default())?;
     let mock = Mock::start(archive, &options)
-        .with_context(|| format!("failed to serve {}", args.archive.display()))?;
+        .with_context(|| format!("failed to serve {}", super::named(&args.archive)))?;
     let skipped = mock.stats().skipped;
     if skipped.total() > 0 {
         output::warn(format_args!("some exchanges are not served: {skipped}"));

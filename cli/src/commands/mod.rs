@@ -28,9 +28,26 @@ use tapedeck_model::Timestamp;
 
 use crate::output;
 
-/// Opens an archive for a command that reads it.
-fn open(path: &Path) -> Result<Archive> {
-    Ok(Archive::open(path)?)
+/// Opens an archive for a command that reads it. What is left out of a folder is said.
+fn open<P: AsRef<Path>>(paths: &[P]) -> Result<Archive> {
+    let archive = Archive::open_all(paths)?;
+    for left_out in archive.left_out() {
+        output::warn(format_args!(
+            "{} is left out: {:#}",
+            left_out.path.display(),
+            anyhow::Error::msg(left_out.error.to_string()),
+        ));
+    }
+    Ok(archive)
+}
+
+/// The archives that were named, for people.
+fn named<P: AsRef<Path>>(paths: &[P]) -> String {
+    let names: Vec<_> = paths
+        .iter()
+        .map(|path| path.as_ref().display().to_string())
+        .collect();
+    names.join(", ")
 }
 
 /// Begins an archive for a command that writes one.
@@ -91,7 +108,9 @@ impl<'a> Chosen<'a> {
     fn finish(&self) -> Result<ExitCode> {
         let unreadable = self.unreadable.get().max(self.archive.damaged_rows());
         if unreadable == 0 {
-            return Ok(ExitCode::SUCCESS);
+            let is_all = self.archive.left_out().is_empty();
+            let code = if is_all { 0 } else { crate::FAILED };
+            return Ok(ExitCode::from(code));
         }
         output::warn(format_args!(
             "at least {unreadable} exchanges lie in damaged parts of the archive; `tapedeck verify` \

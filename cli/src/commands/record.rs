@@ -2,8 +2,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result};
-use tapedeck_archive::Provenance;
+use anyhow::{Context, Result, bail};
+use tapedeck_archive::{
+    Destination, Provenance, Retention, SegmentedWriter, SetEvent, SetOptions, WriterOptions,
+};
 use tapedeckd::capture::{self, Backend, Ended, Options, Progress, Setup, Summary, Until};
 use tapedeckd::sources::Policy;
 
@@ -25,7 +27,7 @@ pub(crate) fn run(args: &args::Record) -> Result<ExitCode> {
         capture_filter: filter.clone(),
         ..super::provenance()
     };
-    let writer = super::create(&args.output, provenance, args.force)?;
+    let writer = destination(args, provenance)?;
 
     let stop = Arc::new(AtomicBool::new(false));
     let signalled = Arc::clone(&stop);
@@ -53,6 +55,61 @@ pub(crate) fn run(args: &args::Record) -> Result<ExitCode> {
     let summary =
         summary.with_context(|| format!("failed to record to {}", args.output.display()))?;
     Ok(report(args, &summary))
+}
+
+/// A file, or a folder of segments: one that is there, or whose name ends in `/`.
+fn destination(args: &args::Record, provenance: Provenance) -> Result<Destination> {
+    let is_folder =
+        args.output.is_dir() || args.output.as_os_str().as_encoded_bytes().ends_with(b"/");
+    let segments = &args.segments;
+    if !is_folder {
+        if segments.retain_size.is_some() || segments.retain_age.is_some() {
+            bail!(
+                "--retain-size and --retain-age are for a folder of segments: -o {}/",
+                args.output.display()
+            );
+        }
+        return Ok(super::create(&args.output, provenance, args.force)?.into());
+    }
+    if args.force {
+        bail!("--force is for a file: segments replace nothing");
+    }
+    let mut options = SetOptions::new(provenance.clone());
+    options.writer = WriterOptions::new(provenance);
+    options.segment_size = segments.segment_size;
+    options.segment_age = segments.segment_age;
+    options.retention = Retention {
+        size: segments.retain_size,
+        age: segments.retain_age,
+    };
+    let (writer, events) = SegmentedWriter::create(&args.output, options)?;
+    for event in &events {
+        if let SetEvent::Recovered { path, summary } = event {
+            output::say(format_args!(
+                "{}: {} exchanges recovered of a recording that was interrupted",
+                path.display(),
+                summary.exchanges
+            ));
+        }
+    }
+    warn_of(&events);
+    Ok(writer.into())
+}
+
+fn warn_of(events: &[SetEvent]) {
+    for event in events {
+        match event {
+            SetEvent::NotRecovered { path, error } => output::warn(format_args!(
+                "{} stays as it was interrupted: {error}",
+                path.display()
+            )),
+            SetEvent::NotDeleted { path, error } => output::warn(format_args!(
+                "{} is to be deleted and cannot be: {error}",
+                path.display()
+            )),
+            _ => {}
+        }
+    }
 }
 
 fn options(args: &args::Record) -> Options {

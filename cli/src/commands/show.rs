@@ -19,8 +19,9 @@ const SHOWN_MESSAGES: usize = 100;
 const DECODE_CAP: usize = 16 << 20;
 
 pub(crate) fn run(args: &args::Show) -> Result<ExitCode> {
-    let archive = super::open(&args.archive)?;
-    let Some(row) = archive.row(args.id) else {
+    let archive = super::open(&[&args.archive])?;
+    let id = archive.find(&args.id);
+    let Some((id, row)) = id.and_then(|id| Some((id, archive.row(id)?))) else {
         bail!(
             "no exchange {} in {}: it holds {}; `tapedeck ls` lists them",
             args.id,
@@ -30,7 +31,7 @@ pub(crate) fn run(args: &args::Show) -> Result<ExitCode> {
     };
     let mut scratch = Scratch::default();
     let record = archive
-        .load(args.id, &mut scratch)
+        .load(id, &mut scratch)
         .with_context(|| format!("failed to read exchange {}", args.id))?;
     let mut out = BufWriter::new(io::stdout().lock());
     match args.body {
@@ -58,7 +59,7 @@ fn raw_body(
 }
 
 fn show(archive: &Archive, row: &Row<'_>, record: &Record<'_>, out: &mut impl Write) -> Result<()> {
-    writeln!(out, "exchange    {}", row.id())?;
+    writeln!(out, "exchange    {}", archive.name(row.id()))?;
     writeln!(out, "time        {}", rfc3339(row.time()))?;
     writeln!(out, "client      {}", row.client())?;
     writeln!(out, "server      {}", row.server())?;

@@ -15,6 +15,7 @@ use crate::format::{
     CHUNK_MAGIC, ChunkHeader, ChunkKind, Codec, FOOTER_MAGIC, FileHeader, Footer, HEADER_LEN,
     padding, self_hash,
 };
+use crate::source;
 
 /// What a chunk is to hold.
 #[derive(Clone, Copy)]
@@ -25,6 +26,17 @@ pub(crate) struct Chunk<'a> {
     pub(crate) first_row: u64,
     pub(crate) references: &'a [u64],
     pub(crate) payload: &'a [u8],
+}
+
+/// The header of a chunk whose payload is as it will be stored.
+#[derive(Clone, Copy)]
+struct Stored<'a> {
+    kind: u8,
+    codec: Codec,
+    version: u16,
+    first_row: u64,
+    references: &'a [u64],
+    raw_len: usize,
 }
 
 /// The hidden file beside the output, locked.
@@ -155,7 +167,6 @@ impl Output {
                 limit,
             });
         }
-        let mut stored = payload;
         if codec == Codec::Zstd {
             self.compressed.clear();
             self.compressed
@@ -167,12 +178,66 @@ impl Output {
                     source: source.into(),
                 })?;
             // A gain of a few per cent is not worth the reader's time.
-            if compressed < payload.len() - payload.len() / 32 {
-                stored = &self.compressed;
-            } else {
+            if compressed >= payload.len() - payload.len() / 32 {
                 codec = Codec::Raw;
             }
         }
+        let stored = Stored {
+            kind: kind as u8,
+            codec,
+            version,
+            first_row,
+            references,
+            raw_len: payload.len(),
+        };
+        // Borrowed for the call only, because the buffer is reused.
+        let compressed = std::mem::take(&mut self.compressed);
+        let written = self.stored(
+            stored,
+            if codec == Codec::Zstd {
+                &compressed
+            } else {
+                payload
+            },
+        );
+        self.compressed = compressed;
+        written
+    }
+
+    /// Writes a chunk of another file as it is stored there, and says where it begins.
+    pub(crate) fn copy(
+        &mut self,
+        chunk: &source::Chunk<'_>,
+        next_row: u64,
+        references: &[u64],
+    ) -> Result<u64, WriteError> {
+        let (codec, bytes, raw_len) = chunk.stored();
+        let first_row = if chunk.kind == ChunkKind::Exchanges {
+            next_row
+        } else {
+            0
+        };
+        let stored = Stored {
+            kind: chunk.kind as u8,
+            codec,
+            version: chunk.version,
+            first_row,
+            references,
+            raw_len,
+        };
+        self.stored(stored, bytes)
+    }
+
+    fn stored(&mut self, stored: Stored<'_>, bytes: &[u8]) -> Result<u64, WriteError> {
+        let Stored {
+            kind,
+            codec,
+            version,
+            first_row,
+            references,
+            raw_len,
+        } = stored;
+        let stored = bytes;
         let mut hash = Xxh3::new();
         for reference in references {
             hash.update(&reference.to_le_bytes());
@@ -180,12 +245,12 @@ impl Output {
         hash.update(stored);
         let mut header = ChunkHeader {
             magic: CHUNK_MAGIC,
-            kind: kind as u8,
+            kind,
             codec: codec as u8,
             version: version.into(),
             n_references: (references.len() as u32).into(),
             stored_len: (stored.len() as u32).into(),
-            raw_len: (payload.len() as u32).into(),
+            raw_len: (raw_len as u32).into(),
             reserved: [0; 4],
             offset: self.position.into(),
             archive: self.archive.into(),

@@ -215,6 +215,15 @@ impl Segment {
         self.is_sealed
     }
 
+    pub(crate) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// What is added to the ids of its connections.
+    pub(crate) fn first_connection(&self) -> u64 {
+        self.place.first_connection
+    }
+
     pub(crate) fn file_len(&self) -> u64 {
         self.source.bytes().len() as u64
     }

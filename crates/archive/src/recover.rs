@@ -257,8 +257,9 @@ fn named_values(source: &Source) -> (Provenance, StoredLedger) {
     (provenance, ledger)
 }
 
-/// Whether a writer holds its lock on the file.
-fn is_being_written(path: &Path) -> bool {
+/// Whether a writer holds its lock on a hidden file.
+#[must_use]
+pub fn is_being_written(path: &Path) -> bool {
     let lock = File::open(path).map(|file| file.try_lock_shared());
     matches!(lock, Ok(Err(TryLockError::WouldBlock)))
 }

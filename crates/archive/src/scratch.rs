@@ -112,6 +112,10 @@ impl BodyBuffer {
         }
     }
 
+    pub(crate) fn block(&mut self) -> &mut Scratch {
+        &mut self.block
+    }
+
     /// 256 MiB.
     pub const DEFAULT_LIMIT: u64 = 256 << 20;
 }

@@ -331,6 +331,16 @@ impl<'a> Chunk<'a> {
         }
     }
 
+    /// As it is stored: the codec, the bytes, and how long they are once decoded.
+    pub(crate) fn stored(&self) -> (Codec, &'a [u8], usize) {
+        (self.codec, self.stored, self.raw_len)
+    }
+
+    /// How long the payload is once decoded.
+    pub(crate) fn raw_len(&self) -> usize {
+        self.raw_len
+    }
+
     pub(crate) fn references(&self) -> impl Iterator<Item = u64> + use<'a> {
         let (references, _) = self.references.as_chunks::<8>();
         references.iter().map(|bytes| u64::from_le_bytes(*bytes))

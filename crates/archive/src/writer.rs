@@ -13,12 +13,12 @@ use zerocopy::{FromZeros, IntoBytes};
 use crate::block::builder::{BlockBuilder, Location, Placement};
 use crate::bodies::{BodyStore, Hash, is_dense};
 use crate::error::{Damage, WriteError};
-use crate::format::{ChunkKind, Codec, Footer, MAX_RAW, PageEntry};
+use crate::format::{ChunkKind, Codec, Footer, MAX_PAGE_ROWS, MAX_RAW, PageEntry};
 use crate::output::{Chunk, DEFAULT_LEVEL, Output};
 use crate::page::builder::{Bodies, PageBuilder, StoredBody};
 use crate::provenance::{Provenance, StoredLedger};
 use crate::scratch::Scratch;
-use crate::source::{Source, slice};
+use crate::source::{self, Source, slice};
 use crate::unread::{self, UnreadBuilder};
 
 /// How an archive is written.
@@ -366,6 +366,43 @@ impl Writer {
     pub(crate) fn open_len(&self) -> u64 {
         let pieces = self.open_bodies.values().flatten();
         pieces.map(|piece| u64::from(piece.len)).sum()
+    }
+
+    /// Adds a chunk that is stored elsewhere, as it is; says where it lies.
+    pub(crate) fn copy_chunk(
+        &mut self,
+        chunk: &source::Chunk<'_>,
+        references: &[u64],
+    ) -> Result<u64, WriteError> {
+        self.output.copy(chunk, self.n_rows, references)
+    }
+
+    /// Makes room for the rows of a block that is stored elsewhere.
+    pub(crate) fn begin_copied_block(&mut self, rows: usize) -> Result<(), WriteError> {
+        self.close_block()?;
+        let is_full = self.page.n_rows() + rows > MAX_PAGE_ROWS;
+        if is_full || self.group_len >= self.limits.group {
+            self.close_page()?;
+        }
+        Ok(())
+    }
+
+    /// Adds the row of an exchange of that block.
+    pub(crate) fn index_copied(&mut self, exchange: &Exchange, bodies: Bodies) {
+        self.page.push(exchange, bodies);
+        self.n_rows += 1;
+    }
+
+    /// Says where that block lies.
+    pub(crate) fn end_copied_block(&mut self, offset: u64, n_records: usize, raw_len: usize) {
+        self.page.block_written(offset, n_records);
+        self.block_first_row = self.n_rows;
+        self.group_len += raw_len;
+    }
+
+    /// Ends the index page.
+    pub(crate) fn end_page(&mut self) -> Result<(), WriteError> {
+        self.close_group()
     }
 
     /// Hands the parts of exchanges that are not over to the writer of the next segment, which

@@ -66,8 +66,9 @@ when those it waited for are answered, with the recorded think time between.
 
 #[derive(Debug, Parser)]
 pub(crate) struct Replay {
-    /// The archive
-    pub(crate) archive: PathBuf,
+    /// The archive: a file, a folder of them, or several, which are read as one
+    #[arg(required = true, value_name = "ARCHIVE")]
+    pub(crate) archive: Vec<PathBuf>,
     /// Where to send the requests: http://HOST:PORT, https://HOST:PORT, h2c://HOST:PORT,
     /// unix:///PATH
     #[arg(long, value_name = "URL")]

@@ -83,7 +83,7 @@ fn refused(args: &Replay, error: RunError) -> Result<ExitCode> {
         output::error(&error);
         return Ok(ExitCode::from(crate::USAGE));
     }
-    Err(error.context(format!("failed to replay {}", args.archive.display())))
+    Err(error.context(format!("failed to replay {}", super::named(&args.archive))))
 }
 
 fn write_results(args: &Replay, report: &Report) -> Result<()> {

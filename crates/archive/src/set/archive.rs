@@ -335,6 +335,10 @@ impl Archive {
         self.segment_of_body(body)?.copy_body(body, buffer, out)
     }
 
+    pub(crate) fn files(&self) -> &[Segment] {
+        &self.segments
+    }
+
     fn segment_of(&self, id: u64) -> Result<(&Segment, u64), ReadError> {
         let segment = self.segments.get(self.segment_number(id));
         match segment {
@@ -367,8 +371,9 @@ impl Archive {
     }
 }
 
-/// The archives in a folder, by name. What is being written counts, too.
-pub(crate) fn archives_in(folder: &Path) -> Result<BTreeSet<PathBuf>, OpenError> {
+/// The archives in a folder, by name. What is not sealed counts, too, under the name that it is to
+/// have; see [`partial_path`](crate::partial_path) for the one that it has.
+pub fn archives_in(folder: &Path) -> Result<BTreeSet<PathBuf>, OpenError> {
     let failed = |source| OpenError::Io {
         action: "list",
         path: folder.into(),

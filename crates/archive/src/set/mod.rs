@@ -5,6 +5,7 @@
 //! nothing in one points into another.
 
 pub(crate) mod archive;
+pub(crate) mod copy;
 pub(crate) mod name;
 mod provenance;
 pub(crate) mod resume;

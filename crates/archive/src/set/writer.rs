@@ -8,7 +8,7 @@ use std::time::Duration;
 use tapedeck_model::{BodyPart, Exchange, Ledger, Timestamp, UnreadConnection};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::name::{name_of_partial, segment_name, segment_number};
+use super::name::{EXTENSION, name_of_partial, segment_name, segment_number};
 use super::provenance::{RECORDING, SEGMENT, SET};
 use super::resume::seal_in_place;
 use super::retention::{Cause, Kept, Retention, Shelf};
@@ -132,7 +132,7 @@ impl SegmentedWriter {
     pub fn create(folder: &Path, options: SetOptions) -> Result<(Self, Vec<SetEvent>), WriteError> {
         match fs::create_dir(folder) {
             Err(_) if folder.is_dir() => {}
-            Err(_) if folder.exists() => {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 return Err(WriteError::NotAFolder {
                     path: folder.into(),
                 });
@@ -543,6 +543,35 @@ pub(crate) fn finish(partial: &Path, name: &Path) -> Result<Summary, RecoverErro
     // What could not be read is lost; the rest is in the new file.
     drop(fs::remove_file(partial));
     Ok(recovered.summary)
+}
+
+/// Seals what interrupted writers left in a folder. What cannot be sealed is told, and stays.
+pub fn recover_folder(folder: &Path) -> Result<Vec<SetEvent>, WriteError> {
+    let path = folder.join(LOCK);
+    let lock = File::open(&path).map(|lock| lock.try_lock_shared().map(|()| lock));
+    if matches!(lock, Ok(Err(TryLockError::WouldBlock))) {
+        return Err(WriteError::Busy {
+            path: folder.into(),
+        });
+    }
+    let entries = fs::read_dir(folder).map_err(io_error("list", folder))?;
+    let mut events = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(io_error("list", folder))?.path();
+        let name = name_of_partial(&path);
+        let Some(name) = name.filter(|name| name.extension().is_some_and(|ext| ext == EXTENSION))
+        else {
+            continue;
+        };
+        events.push(match finish(&path, &name) {
+            Ok(summary) => SetEvent::Recovered {
+                path: name,
+                summary,
+            },
+            Err(error) => SetEvent::NotRecovered { path, error },
+        });
+    }
+    Ok(events)
 }
 
 /// Whether a hidden file is that of a writer that died before it had said where its exchanges come

@@ -1,5 +1,6 @@
 //! Sets of segments, tested from outside.
 
+mod copying;
 mod crash;
 mod opening;
 mod rolling;
