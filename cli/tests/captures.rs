@@ -124,6 +124,42 @@ fn tshark_finds_no_fault_with_the_packets() {
     }
 }
 
+/// Streams whose servers pause between messages: each arrival is the time of a packet, to the
+/// nanosecond, as tshark tells it.
+#[test]
+fn arrivals_are_the_times_of_packets() {
+    if no_tshark() {
+        return;
+    }
+    let folder = temp_folder();
+    for (case, least) in [("055-events", 4), ("030-grpc", 1)] {
+        let capture = input_of(&pcaps().join(case));
+        let tshark = Command::new("tshark")
+            .arg("-r")
+            .arg(&capture)
+            .args(["-T", "fields", "-e", "frame.time_epoch"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8(tshark.stdout).unwrap();
+        let times: Vec<&str> = text.lines().collect();
+        let tape = import(folder.path(), case, &capture);
+        let mut arrivals = 0;
+        for exchange in exchanges(&tape) {
+            for side in ["request", "response"] {
+                let body = &exchange[side]["body"];
+                for arrival in body["arrivals"].as_array().into_iter().flatten() {
+                    let at: jiff::Timestamp = arrival["at"].as_str().unwrap().parse().unwrap();
+                    let seconds = at.as_second();
+                    let epoch = format!("{seconds}.{:09}", at.subsec_nanosecond());
+                    assert!(times.contains(&epoch.as_str()), "{case}: {epoch}");
+                    arrivals += 1;
+                }
+            }
+        }
+        assert!(arrivals >= least, "{case}: {arrivals} arrivals");
+    }
+}
+
 #[test]
 fn a_capture_goes_through_a_pipe_and_says_whose_each_packet_is() {
     let folder = temp_folder();

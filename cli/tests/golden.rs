@@ -148,11 +148,35 @@ fn grpc_messages_are_shown_one_by_one_and_decompressed() {
     assert!(listed.contains("balcony 3"), "{listed}");
     let booked = show("6");
     assert_eq!(booked.matches("39 B, compressed").count(), 3, "{booked}");
-    assert_eq!(
-        booked.matches("(289 B of binary data)").count(),
-        3,
-        "{booked}"
-    );
+    // As `protoc --decode_raw` has it.
+    assert!(booked.contains("2: \"seat 2 seat 2 "), "{booked}");
+    assert!(booked.contains("grpc status 0 OK"), "{booked}");
+}
+
+#[test]
+fn events_and_frames_are_shown_one_by_one_with_their_times() {
+    let shown = |case: &str, id: &str| {
+        let folder = temp_folder();
+        let tape = folder.path().join("case.tape");
+        let input = pcaps().join(case).join("input.pcap");
+        Tapedeck::new([
+            "import".as_ref(),
+            input.as_os_str(),
+            "-o".as_ref(),
+            tape.as_os_str(),
+        ])
+        .succeeds();
+        Tapedeck::new(["show".as_ref(), tape.as_os_str(), id.as_ref()])
+            .succeeds()
+            .stdout
+    };
+    let events = shown("055-events", "0");
+    assert!(events.contains("event 0 at +"), "{events}");
+    let frames = shown("054-websocket-deflate", "0");
+    for text in ["frame 0 at +", ": text, ", ", compressed", ": close 1001, "] {
+        assert!(frames.contains(text), "{text} in {frames}");
+    }
+    assert!(!frames.contains("cannot be decompressed"), "{frames}");
 }
 
 struct Case {

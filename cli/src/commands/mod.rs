@@ -1,5 +1,6 @@
 //! One module a command: from arguments to libraries to output.
 
+mod bodies;
 pub(crate) mod ca;
 mod connections;
 pub(crate) mod cut;

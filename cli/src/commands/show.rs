@@ -3,20 +3,21 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use tapedeck_archive::{Archive, BodyBuffer, HeadView, MessageView, Record, Row, Scratch};
-use tapedeck_interchange::{content, grpc, header_text, rfc3339};
+use tapedeck_interchange::{content, header_text, rfc3339, stream};
 use tapedeck_model::{Anomaly, Missing, Protocol, Role};
 
+use super::bodies;
 use crate::args::{self, BodySide};
 use crate::output;
 
-/// Bodies are decoded and shown up to this size; `--body` writes them whole.
-const SHOWN: usize = 64 << 10;
-
-/// Messages of a stream that are shown; `--body` writes all.
-const SHOWN_MESSAGES: usize = 100;
-
 /// What a content coding may grow to before it is shown.
 const DECODE_CAP: usize = 16 << 20;
+
+/// What is shown of a stream; `--body` writes all.
+const SHOWN_STREAM: stream::Limits = stream::Limits {
+    chunks: 100,
+    decoded: DECODE_CAP,
+};
 
 pub(crate) fn run(args: &args::Show) -> Result<ExitCode> {
     let archive = super::open(&[&args.archive])?;
@@ -85,14 +86,25 @@ fn show(archive: &Archive, row: &Row<'_>, record: &Record<'_>, out: &mut impl Wr
     }
     let mut buffer = BodyBuffer::default();
     if let Some(request) = record.request() {
-        message(archive, &request, Role::Request, &mut buffer, out)?;
+        message(archive, record, &request, Role::Request, &mut buffer, out)?;
     }
     for interim in record.interim() {
         writeln!(out)?;
         head(&interim.head, '<', out)?;
     }
     if let Some(response) = record.response() {
-        message(archive, &response, Role::Response, &mut buffer, out)?;
+        message(archive, record, &response, Role::Response, &mut buffer, out)?;
+    }
+    if let Some(status) = stream::grpc_status(record) {
+        let text = output::visible(&status.message);
+        let colon = if text.is_empty() { "" } else { ": " };
+        writeln!(out)?;
+        writeln!(
+            out,
+            "grpc status {} {}{colon}{text}",
+            status.code,
+            status.name()
+        )?;
     }
     Ok(())
 }
@@ -129,6 +141,7 @@ fn whole(missing: Missing) -> String {
 
 fn message(
     archive: &Archive,
+    record: &Record<'_>,
     message: &MessageView<'_>,
     role: Role,
     buffer: &mut BodyBuffer,
@@ -144,7 +157,7 @@ fn message(
         Some(view) => head(view, mark, out)?,
         None => writeln!(out, "{mark} (the head was lost)")?,
     }
-    body(archive, message, view.as_ref(), buffer, out)?;
+    body(archive, record, role, message, buffer, out)?;
     if let Some(trailers) = message.trailers() {
         writeln!(out, "{mark} (trailers)")?;
         head(&trailers, mark, out)?;
@@ -174,8 +187,9 @@ fn head(head: &HeadView<'_>, mark: char, out: &mut impl Write) -> Result<()> {
 
 fn body(
     archive: &Archive,
+    record: &Record<'_>,
+    role: Role,
     message: &MessageView<'_>,
-    head: Option<&HeadView<'_>>,
     buffer: &mut BodyBuffer,
     out: &mut impl Write,
 ) -> Result<()> {
@@ -184,19 +198,17 @@ fn body(
         return Ok(());
     }
     let transferred = archive.body(&view, buffer)?;
+    let head = message.head();
     writeln!(out)?;
-    if head
-        .and_then(|head| head.field("content-type"))
-        .is_some_and(grpc::is_grpc)
-    {
-        grpc_messages(message, transferred, head, out)?;
+    if let Some(stream) = stream::chunks(record, role, transferred, SHOWN_STREAM) {
+        bodies::stream(&stream, message.first_byte(), out)?;
     } else {
         let coding = head.and_then(|head| head.field("content-encoding"));
         match &content::decode(coding, transferred, DECODE_CAP) {
-            Ok(decoded) => pretty(decoded, head, out)?,
+            Ok(decoded) => bodies::pretty(decoded, head.as_ref(), out)?,
             Err(error) => {
                 writeln!(out, "({error}; as transferred:)")?;
-                pretty(transferred, None, out)?;
+                bodies::pretty(transferred, None, out)?;
             }
         }
     }
@@ -211,85 +223,6 @@ fn body(
             "({len} bytes are missing at offset {}: {:?})",
             gap.offset, gap.gap.cause
         )?;
-    }
-    Ok(())
-}
-
-/// The messages of a gRPC body, each with the time of its first byte behind that of the head.
-fn grpc_messages(
-    message: &MessageView<'_>,
-    body: &[u8],
-    head: Option<&HeadView<'_>>,
-    out: &mut impl Write,
-) -> Result<()> {
-    let view = message.body();
-    // Where bytes are missing, so is the place of the next prefix.
-    let end = view
-        .gaps()
-        .next()
-        .and_then(|gap| usize::try_from(gap.offset).ok())
-        .unwrap_or(body.len());
-    let body = body.get(..end).unwrap_or(body);
-    let coding = head.and_then(|head| head.field("grpc-encoding"));
-    for (number, one) in grpc::messages(body).enumerate() {
-        if number == SHOWN_MESSAGES {
-            writeln!(out, "(and more messages; --body writes all)")?;
-            break;
-        }
-        let at = view
-            .arrivals()
-            .take_while(|arrival| arrival.offset <= one.offset as u64)
-            .last()
-            .map_or_else(|| message.first_byte(), |arrival| arrival.at);
-        writeln!(
-            out,
-            "message {number} at +{}: {}{}{}",
-            output::duration(at.since(message.first_byte())),
-            output::bytes(one.len.into()),
-            if one.compressed { ", compressed" } else { "" },
-            if one.is_whole() { "" } else { ", not whole" },
-        )?;
-        match one.decoded(coding, DECODE_CAP) {
-            Ok(decoded) => pretty(&decoded, None, out)?,
-            Err(error) => writeln!(out, "({error})")?,
-        }
-    }
-    Ok(())
-}
-
-/// A body for people: JSON indented, text as it is, the rest as a count and its first bytes.
-fn pretty(body: &[u8], head: Option<&HeadView<'_>>, out: &mut impl Write) -> Result<()> {
-    let content_type = head
-        .and_then(|head| head.field("content-type"))
-        .unwrap_or_default();
-    let is_json = content_type
-        .windows(4)
-        .any(|window| window.eq_ignore_ascii_case(b"json"));
-    if is_json && let Ok(value) = serde_json::from_slice::<serde_json::Value>(body) {
-        let text = serde_json::to_string_pretty(&value)?;
-        return lines(text.as_bytes(), out);
-    }
-    match std::str::from_utf8(body) {
-        Ok(text) if !text.contains('\0') => lines(body, out),
-        Ok(_) | Err(_) => {
-            writeln!(out, "({} of binary data)", output::bytes(body.len() as u64))?;
-            for (idx, row) in body.chunks(16).take(4).enumerate() {
-                let hex: Vec<_> = row.iter().map(|byte| format!("{byte:02x}")).collect();
-                writeln!(out, "  {:04x}  {}", idx * 16, hex.join(" "))?;
-            }
-            Ok(())
-        }
-    }
-}
-
-fn lines(text: &[u8], out: &mut impl Write) -> Result<()> {
-    let shown = text.get(..SHOWN).unwrap_or(text);
-    for line in String::from_utf8_lossy(shown).lines() {
-        writeln!(out, "{}", output::visible(&line.replace('\t', "    ")))?;
-    }
-    if text.len() > shown.len() {
-        let rest = (text.len() - shown.len()) as u64;
-        writeln!(out, "(and {} more; --body writes all)", output::bytes(rest))?;
     }
     Ok(())
 }

@@ -56,6 +56,74 @@ pub fn is_grpc(content_type: &[u8]) -> bool {
         })
 }
 
+/// How a call ended.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Status {
+    /// `grpc-status`.
+    pub code: u32,
+    /// `grpc-message`, with its percent-encoding undone; empty where there is none.
+    pub message: String,
+}
+
+impl Status {
+    /// The status that a trailer section has, or a head that stands for one (trailers-only).
+    #[must_use]
+    pub fn of(status: Option<&[u8]>, message: Option<&[u8]>) -> Option<Self> {
+        let code = std::str::from_utf8(status?).ok()?.trim().parse().ok()?;
+        let message = percent_decoded(message.unwrap_or_default());
+        Some(Self {
+            code,
+            message: String::from_utf8_lossy(&message).into_owned(),
+        })
+    }
+
+    /// The name of the code.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        const NAMES: [&str; 17] = [
+            "OK",
+            "CANCELLED",
+            "UNKNOWN",
+            "INVALID_ARGUMENT",
+            "DEADLINE_EXCEEDED",
+            "NOT_FOUND",
+            "ALREADY_EXISTS",
+            "PERMISSION_DENIED",
+            "RESOURCE_EXHAUSTED",
+            "FAILED_PRECONDITION",
+            "ABORTED",
+            "OUT_OF_RANGE",
+            "UNIMPLEMENTED",
+            "INTERNAL",
+            "UNAVAILABLE",
+            "DATA_LOSS",
+            "UNAUTHENTICATED",
+        ];
+        let name = NAMES.get(self.code as usize);
+        name.copied().unwrap_or("of a number without a name")
+    }
+}
+
+/// A text with its percent-encoding undone; what is no encoding stays.
+fn percent_decoded(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((byte, behind)) = rest.split_first() {
+        let hex = behind.split_first_chunk::<2>().filter(|_| *byte == b'%');
+        let digit = |digit: u8| char::from(digit).to_digit(16);
+        if let Some(([high, low], after)) = hex
+            && let (Some(high), Some(low)) = (digit(*high), digit(*low))
+        {
+            out.push((high * 16 + low) as u8);
+            rest = after;
+        } else {
+            out.push(*byte);
+            rest = behind;
+        }
+    }
+    out
+}
+
 /// The messages of a body without gaps. A rest that is shorter than a prefix is not among them.
 pub fn messages(body: &[u8]) -> impl Iterator<Item = Message<'_>> {
     let mut rest = body;
@@ -139,6 +207,20 @@ mod tests {
             found[1].decoded(Some(b"snappy"), 9),
             Err(DecodeError::UnknownCoding(_))
         ));
+    }
+
+    #[test]
+    fn a_status_has_a_name_and_a_decoded_message() {
+        let status =
+            Status::of(Some(b"5"), Some("no such seat: 12%25 %C3%BC%zz".as_bytes())).unwrap();
+        assert_eq!(
+            (status.code, status.name(), status.message.as_str()),
+            (5, "NOT_FOUND", "no such seat: 12% ü%zz")
+        );
+        assert_eq!(Status::of(Some(b"99"), None).unwrap().code, 99);
+        for none in [None, Some(&b""[..]), Some(b"-1"), Some(b"x")] {
+            assert_eq!(Status::of(none, None), None);
+        }
     }
 
     #[test]

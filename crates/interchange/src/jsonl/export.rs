@@ -2,7 +2,8 @@ use std::io::{self, Write};
 
 use tapedeck_archive::{Archive, BodyBuffer, MessageView, ReadError, Row, Scratch};
 
-use super::types::{Interim, Line, Message, Object};
+use super::types::{Grpc, Interim, Line, Message, Object};
+use crate::stream;
 
 /// What [`export`] wrote.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -105,6 +106,11 @@ fn object<'s>(
             .map(|interim| Interim::of(&interim))
             .collect(),
         response,
+        grpc: stream::grpc_status(&record).map(|status| Grpc {
+            status: status.code,
+            name: status.name(),
+            message: status.message,
+        }),
     };
     Ok((object, whole))
 }

@@ -104,6 +104,20 @@ pub struct Object<'a> {
     pub interim: Vec<Interim<'a>>,
     /// The final response; `null` where there was none.
     pub response: Option<Message<'a>>,
+    /// How a gRPC call ended; absent where it is none, or its status is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc: Option<Grpc>,
+}
+
+/// How a gRPC call ended.
+#[derive(Debug, Serialize)]
+pub struct Grpc {
+    /// The code: `grpc-status`.
+    pub status: u32,
+    /// The name of the code.
+    pub name: &'static str,
+    /// `grpc-message`, with its percent-encoding undone.
+    pub message: String,
 }
 
 /// A request or a response.
