@@ -192,10 +192,7 @@ fn a_killed_recorder_costs_a_second() {
         }
     }
     crowd.stop();
-    #[expect(clippy::print_stdout, reason = "for whoever measures")]
-    {
-        println!("{} killed; the worst lost {worst:?}", kills());
-    }
+    println!("{} killed; the worst lost {worst:?}", kills());
 }
 
 /// An archive of `count` exchanges, GET /NAME/0 and so on.

@@ -1,10 +1,5 @@
 //! TLS through the real program: key logs of all kinds, and what stays closed.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "helpers of tests fail by panicking, as the tests do"
-)]
-
 mod common;
 
 use std::ffi::OsString;
