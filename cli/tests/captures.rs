@@ -15,14 +15,14 @@ fn every_case_comes_back_as_it_was() {
     for (number, case) in cases().into_iter().enumerate() {
         let folder = temp_folder();
         let first = import(folder.path(), "first", &input_of(&case));
-        let before = sorted(exchanges(&first));
+        let before = without_tls(exchanges(&first));
         if before.is_empty() {
             continue;
         }
         let extension = ["pcapng", "pcap"][number % 2];
         let capture = export(folder.path(), &first, extension);
         let second = import(folder.path(), "second", &capture);
-        let after = sorted(exchanges(&second));
+        let after = without_tls(exchanges(&second));
         if before != after {
             let differing = before.iter().zip(&after).find(|(a, b)| a != b);
             wrong.push(format!(
@@ -251,12 +251,19 @@ fn exchanges(tape: &Path) -> Vec<Value> {
         .succeeds()
         .lines();
     for line in &mut lines {
-        // What was read within TLS is written as plain text.
-        for key in ["id", "connection", "anomalies", "scheme", "tls"] {
+        for key in ["id", "connection", "anomalies"] {
             line[key].take();
         }
     }
     lines
+}
+
+/// What was read within TLS is written as plain text: that it was, only the scheme tells.
+fn without_tls(mut exchanges: Vec<Value>) -> Vec<Value> {
+    for exchange in &mut exchanges {
+        exchange["scheme"].take();
+    }
+    sorted(exchanges)
 }
 
 fn sorted(mut exchanges: Vec<Value>) -> Vec<Value> {
