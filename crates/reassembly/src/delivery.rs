@@ -193,8 +193,8 @@ impl Reassembler {
                 && backlog.hole_end().is_none()
                 && backlog.acked > next + 1
             {
-                let len = backlog.acked - next;
-                self.gap(id, len, GapCause::Lost, at, sink);
+                let end = backlog.acked;
+                self.lose(id, end, GapCause::Lost, at, sink);
                 self.drain_pair(id, sink);
             }
         }

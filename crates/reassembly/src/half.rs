@@ -192,6 +192,18 @@ impl Half {
         (end > self.next).then_some(since)
     }
 
+    /// Whether what it is to say next waits for bytes of the other half that are being waited for.
+    pub(crate) fn waits_for(&self, peer: &Self) -> bool {
+        let first = self.backlog.as_ref().and_then(|backlog| backlog.first());
+        let waits =
+            first.is_some_and(|(start, chunk)| start == self.next && chunk.needs > peer.level());
+        let is_incomplete = peer
+            .backlog
+            .as_ref()
+            .is_some_and(|backlog| backlog.behind.is_some() || backlog.hole.is_some());
+        waits && is_incomplete
+    }
+
     pub(crate) fn memory(&self) -> usize {
         self.backlog.as_ref().map_or(0, |backlog| backlog.memory())
     }

@@ -4,6 +4,7 @@ use tapedeck_model::{GapCause, Timestamp};
 
 use crate::age_queue::HalfId;
 use crate::delivery::Force;
+use crate::half::HalfState;
 use crate::reassembler::Reassembler;
 use crate::sink::Sink;
 
@@ -34,24 +35,34 @@ impl Reassembler {
             let mark = backlog.mark;
             match backlog.hole_end() {
                 Some(end) if end > next && end <= mark => {
-                    self.gap(id, end - next, GapCause::Lost, at, sink);
+                    self.lose(id, end, GapCause::Lost, at, sink);
+                    self.drain_pair(id, sink);
+                }
+                // The other side went on when it had but a part of it.
+                Some(end) if end > mark && self.turn_within(id, mark + 1).is_some() => {
+                    self.lose(id, mark, GapCause::Lost, at, sink);
                     self.drain_pair(id, sink);
                 }
                 // Nothing came behind. One byte is as likely a FIN that was lost.
                 None if mark > next + 1 => {
-                    self.gap(id, mark - next, GapCause::Lost, at, sink);
+                    self.lose(id, mark, GapCause::Lost, at, sink);
                     break;
                 }
                 None | Some(_) => break,
             }
         }
-        let half = &mut self.conns[id.slot as usize].halves[id.direction];
+        let (half, peer) = self.conns[id.slot as usize].pair(id.direction);
+        let is_held_up = half.waits_for(peer);
         if let Some(backlog) = half.backlog.as_mut() {
             let mark = backlog.mark;
             if let Some(ticket) = backlog.behind.take() {
                 self.behind.remove(ticket);
             }
-            half.settle(mark);
+            // What is here, and waits for a hole of the other side, is not lost: an answer to it
+            // must wait as well. That hole has a grace of its own.
+            if !is_held_up {
+                half.settle(mark);
+            }
         }
         self.rearm(id);
         self.drain_both(id, sink);
@@ -102,8 +113,43 @@ impl Reassembler {
             } else {
                 cause
             };
-            self.gap(id, end - next, cause, at, sink);
+            self.lose(id, end, cause, at, sink);
         }
+    }
+
+    /// Gives up the bytes at the front of a half up to `end`. Where the other side said something
+    /// when it had received only some of them, the gap ends, that is delivered, and another gap
+    /// follows: whoever pairs requests with answers must see that there was a turn in between.
+    pub(crate) fn lose(
+        &mut self,
+        id: HalfId,
+        end: u64,
+        cause: GapCause,
+        at: Timestamp,
+        sink: &mut impl Sink,
+    ) {
+        loop {
+            let half = &self.conns[id.slot as usize].halves[id.direction];
+            let next = half.next();
+            if next >= end || half.state == HalfState::Ended {
+                return;
+            }
+            let turn = self.turn_within(id, end);
+            self.gap(id, turn.unwrap_or(end) - next, cause, at, sink);
+            if turn.is_some() {
+                self.drain_pair(id, sink);
+            }
+        }
+    }
+
+    /// What the other side had received when it said what it is to say next, if that lies within
+    /// the hole at the front of this half, before `end`.
+    fn turn_within(&self, id: HalfId, end: u64) -> Option<u64> {
+        let halves = &self.conns[id.slot as usize].halves;
+        let (half, peer) = (&halves[id.direction], &halves[!id.direction]);
+        let (start, chunk) = peer.backlog.as_ref()?.first()?;
+        let waits = start == peer.next() && chunk.needs > half.next() && chunk.needs < end;
+        waits.then_some(chunk.needs)
     }
 
     /// The stream went on although a hole further on is known: that hole is not what holds it up,

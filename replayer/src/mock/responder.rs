@@ -224,6 +224,12 @@ impl Responder {
         }
     }
 
+    /// Whether a request asks for a tunnel and gets one: CONNECT, unless it was recorded how it was
+    /// refused.
+    pub(crate) fn opens_tunnel(&self, call: &Call<'_>) -> bool {
+        call.method == b"CONNECT" && !self.index.holds(call)
+    }
+
     /// An answer of the mock's own, in JSON.
     pub(crate) fn problem(method: &[u8], status: StatusCode, why: &str) -> Reply {
         let mut body = serde_json::json!({ "error": why }).to_string().into_bytes();

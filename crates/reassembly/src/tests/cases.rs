@@ -676,7 +676,7 @@ fn one_direction_alone_is_read() {
     check(
         &down,
         "10.0.0.1:40000 10.0.0.2:80 Handshake
-         >>> (3 Lost) Cut
+         >>> (1 Lost) (2 Lost) Cut
          <<< b Fin",
     );
     let up: Vec<_> = talk
@@ -689,7 +689,7 @@ fn one_direction_alone_is_read() {
         &up,
         "10.0.0.1:40000 10.0.0.2:80 Handshake
          >>> ac Fin
-         <<< (2 Lost) Cut",
+         <<< (1 Lost) (1 Lost) Cut",
     );
 }
 

@@ -134,7 +134,7 @@ impl<'r> Session<'r> {
     async fn answer(&mut self) -> Next {
         // Reading ahead needs no socket, so nothing else would let other connections run.
         consume_budget().await;
-        if self.reader.call().method == b"CONNECT" {
+        if self.responder.opens_tunnel(&self.reader.call()) {
             return self.tunnel().await;
         }
         let reply = self.responder.respond(&self.reader.call()).await;

@@ -105,6 +105,12 @@ impl Index {
             .map(|(_, id)| *id)
     }
 
+    /// Whether a recorded request matches this one. Nothing moves on by that.
+    pub(crate) fn holds(&self, call: &Call<'_>) -> bool {
+        let (parts, authority) = self.parts(call);
+        self.sequence(self.key(authority, &parts)).is_some()
+    }
+
     /// Whether the archive holds several authorities and this is one of them.
     pub(crate) fn names_recorded(&self, authority: &[u8]) -> bool {
         !self.authorities.is_empty() && self.authorities.contains_key(&normal_authority(authority))
