@@ -61,6 +61,15 @@ impl Detecting {
             bytes.truncate(held);
             verdict
         };
+        // A SETTINGS frame is the first of a server, but also the second thing of a client, behind a
+        // preface that may have been lost: then who has the higher port remains the client.
+        if self.midstream
+            && direction == Direction::ToServer
+            && matches!(verdict, Verdict::Http2(Role::Response))
+            && self.bytes[direction].iter().chain(data).nth(3) == Some(&SETTINGS)
+        {
+            return Verdict::Http2(Role::Request);
+        }
         if !matches!(verdict, Verdict::Neither | Verdict::NeedMore) || !self.midstream {
             return verdict;
         }
@@ -157,6 +166,9 @@ impl Detecting {
         }
     }
 }
+
+/// The type of a SETTINGS frame, its fourth byte (RFC 9113 sections 4.1 and 6.5).
+const SETTINGS: u8 = 4;
 
 /// What the first bytes of a direction look like.
 fn judge(bytes: &[u8]) -> Verdict {
