@@ -13,9 +13,12 @@
 mod bytes;
 mod death;
 mod loss;
+mod matrix;
 mod namespaces;
+mod pair;
 mod privileges;
 mod programs;
 mod recording;
+mod sending;
 mod streams;
 mod support;

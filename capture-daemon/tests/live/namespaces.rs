@@ -1,14 +1,13 @@
 //! Between network namespaces: a veth pair, as between a node and its pods.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tapedeckd::sources::af_packet::AfPacket;
 use tapedeckd::sources::ebpf::Ebpf;
 
+use crate::pair::{Pair, address_for_child, ip};
 use crate::support::{
     Conversation, Recording, Seen, Sending, af_packet_options, answer, ask, assert_whole,
     ebpf_options, or_skip, request, response, skip,
@@ -16,97 +15,6 @@ use crate::support::{
 
 const LENGTHS: [usize; 3] = [1, 70_000, 2 << 20];
 const PORT: u16 = 8099;
-
-/// Two namespaces with a veth pair between them, until it is dropped.
-struct Pair {
-    names: [String; 2],
-}
-
-impl Pair {
-    /// `None`, and a line that says why, where this machine cannot.
-    fn new(test: &str) -> Option<Self> {
-        let process = std::process::id();
-        let pair = Self {
-            names: ["a", "b"].map(|end| format!("tapedeck-{test}-{process}-{end}")),
-        };
-        let [a, b] = &pair.names;
-        let link = format!("link add veth0 netns {a} type veth peer name veth0 netns {b}");
-        for command in [format!("netns add {a}"), format!("netns add {b}"), link] {
-            if let Err(error) = ip(&command) {
-                skip(&error);
-                return None;
-            }
-        }
-        for (name, host) in [(a, 1), (b, 2)] {
-            ip(&format!(
-                "-n {name} address add 10.211.0.{host}/24 dev veth0"
-            ))
-            .unwrap();
-            ip(&format!(
-                "-n {name} address add fd00:211::{host}/64 dev veth0 nodad"
-            ))
-            .unwrap();
-            ip(&format!("-n {name} link set veth0 up")).unwrap();
-        }
-        Some(pair)
-    }
-
-    /// Runs a function of this file in the namespace of that number.
-    fn run(&self, end: usize, function: &str, address: SocketAddr) -> Child {
-        Command::new("ip")
-            .args(["netns", "exec", &self.names[end]])
-            .arg(std::env::current_exe().unwrap())
-            .args(["--exact", &format!("namespaces::{function}"), "--nocapture"])
-            .env("TAPEDECK_TEST_ADDRESS", address.to_string())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap()
-    }
-
-    /// Holds the conversations, with the server in the second namespace.
-    fn converse(&self, server: SocketAddr) {
-        let mut serving = self.run(1, "child_that_answers", server);
-        // Kept until the end, as the child's test runner fails without somebody to tell.
-        let mut lines = BufReader::new(serving.stdout.take().unwrap()).lines();
-        assert!(lines.any(|line| line.unwrap().contains("listening")));
-        let asking = self
-            .run(0, "child_that_asks", server)
-            .wait_with_output()
-            .unwrap();
-        assert!(asking.status.success());
-        assert!(serving.wait().unwrap().success());
-    }
-}
-
-impl Drop for Pair {
-    fn drop(&mut self) {
-        for name in &self.names {
-            // The veth pair goes with its namespaces. One that was never made needs no report.
-            drop(ip(&format!("netns delete {name}")));
-        }
-    }
-}
-
-fn ip(arguments: &str) -> Result<(), String> {
-    let output = Command::new("ip")
-        .args(arguments.split(' '))
-        .output()
-        .map_err(|error| format!("ip: {error}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    Err(format!("ip {arguments}: {}", stderr.trim()))
-}
-
-fn address_for_child() -> Option<SocketAddr> {
-    Some(
-        std::env::var("TAPEDECK_TEST_ADDRESS")
-            .ok()?
-            .parse()
-            .unwrap(),
-    )
-}
 
 #[test]
 fn child_that_answers() {
@@ -155,12 +63,16 @@ fn a_veth_pair_is_seen_whole() {
         return;
     };
     let mut options = af_packet_options(Some("veth0"), &[PORT]);
-    options.network_namespace = Some(format!("/run/netns/{}", pair.names[0]).into());
+    options.network_namespace = Some(pair.path(0));
     for ip in ["10.211.0.2", "fd00:211::2"] {
         let server = SocketAddr::new(ip.parse().unwrap(), PORT);
         let interface = or_skip(AfPacket::open(&options)).map(Recording::start);
         let sockets = or_skip(Ebpf::open(&ebpf_options(&[PORT]))).map(Recording::start);
-        pair.converse(server);
+        pair.converse(
+            server,
+            "namespaces::child_that_answers",
+            "namespaces::child_that_asks",
+        );
         let sent: u64 = LENGTHS.iter().map(|len| *len as u64 * 2).sum();
         if let Some(recording) = interface {
             let seen = recording.stop();
@@ -205,7 +117,7 @@ fn vlan_tags_are_put_back_or_left_out() {
         return;
     };
     let mut options = af_packet_options(Some("veth0"), &[PORT]);
-    options.network_namespace = Some(format!("/run/netns/{}", pair.names[1]).into());
+    options.network_namespace = Some(pair.path(1));
     let mut scopes = BTreeSet::new();
     let tags: [&[u8]; 3] = [&[], &[0x81, 0, 0, 7], &[0x88, 0xa8, 0, 3, 0x81, 0, 0, 7]];
     for tags in tags {
@@ -217,8 +129,9 @@ fn vlan_tags_are_put_back_or_left_out() {
             return;
         };
         let recordings = [Recording::start(tagged), Recording::start(untagged)];
-        let sent = Command::new("ip")
-            .args(["netns", "exec", &pair.names[0], "python3", "-c", SEND_FRAME])
+        let sent = pair
+            .command(0, "python3")
+            .args(["-c", SEND_FRAME])
             .arg(tagged_frame(tags))
             .status()
             .unwrap();
@@ -245,7 +158,7 @@ fn an_interface_that_is_removed_ends_the_source_one_that_is_down_does_not() {
         return;
     };
     let mut options = af_packet_options(Some("veth0"), &[PORT]);
-    options.network_namespace = Some(format!("/run/netns/{}", pair.names[0]).into());
+    options.network_namespace = Some(pair.path(0));
     let Some(mut source) = or_skip(AfPacket::open(&options)) else {
         return;
     };

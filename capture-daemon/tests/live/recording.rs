@@ -2,18 +2,16 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
-use tapedeck_archive::{Archive, BodyBuffer, Provenance, Scratch, Writer, WriterOptions};
+use tapedeck_archive::{Archive, BodyBuffer, Scratch};
 use tapedeck_model::Missing;
-use tapedeckd::capture::{self, Backend, Ended, OpenError, Options, Setup, Summary, Until};
-use tapedeckd::sources::{Policy, SourceError};
+use tapedeckd::capture::{self, Backend, Ended, Setup, Until};
 
-use crate::support::{request, response, skip};
+use crate::support::{record, recording_options, request, response, skip, writer};
 
 const LENGTHS: [usize; 6] = [0, 1, 1_000, 65_536, 1 << 20, 8 << 20];
 
@@ -58,39 +56,6 @@ fn talk(server: SocketAddr) {
     }
 }
 
-fn options(backend: Backend, port: u16) -> Options {
-    Options {
-        backend,
-        policy: Policy::only_ports(&[port]),
-        ..Options::default()
-    }
-}
-
-fn writer(path: &Path) -> Writer {
-    Writer::create(path, WriterOptions::new(Provenance::default())).unwrap()
-}
-
-/// Records in a thread until the flag is set; `None`, and a line that says why, where this machine
-/// cannot.
-fn record(options: &Options, path: &Path, stop: &Arc<AtomicBool>) -> Option<JoinHandle<Summary>> {
-    let opened = match capture::open(options) {
-        Ok(opened) => opened,
-        Err(OpenError::Failed {
-            source: source @ (SourceError::MissingCapabilities(_) | SourceError::NoCgroup2),
-            ..
-        }) => {
-            skip(&source.to_string());
-            return None;
-        }
-        Err(error) => panic!("{error}: {:?}", std::error::Error::source(&error)),
-    };
-    let (writer, stop) = (writer(path), Arc::clone(stop));
-    Some(thread::spawn(move || {
-        let until = Until::default();
-        capture::run(opened, writer, Setup::default(), &until, &stop, &mut |_| ()).unwrap()
-    }))
-}
-
 /// The bodies of requests and responses, in the order of the archive.
 fn bodies(archive: &Archive) -> Vec<(Vec<u8>, Vec<u8>)> {
     let (mut scratch, mut buffer) = (Scratch::new(), BodyBuffer::new());
@@ -116,7 +81,7 @@ fn what_was_said_is_in_the_archive() {
         .into_iter()
         .filter_map(|backend| {
             let path = folder.path().join(format!("{backend}.tape"));
-            let thread = record(&options(backend, server.port()), &path, &stop)?;
+            let thread = record(&recording_options(backend, server.port()), &path, &stop)?;
             Some((backend, path, thread))
         })
         .collect();
@@ -160,7 +125,7 @@ fn a_recording_ends_by_time_and_by_count() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let server = listener.local_addr().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let options = options(Backend::Auto, server.port());
+    let options = recording_options(Backend::Auto, server.port());
     let opened = match capture::open(&options) {
         Ok(opened) => opened,
         Err(error) => {
@@ -222,7 +187,11 @@ fn what_is_not_whole_is_marked() {
         let mut stream = TcpStream::connect(server).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let path = folder.path().join("midstream.tape");
-        let Some(thread) = record(&options(Backend::Ebpf, server.port()), &path, &stop) else {
+        let Some(thread) = record(
+            &recording_options(Backend::Ebpf, server.port()),
+            &path,
+            &stop,
+        ) else {
             return;
         };
         let head = "POST /3 HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\n";

@@ -1,21 +1,25 @@
 //! Traffic, and what a source saw of it.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use tapedeck_archive::{Provenance, Writer, WriterOptions};
 use tapedeck_model::TcpFlags;
 use tapedeck_packet::{Decoded, decode};
+use tapedeckd::capture::{self, Backend, OpenError, Options, Setup, Summary, Until};
 use tapedeckd::sources::af_packet::{AfPacket, AfPacketOptions};
 use tapedeckd::sources::ebpf::{Ebpf, EbpfOptions};
 use tapedeckd::sources::{Drops, PacketSource, Policy, Source, SourceError};
+
+pub(crate) use crate::sending::{Sending, send};
 
 /// What was opened; `None`, and a line that says why, where this machine cannot.
 pub(crate) fn or_skip<T>(opened: Result<T, SourceError>) -> Option<T> {
@@ -191,12 +195,42 @@ impl Seen {
     }
 }
 
-/// How bytes are given to the socket.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Sending {
-    Write,
-    /// From a file: `io::copy` uses sendfile for this.
-    Sendfile,
+/// To record one port.
+pub(crate) fn recording_options(backend: Backend, port: u16) -> Options {
+    Options {
+        backend,
+        policy: Policy::only_ports(&[port]),
+        ..Options::default()
+    }
+}
+
+pub(crate) fn writer(path: &Path) -> Writer {
+    Writer::create(path, WriterOptions::new(Provenance::default())).unwrap()
+}
+
+/// Records in a thread until the flag is set; `None`, and a line that says why, where this machine
+/// cannot.
+pub(crate) fn record(
+    options: &Options,
+    path: &Path,
+    stop: &Arc<AtomicBool>,
+) -> Option<JoinHandle<Summary>> {
+    let opened = match capture::open(options) {
+        Ok(opened) => opened,
+        Err(OpenError::Failed {
+            source: source @ (SourceError::MissingCapabilities(_) | SourceError::NoCgroup2),
+            ..
+        }) => {
+            skip(&source.to_string());
+            return None;
+        }
+        Err(error) => panic!("{error}: {:?}", std::error::Error::source(&error)),
+    };
+    let (writer, stop) = (writer(path), Arc::clone(stop));
+    Some(thread::spawn(move || {
+        let until = Until::default();
+        capture::run(opened, writer, Setup::default(), &until, &stop, &mut |_| ()).unwrap()
+    }))
 }
 
 /// What one connection said.
@@ -298,23 +332,6 @@ fn pseudo_random(len: usize, seed: u32) -> Vec<u8> {
     }
     bytes.truncate(len);
     bytes
-}
-
-fn send(stream: &mut TcpStream, bytes: &[u8], sending: Sending) {
-    match sending {
-        Sending::Write => stream.write_all(bytes).unwrap(),
-        Sending::Sendfile => {
-            let mut file = file_of(bytes);
-            assert_eq!(io::copy(&mut file, stream).unwrap(), bytes.len() as u64);
-        }
-    }
-}
-
-fn file_of(bytes: &[u8]) -> File {
-    let mut file = tempfile::tempfile().unwrap();
-    file.write_all(bytes).unwrap();
-    file.seek(SeekFrom::Start(0)).unwrap();
-    file
 }
 
 /// Asserts that `seen` has every byte of the conversation, both ways.

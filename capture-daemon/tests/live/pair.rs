@@ -1,0 +1,118 @@
+//! Two network namespaces, as a node and a pod are.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use crate::support::skip;
+
+/// Two namespaces, until it is dropped.
+pub(crate) struct Pair {
+    pub(crate) names: [String; 2],
+}
+
+impl Pair {
+    /// With nothing in them, not even loopback. `None`, and a line that says why, where this machine
+    /// cannot.
+    pub(crate) fn bare(test: &str) -> Option<Self> {
+        let process = std::process::id();
+        let pair = Self {
+            names: ["a", "b"].map(|end| format!("tapedeck-{test}-{process}-{end}")),
+        };
+        for name in &pair.names {
+            if let Err(error) = ip(&format!("netns add {name}")) {
+                skip(&error);
+                return None;
+            }
+        }
+        Some(pair)
+    }
+
+    /// With a veth pair between them, whose ends are 10.211.0.1 and .2, fd00:211::1 and ::2.
+    pub(crate) fn new(test: &str) -> Option<Self> {
+        let pair = Self::bare(test)?;
+        let [a, b] = &pair.names;
+        let link = format!("link add veth0 netns {a} type veth peer name veth0 netns {b}");
+        if let Err(error) = ip(&link) {
+            skip(&error);
+            return None;
+        }
+        for (name, host) in [(a, 1), (b, 2)] {
+            ip(&format!(
+                "-n {name} address add 10.211.0.{host}/24 dev veth0"
+            ))
+            .unwrap();
+            ip(&format!(
+                "-n {name} address add fd00:211::{host}/64 dev veth0 nodad"
+            ))
+            .unwrap();
+            ip(&format!("-n {name} link set veth0 up")).unwrap();
+        }
+        Some(pair)
+    }
+
+    /// The file that names that namespace.
+    pub(crate) fn path(&self, end: usize) -> PathBuf {
+        format!("/run/netns/{}", self.names[end]).into()
+    }
+
+    /// A program that is to run in the namespace of that number.
+    pub(crate) fn command(&self, end: usize, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("ip");
+        command
+            .args(["netns", "exec", &self.names[end]])
+            .arg(program);
+        command
+    }
+
+    /// Runs a test of this program in the namespace of that number: a child, which finds the address
+    /// by [`address_for_child`].
+    fn run(&self, end: usize, test: &str, address: SocketAddr) -> Child {
+        self.command(end, std::env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture"])
+            .env("TAPEDECK_TEST_ADDRESS", address.to_string())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    /// Lets a child in the second namespace serve, which says `listening` when it does, and one in
+    /// the first talk to it; waits for the end of both.
+    pub(crate) fn converse(&self, server: SocketAddr, serve: &str, talk: &str) {
+        let mut serving = self.run(1, serve, server);
+        // Kept until the end, as the child's test runner fails without somebody to tell.
+        let mut lines = BufReader::new(serving.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().contains("listening")));
+        let talking = self.run(0, talk, server).wait_with_output().unwrap();
+        assert!(talking.status.success());
+        assert!(serving.wait().unwrap().success());
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        for name in &self.names {
+            // What is in a namespace goes with it. One that was never made needs no report.
+            drop(ip(&format!("netns delete {name}")));
+        }
+    }
+}
+
+pub(crate) fn ip(arguments: &str) -> Result<(), String> {
+    let output = Command::new("ip")
+        .args(arguments.split(' '))
+        .output()
+        .map_err(|error| format!("ip: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    Err(format!("ip {arguments}: {}", stderr.trim()))
+}
+
+/// The address that a child is to use; `None` where this process is no child.
+pub(crate) fn address_for_child() -> Option<SocketAddr> {
+    let address = std::env::var("TAPEDECK_TEST_ADDRESS").ok()?;
+    Some(address.parse().unwrap())
+}
