@@ -16,12 +16,13 @@ use crate::scan::Scan;
 use crate::scratch::Scratch;
 use crate::source::{Chunk, Inflater, Source};
 use crate::unread;
+use crate::verify::verify;
 use crate::writer::{Limits, Resumed, Summary, Writer};
 
 /// Seals the hidden file of an interrupted writer under its name. Takes no more space than the index
 /// of what it holds, so that it works on a full disk, and can be interrupted at any time.
 ///
-/// `None`: there is damage before the torn end. The file is as it was; [`recover`](crate::recover)
+/// `None`: there is damage before the torn end, or in a file that has no torn end. The file is as it was; [`recover`](crate::recover)
 /// copies what is sound.
 pub(crate) fn seal_in_place(partial: &Path, name: &Path) -> Result<Option<Summary>, RecoverError> {
     let open = OpenOptions::new().read(true).write(true).open(partial);
@@ -37,7 +38,11 @@ pub(crate) fn seal_in_place(partial: &Path, name: &Path) -> Result<Option<Summar
     }
     let source = Source::open(partial).map_err(RecoverError::Open)?;
     if let Some(footer) = source.footer() {
-        // It died between the footer and the name.
+        // It died between the footer and the name. Under its name, a file that cannot be opened would
+        // be nobody's to recover.
+        if !verify(partial).is_ok_and(|report| report.is_whole()) {
+            return Ok(None);
+        }
         let sealed = Summary {
             exchanges: footer.n_rows.get(),
             file_len: source.bytes().len() as u64,

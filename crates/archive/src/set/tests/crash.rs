@@ -14,7 +14,7 @@ use crate::tests::crash::NO_CHILD_STARTS;
 use crate::tests::samples::{add, expected, read, write};
 use crate::{
     Archive, Limits, SegmentedWriter, SetEvent, SetOptions, Writer, WriterOptions, partial_path,
-    verify,
+    recover_folder, verify,
 };
 
 /// Every tick flushes.
@@ -258,4 +258,30 @@ fn a_file_cut_anywhere_is_sealed_where_it_lies() {
         panic!("{sealed:?}");
     }
     assert_eq!(fs::read(&partial).unwrap(), damaged);
+}
+
+/// The writer was done but for the name; what came then was a bad disk.
+#[test]
+fn a_complete_file_with_damage_is_recovered_and_not_just_named() {
+    let folder = memory();
+    let name = folder.path().join("00000000-20261121T061300Z.tape");
+    let partial = partial_path(&name).unwrap();
+    write(&name, &samples(0..20), writer_options());
+    let whole = fs::read(&name).unwrap();
+    fs::remove_file(&name).unwrap();
+    // Any page of the index: the file does not open without its directory.
+    for place in [whole.len() / 3, whole.len() - 120] {
+        let mut damaged = whole.clone();
+        damaged[place] ^= 1;
+        fs::write(&partial, &damaged).unwrap();
+        assert!(!verify(&partial).unwrap().is_whole());
+        assert!(seal_in_place(&partial, &name).unwrap().is_none());
+        recover_folder(folder.path()).unwrap();
+        assert!(verify(&name).unwrap().is_whole(), "at {place}");
+        assert!(!partial.exists());
+        fs::remove_file(&name).unwrap();
+    }
+    fs::write(&partial, &whole).unwrap();
+    assert!(seal_in_place(&partial, &name).unwrap().is_some());
+    assert!(fs::read(&name).unwrap() == whole);
 }
