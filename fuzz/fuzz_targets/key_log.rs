@@ -2,4 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| tapedeck_fuzzing::key_log(bytes));
+tapedeck_fuzz::fuzz!("key_log");

@@ -10,17 +10,28 @@
 #![forbid(unsafe_code)]
 
 mod conversation;
+mod display;
+mod exports;
+mod har;
 mod messages;
 mod packets;
 mod program;
+mod scratch;
+mod sets;
 mod stored;
 mod texts;
 
+use peak_alloc::PeakAlloc;
+
 pub use conversation::conversation;
+pub use display::{content, events, grpc, protobuf, websocket};
+pub use exports::export;
+pub use har::har;
 pub use messages::{hpack, http1, http2, tls};
-pub use packets::{capture, engine, fragments, packet, record, segments};
-pub use stored::{archive, content, grpc, write_sample};
-pub use texts::{filter, key_log, player_option};
+pub use packets::{assert_laws, capture, engine, fragments, packet, record, segments};
+pub use sets::folder;
+pub use stored::{Blocks, archive, write_sample};
+pub use texts::{chaos, configuration, filter, key_log, place, player_option, scenario};
 
 /// A reader to be fed.
 #[derive(Clone, Copy, Debug)]
@@ -29,31 +40,73 @@ pub struct Target {
     pub name: &'static str,
     /// Feeds it.
     pub run: fn(&[u8]),
+    /// How many bytes of memory it may take at most, whatever it is fed.
+    pub memory: usize,
+}
+
+impl Target {
+    /// The target of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<&'static Self> {
+        TARGETS.iter().find(|target| target.name == name)
+    }
+
+    /// Feeds it, in a process whose allocator is this one, and in which nothing else takes place
+    /// meanwhile.
+    ///
+    /// # Panics
+    /// Where the target does, and where it took more memory than it may.
+    pub fn feed(&self, input: &[u8], allocator: &PeakAlloc) {
+        let before = allocator.current_usage();
+        allocator.reset_peak_usage();
+        (self.run)(input);
+        let took = allocator.peak_usage().saturating_sub(before);
+        assert!(
+            took <= self.memory,
+            "{} took {took} bytes of memory, of {}",
+            self.name,
+            self.memory
+        );
+    }
 }
 
 macro_rules! targets {
-    ($($name:ident),* $(,)?) => {
+    ($($name:ident: $mib:literal),* $(,)?) => {
         /// Every target.
-        pub const TARGETS: &[Target] = &[$(Target { name: stringify!($name), run: $name }),*];
+        pub const TARGETS: &[Target] = &[$(Target {
+            name: stringify!($name),
+            run: $name,
+            memory: $mib << 20,
+        }),*];
     };
 }
 
 targets! {
-    archive,
-    capture,
-    content,
-    conversation,
-    engine,
-    filter,
-    fragments,
-    grpc,
-    hpack,
-    http1,
-    http2,
-    key_log,
-    packet,
-    player_option,
-    record,
-    segments,
-    tls,
+    archive: 64,
+    capture: 64,
+    chaos: 64,
+    configuration: 64,
+    content: 64,
+    conversation: 64,
+    engine: 64,
+    events: 64,
+    export: 64,
+    filter: 64,
+    folder: 64,
+    fragments: 64,
+    grpc: 64,
+    har: 64,
+    hpack: 64,
+    http1: 64,
+    http2: 64,
+    key_log: 64,
+    packet: 64,
+    place: 64,
+    player_option: 64,
+    protobuf: 64,
+    record: 64,
+    scenario: 64,
+    segments: 64,
+    tls: 64,
+    websocket: 64,
 }

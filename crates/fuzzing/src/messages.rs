@@ -1,7 +1,7 @@
 //! The readers of HTTP and TLS.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tapedeck_model::{
@@ -164,12 +164,17 @@ pub fn hpack(bytes: &[u8]) {
     }
 }
 
-/// A connection that speaks TLS, with the key log of a recorded conversation. What comes out keeps
+/// A connection that speaks TLS, with the key logs of recorded conversations. What comes out keeps
 /// the order of the world above TCP: nothing behind an end, no empty piece.
 pub fn tls(bytes: &[u8]) {
-    let key_log = Arc::new(tapedeck_tls::KeyLog::new(1000));
-    key_log.add(KEY_LOG);
-    let keys = Arc::new(tapedeck_tls::Keys::new(key_log));
+    static KEY_LOG: LazyLock<Arc<tapedeck_tls::KeyLog>> = LazyLock::new(|| {
+        let log = tapedeck_tls::KeyLog::new(1000);
+        for text in KEY_LOGS {
+            log.add(text);
+        }
+        Arc::new(log)
+    });
+    let keys = Arc::new(tapedeck_tls::Keys::new(Arc::clone(&KEY_LOG)));
     let limits = tapedeck_tls::Limits::default();
     let most = 4 * limits.held_bytes + 2 * limits.message_len + SLACK;
     let mut reader = tapedeck_tls::Reader::new(limits, keys);
@@ -198,5 +203,27 @@ pub fn tls(bytes: &[u8]) {
     assert!(over.to_server && over.to_client, "a direction without end");
 }
 
-/// The secrets of `testdata/pcaps/048-tls`.
-const KEY_LOG: &[u8] = include_bytes!("../../../testdata/pcaps/048-tls/keys.log");
+macro_rules! key_logs {
+    ($($case:literal),* $(,)?) => {
+        &[$(include_bytes!(concat!("../../../testdata/pcaps/", $case, "/keys.log"))),*]
+    };
+}
+
+/// The secrets of the golden captures.
+const KEY_LOGS: &[&[u8]] = key_logs![
+    "048-tls",
+    "100-tls12-suites",
+    "101-tls12-mac-then-encrypt",
+    "102-tls13-suites",
+    "103-tls12-resumed",
+    "104-tls13-resumed",
+    "105-early-data",
+    "106-key-update",
+    "107-hello-retry",
+    "108-tls-h2",
+    "109-client-certificate",
+    "110-tls-grpc",
+    "111-node-https",
+    "113-tls-midstream",
+    "114-tls-lost",
+];

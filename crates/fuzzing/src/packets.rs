@@ -88,7 +88,10 @@ pub fn record(bytes: &[u8]) {
 }
 
 /// The laws that the documentation of the ledger states.
-pub(crate) fn assert_laws(ledger: &Ledger) {
+///
+/// # Panics
+/// Where one does not hold.
+pub fn assert_laws(ledger: &Ledger) {
     assert_eq!(
         ledger.packets_seen,
         ledger.segments

@@ -1,45 +1,25 @@
-//! What lies in files: archives, and the bodies in them.
+//! What lies in files: archives.
 
-use std::io::{self, Write};
+use std::fs;
+use std::hint::black_box;
+use std::io;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use tapedeck_archive::{
-    Archive, BodyBuffer, MessageView, Provenance, Scratch, Writer, WriterOptions, recover, verify,
+    Archive, BodyBuffer, MessageView, Provenance, Row, Scratch, Writer, WriterOptions, recover,
+    verify,
 };
 use tapedeck_exchange::{Engine, Limits, Recorder};
-use tapedeck_interchange::content;
-use tapedeck_interchange::grpc::{self as messages};
-use tapedeck_model::{BodyPart, Exchange, Scope, UnreadConnection};
+use tapedeck_model::{
+    BodyPart, Direction, Exchange, Role, Scope, Side, UnreadConnection, Workload,
+};
 use tapedeck_packet::{LinkType, RawPacket};
-use tapedeck_testkit::{Conversation, wire};
-use tempfile::{NamedTempFile, TempDir};
+use tapedeck_testkit::{Conversation, SegmentBuf, wire};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// The longest body that a target asks for.
-const CAP: usize = 1 << 16;
-
-/// A body behind each content coding, and behind two of them.
-pub fn content(bytes: &[u8]) {
-    for coding in ["gzip", "deflate", "br", "zstd", "gzip, gzip"] {
-        if let Ok(body) = content::decode(Some(coding.as_bytes()), bytes, CAP) {
-            assert!(body.len() <= CAP);
-        }
-    }
-}
-
-/// The messages of a gRPC body. They lie within it, one behind the other.
-pub fn grpc(bytes: &[u8]) {
-    let mut end = 0;
-    for message in messages::messages(bytes) {
-        assert_eq!(message.offset, end);
-        end += 5 + message.bytes.len();
-        assert!(end <= bytes.len());
-        if let Ok(body) = message.decoded(Some(b"gzip"), CAP) {
-            assert!(body.len() <= CAP.max(message.bytes.len()));
-        }
-    }
-}
+use crate::display::CAP;
+use crate::scratch;
 
 /// An archive: as it is, and with every checksum made right, so that what lies behind them is
 /// reached.
@@ -54,8 +34,8 @@ pub fn archive(bytes: &[u8]) {
 
 #[expect(clippy::expect_used, reason = "a full disk is no finding")]
 fn read_archive(bytes: &[u8]) {
-    let mut file = NamedTempFile::new().expect("a temporary file");
-    file.write_all(bytes).expect("space for a temporary file");
+    let folder = scratch::folder();
+    let file = scratch::file(folder.path(), bytes);
     let opened = Archive::open(file.path());
     if let Ok(archive) = &opened {
         read_rows(archive);
@@ -64,7 +44,6 @@ fn read_archive(bytes: &[u8]) {
     if matches!(&report, Ok(report) if report.is_whole()) {
         assert!(opened.is_ok(), "whole, but it cannot be opened");
     }
-    let folder = TempDir::new().expect("a temporary folder");
     let out = folder.path().join("out.tape");
     if recover(file.path(), &out).is_ok() {
         let report = verify(&out).expect("what was recovered");
@@ -74,37 +53,63 @@ fn read_archive(bytes: &[u8]) {
 
 /// Reads everything of the first rows, and the index of all that a directory of this size can hold
 /// without repetition.
-fn read_rows(archive: &Archive) {
+pub(crate) fn read_rows(archive: &Archive) {
     const MOST: usize = 2_000;
     let (mut scratch, mut buffer) = (Scratch::new(), BodyBuffer::with_limit(CAP as u64));
+    black_box((archive.provenance(), archive.ledger(), archive.is_empty()));
     for row in archive.rows().take(MOST) {
-        std::hint::black_box((
-            (row.time(), row.duration(), row.first_byte(), row.protocol()),
-            (row.client(), row.server(), row.status(), row.anomalies()),
-            (row.method(), row.scheme(), row.authority(), row.target()),
-            (row.request_body_len(), row.response_body_len()),
-        ));
+        read_row(&row);
+        assert_eq!(archive.find(&archive.name(row.id())), Some(row.id()));
         let Ok(record) = archive.load(row.id(), &mut scratch) else {
             continue;
         };
-        std::hint::black_box(record.to_exchange());
+        black_box(record.to_exchange());
         let messages: [Option<MessageView<'_>>; 2] = [record.request(), record.response()];
         for message in messages.into_iter().flatten() {
             let body = message.body();
             if let Ok(bytes) = archive.body(&body, &mut buffer) {
                 assert_eq!(bytes.len() as u64, body.len());
             }
+            let middle = archive.body_range(&body, body.len() / 2, 100, &mut buffer);
+            black_box(middle.is_ok());
             if body.len() <= CAP as u64 {
                 // Its errors are those of `body`.
                 drop(archive.copy_body(&body, &mut buffer, &mut io::sink()));
             }
         }
     }
+    black_box(archive.unread().take(MOST).count());
+    black_box((archive.zones().count(), archive.damaged_rows()));
+}
+
+fn read_row(row: &Row<'_>) {
+    black_box((
+        (row.time(), row.duration(), row.first_byte(), row.protocol()),
+        (row.client(), row.server(), row.connection(), row.stream()),
+        (row.method(), row.scheme(), row.authority(), row.target()),
+        (row.endpoint(), row.session(), row.status(), row.anomalies()),
+        (row.request_body_len(), row.response_body_len()),
+        (row.request_missing(), row.response_missing()),
+        (row.complete(), row.tunnel(), row.pushed()),
+        [Role::Request, Role::Response].map(|role| row.body_place(role)),
+    ));
+    if let Some(tls) = row.tls() {
+        black_box((tls.version(), tls.suite(), tls.server_name(), tls.alpn()));
+    }
+    for workload in [Side::Client, Side::Server].map(|side| row.workload(side)) {
+        black_box(workload.map(|workload| {
+            (
+                (workload.namespace(), workload.pod(), workload.container()),
+                (workload.owner(), workload.process(), workload.cgroup()),
+                workload.pid(),
+            )
+        }));
+    }
 }
 
 /// Makes the checksums of a file right, as `docs/format.md` describes them: whatever else was
 /// changed is found behind them.
-fn reseal(bytes: &mut [u8]) {
+pub(crate) fn reseal(bytes: &mut [u8]) {
     const HEADER: usize = 64;
     const FOOTER: usize = 96;
     seal(bytes.get_mut(..HEADER));
@@ -142,13 +147,22 @@ fn seal(structure: Option<&mut [u8]>) {
     }
 }
 
-/// An archive of a few exchanges: the seed of [`archive`], and what [`filter`](crate::filter)
-/// chooses from.
+/// How the blocks of a sample are stored.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Blocks {
+    /// As they are by default.
+    Compressed,
+    /// As they are where compression gains nothing: damage of the file is damage of the records.
+    Plain,
+}
+
+/// An archive of a few exchanges and of a connection that was not read: the seed of [`archive`], and
+/// what [`filter`](crate::filter) chooses from.
 ///
 /// # Panics
 /// Where it cannot be written.
 #[expect(clippy::expect_used, reason = "a full disk is no finding")]
-pub fn write_sample(path: &Path) {
+pub fn write_sample(path: &Path, blocks: Blocks) {
     struct Tape(Writer);
 
     impl Recorder for Tape {
@@ -157,31 +171,33 @@ pub fn write_sample(path: &Path) {
         }
 
         fn exchange(&mut self, exchange: &Exchange) {
-            self.0.exchange(exchange).expect("space for an archive");
+            let mut exchange = exchange.clone();
+            let connection = Arc::make_mut(&mut exchange.connection);
+            connection.workloads.server = Some(Arc::new(Workload {
+                namespace: Some("shop".to_owned()),
+                pod: Some("cart-0".to_owned()),
+                pid: Some(17),
+                ..Workload::default()
+            }));
+            self.0.exchange(&exchange).expect("space for an archive");
         }
 
-        fn unread(&mut self, _connection: &UnreadConnection) {}
+        fn unread(&mut self, connection: &UnreadConnection) {
+            self.0.unread(connection).expect("space for an archive");
+        }
     }
 
-    let mut talk = Conversation::new("10.0.0.1:40000", "10.0.0.2:80");
-    talk.handshake();
-    talk.client(b"GET /a?x=1 HTTP/1.1\r\nHost: shop\r\n\r\n");
-    talk.server(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nServer: x\r\n\r\nhello");
-    talk.client(b"POST /b HTTP/1.1\r\nHost: shop\r\nTransfer-Encoding: chunked\r\n\r\n");
-    talk.client(b"3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n");
-    talk.server(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 503 Busy\r\nContent-Length: 8000\r\n\r\n");
-    talk.server(&[b'x'; 8000]);
-    talk.client(b"PUT /c HTTP/1.0\r\nContent-Length: 10\r\n\r\nabc");
-    talk.lose(tapedeck_model::Direction::ToServer, 4);
-    talk.client(b"def");
-    talk.close();
     let mut options = WriterOptions::new(Provenance::default());
     options.limits.block = 1 << 10;
     options.limits.inline_body = 1 << 10;
     options.limits.group = 2 << 10;
+    if blocks == Blocks::Plain {
+        // So fast that it finds nothing.
+        options.level = -100_000;
+    }
     let writer = Writer::create(path, options).expect("a file for an archive");
     let (mut engine, mut tape) = (Engine::new(Limits::default()), Tape(writer));
-    for segment in &talk.segments {
+    for segment in said() {
         let data = wire::ip(&segment.as_segment());
         let packet = RawPacket {
             at: segment.at,
@@ -196,14 +212,55 @@ pub fn write_sample(path: &Path) {
     tape.0.seal(&engine.ledger()).expect("space for an archive");
 }
 
+/// What is said in a sample.
+fn said() -> Vec<SegmentBuf> {
+    let mut talk = Conversation::new("10.0.0.1:40000", "10.0.0.2:80");
+    talk.handshake();
+    talk.client(b"GET /a?x=1 HTTP/1.1\r\nHost: shop\r\n\r\n");
+    talk.server(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nServer: x\r\n\r\nhello");
+    talk.client(b"POST /b HTTP/1.1\r\nHost: shop\r\nTransfer-Encoding: chunked\r\n\r\n");
+    talk.client(b"3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n");
+    talk.server(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 503 Busy\r\nContent-Length: 8000\r\n\r\n");
+    talk.server(&[b'x'; 8000]);
+    talk.client(b"PUT /c HTTP/1.0\r\nContent-Length: 10\r\n\r\nabc");
+    talk.lose(Direction::ToServer, 4);
+    talk.client(b"def");
+    talk.close();
+    let mut closed = Conversation::new("10.0.0.1:40001", "10.0.0.3:443");
+    closed.handshake();
+    closed.client(&client_hello());
+    closed.close();
+    [talk.segments, closed.segments].concat()
+}
+
+/// What TLS begins with: no extensions, one suite.
+fn client_hello() -> Vec<u8> {
+    let mut hello = vec![22, 3, 1, 0, 45, 1, 0, 0, 41, 3, 3];
+    hello.extend([7; 32]);
+    hello.extend([0, 0, 2, 0x13, 1, 1, 0]);
+    hello
+}
+
+/// The bytes of an archive whose blocks are [`Blocks::Plain`].
+#[expect(clippy::expect_used, reason = "a full disk is no finding")]
+pub(crate) fn sample_bytes() -> &'static [u8] {
+    static SAMPLE: OnceLock<Vec<u8>> = OnceLock::new();
+    SAMPLE.get_or_init(|| {
+        let folder = scratch::folder();
+        let path = folder.path().join("sample.tape");
+        write_sample(&path, Blocks::Plain);
+        fs::read(path).expect("the sample")
+    })
+}
+
 /// The archive that [`write_sample`] writes, opened once.
 #[expect(clippy::expect_used, reason = "a full disk is no finding")]
 pub(crate) fn sample() -> &'static Archive {
     static SAMPLE: OnceLock<Archive> = OnceLock::new();
     SAMPLE.get_or_init(|| {
-        let folder = TempDir::new().expect("a temporary folder");
+        let folder = scratch::folder();
         let path = folder.path().join("sample.tape");
-        write_sample(&path);
+        write_sample(&path, Blocks::Compressed);
         // The mapping outlives the name.
         Archive::open(&path).expect("the sample")
     })
@@ -215,10 +272,10 @@ mod tests {
 
     #[test]
     fn checksums_are_made_right() {
-        let folder = TempDir::new().expect("a folder");
+        let folder = scratch::folder();
         let path = folder.path().join("a.tape");
-        write_sample(&path);
-        let whole = std::fs::read(&path).expect("the archive");
+        write_sample(&path, Blocks::Compressed);
+        let whole = fs::read(&path).expect("the archive");
         let mut same = whole.clone();
         reseal(&mut same);
         assert!(same == whole, "a sound archive is changed");
@@ -227,7 +284,7 @@ mod tests {
         for place in [70, 200, last] {
             bytes[place] ^= 1;
         }
-        std::fs::write(&path, &bytes).expect("the archive");
+        fs::write(&path, &bytes).expect("the archive");
         assert!(Archive::open(&path).is_err());
         reseal(&mut bytes);
         let mut again = bytes.clone();

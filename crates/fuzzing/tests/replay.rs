@@ -1,5 +1,7 @@
 //! Runs every target on its corpus, on the inputs that once broke it, and on damaged copies of both.
 //! It needs neither a fuzzer nor a nightly compiler.
+//!
+//! A test binary of its own, because it measures the memory of the whole process.
 
 #![expect(
     clippy::unwrap_used,
@@ -9,15 +11,22 @@
 mod seeds;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
 
-use tapedeck_fuzzing::TARGETS;
+use peak_alloc::PeakAlloc;
+use seeds::{MAX_LEN, files, root};
+use tapedeck_fuzzing::{TARGETS, Target};
 use tapedeck_testkit::Rng;
 
-/// Damaged copies of all inputs of a target together: what a debug build does in a few seconds.
-const COPIES: usize = 1500;
-/// A copy of a longer input would only be slow.
-const MAX_LEN: usize = 32 << 10;
+#[global_allocator]
+static ALLOCATOR: PeakAlloc = PeakAlloc;
+
+/// One target at a time: the allocator counts them all.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Damaged copies of all inputs of a target together: what a debug build does in a second or two.
+const COPIES: usize = 500;
 
 macro_rules! replayed {
     ($($name:ident),* $(,)?) => {
@@ -36,6 +45,8 @@ macro_rules! replayed {
             let manifest = fs::read_to_string(root().join("fuzz/Cargo.toml")).unwrap();
             for name in names {
                 assert!(manifest.contains(&format!("name = \"{name}\"\n")), "{name}");
+                let text = fs::read_to_string(root().join(format!("fuzz/fuzz_targets/{name}.rs")));
+                assert!(text.unwrap().contains(&format!("fuzz!(\"{name}\")")), "{name}");
             }
         }
     };
@@ -44,63 +55,98 @@ macro_rules! replayed {
 replayed! {
     archive,
     capture,
+    chaos,
+    configuration,
     content,
     conversation,
     engine,
+    events,
+    export,
     filter,
+    folder,
     fragments,
     grpc,
+    har,
     hpack,
     http1,
     http2,
     key_log,
     packet,
+    place,
     player_option,
+    protobuf,
     record,
+    scenario,
     segments,
     tls,
-}
-
-fn replay(name: &str) {
-    let seeds = seeds::of(name);
-    assert!(!seeds.is_empty(), "{name} has no seeds");
-    let copies = (COPIES / seeds.len()).clamp(2, 100);
-    for (path, seed) in seeds {
-        run(name, &path, &seed);
-        let mut rng = Rng::new(7);
-        for copy in 0..copies {
-            run(
-                name,
-                &format!("{path}, copy {copy}"),
-                &damaged(&seed, &mut rng),
-            );
-        }
-    }
+    websocket,
 }
 
 /// Runs a target. An input that breaks it is kept.
-fn run(name: &str, path: &str, input: &[u8]) {
-    let target = TARGETS.iter().find(|target| target.name == name).unwrap();
-    if std::panic::catch_unwind(|| (target.run)(input)).is_err() {
+fn replay(name: &str) {
+    let seeds = seeds::of(name);
+    assert!(!seeds.is_empty(), "{name} has no seeds");
+    if let Some(Broken { on, input }) = broken(Target::named(name).unwrap(), &seeds) {
         let folder = root().join("fuzz/artifacts").join(name);
         fs::create_dir_all(&folder).unwrap();
         let kept = folder.join("replayed");
         fs::write(&kept, input).unwrap();
-        panic!("{name} broke on {path}, which is now {}", kept.display());
+        panic!("{name} broke on {on}, which is now {}", kept.display());
     }
 }
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+/// What broke a target.
+#[derive(Debug, Eq, PartialEq)]
+struct Broken {
+    on: String,
+    input: Vec<u8>,
 }
 
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(folder) else {
-        return Vec::new();
+/// The first input that breaks a target: the seeds as they are, and damaged copies of them.
+fn broken(target: &Target, seeds: &[(String, Vec<u8>)]) -> Option<Broken> {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let breaks = |input: &[u8]| {
+        // Nothing of the target outlives its panic.
+        catch_unwind(AssertUnwindSafe(|| target.feed(input, &ALLOCATOR))).is_err()
     };
-    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
-    paths.sort();
-    paths
+    let copies = (COPIES / seeds.len()).clamp(1, 100);
+    let mut rng = Rng::new(7);
+    for (on, seed) in seeds {
+        if breaks(seed) {
+            let (on, input) = (on.clone(), seed.clone());
+            return Some(Broken { on, input });
+        }
+        for copy in 0..copies {
+            let input = damaged(seed, &mut rng);
+            if breaks(&input) {
+                let on = format!("{on}, copy {copy}");
+                return Some(Broken { on, input });
+            }
+        }
+    }
+    None
+}
+
+/// The replay is worth as much as what it notices.
+#[test]
+fn a_target_that_breaks_is_noticed() {
+    let broken_by = |run: fn(&[u8]), seed: &[u8]| {
+        let target = Target {
+            name: "broken",
+            run,
+            memory: 1 << 20,
+        };
+        broken(&target, &[("seed".to_owned(), seed.to_vec())]).map(|broken| broken.on)
+    };
+    let seed = Some("seed".to_owned());
+    assert_eq!(broken_by(|_| (), b"abc"), None);
+    assert_eq!(broken_by(|bytes| assert_ne!(bytes, b"abc"), b"abc"), seed);
+    // Only a damaged copy breaks this one.
+    let found = broken_by(|bytes| assert!(bytes.is_ascii()), b"abcdefgh");
+    assert!(found.is_some_and(|on| on.starts_with("seed, copy")));
+    let hungry = |bytes: &[u8]| drop(vec![0_u8; bytes.len() << 16]);
+    assert_eq!(broken_by(hungry, b"a"), None);
+    assert_eq!(broken_by(hungry, &[b'a'; 17]), seed);
 }
 
 /// A copy with a few bytes changed, removed, repeated or cut off.

@@ -1,0 +1,5 @@
+//! `cargo xtask fuzz chaos`
+
+#![no_main]
+
+tapedeck_fuzz::fuzz!("chaos");

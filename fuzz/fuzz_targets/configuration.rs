@@ -1,0 +1,5 @@
+//! `cargo xtask fuzz configuration`
+
+#![no_main]
+
+tapedeck_fuzz::fuzz!("configuration");

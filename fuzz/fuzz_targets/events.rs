@@ -1,0 +1,5 @@
+//! `cargo xtask fuzz events`
+
+#![no_main]
+
+tapedeck_fuzz::fuzz!("events");

@@ -1,0 +1,5 @@
+//! `cargo xtask fuzz export`
+
+#![no_main]
+
+tapedeck_fuzz::fuzz!("export");

@@ -1,0 +1,5 @@
+//! `cargo xtask fuzz folder`
+
+#![no_main]
+
+tapedeck_fuzz::fuzz!("folder");

@@ -1,0 +1,5 @@
+//! `cargo xtask fuzz har`
+
+#![no_main]
+
+tapedeck_fuzz::fuzz!("har");

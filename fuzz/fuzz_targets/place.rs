@@ -1,0 +1,5 @@
+//! `cargo xtask fuzz place`
+
+#![no_main]
+
+tapedeck_fuzz::fuzz!("place");

@@ -1,0 +1,5 @@
+//! `cargo xtask fuzz protobuf`
+
+#![no_main]
+
+tapedeck_fuzz::fuzz!("protobuf");

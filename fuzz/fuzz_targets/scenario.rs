@@ -1,0 +1,5 @@
+//! `cargo xtask fuzz scenario`
+
+#![no_main]
+
+tapedeck_fuzz::fuzz!("scenario");

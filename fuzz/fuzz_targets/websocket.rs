@@ -1,0 +1,5 @@
+//! `cargo xtask fuzz websocket`
+
+#![no_main]
+
+tapedeck_fuzz::fuzz!("websocket");
