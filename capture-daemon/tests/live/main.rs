@@ -12,6 +12,7 @@
 
 mod bytes;
 mod death;
+mod disorder;
 mod loss;
 mod matrix;
 mod namespaces;
@@ -20,5 +21,8 @@ mod privileges;
 mod programs;
 mod recording;
 mod sending;
+mod services;
 mod streams;
 mod support;
+mod unaffected;
+mod witness;

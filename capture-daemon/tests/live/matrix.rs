@@ -20,7 +20,7 @@ use crate::sending::{Sending, send};
 use crate::support::{record, recording_options, request, response};
 
 /// Around the 64 KiB that an IP header can announce.
-const LENGTHS: [usize; 5] = [1, (64 << 10) - 1, 64 << 10, (64 << 10) + 1, 1 << 20];
+pub(crate) const LENGTHS: [usize; 5] = [1, (64 << 10) - 1, 64 << 10, (64 << 10) + 1, 1 << 20];
 
 /// Longer than any buffer between sender and archive.
 const LONG: usize = 64 << 20;

@@ -1,5 +1,6 @@
 //! Two network namespaces, as a node and a pod are.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -55,6 +56,25 @@ impl Pair {
     /// The file that names that namespace.
     pub(crate) fn path(&self, end: usize) -> PathBuf {
         format!("/run/netns/{}", self.names[end]).into()
+    }
+
+    /// What that namespace's TCP counted so far, by the kernel's names (`nstat` prints the same).
+    pub(crate) fn counters(&self, end: usize) -> BTreeMap<String, u64> {
+        let output = self
+            .command(end, "cat")
+            .args(["/proc/net/snmp", "/proc/net/netstat"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        // A line of names, then one of numbers.
+        let of_tcp = lines
+            .chunks_exact(2)
+            .filter(|two| two[0].starts_with("Tcp"));
+        of_tcp
+            .flat_map(|two| two[0].split(' ').zip(two[1].split(' ')).skip(1))
+            .map(|(name, number)| (name.to_owned(), number.parse().unwrap_or_default()))
+            .collect()
     }
 
     /// A program that is to run in the namespace of that number.

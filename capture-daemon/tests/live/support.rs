@@ -44,6 +44,23 @@ pub(crate) fn skip(reason: &str) {
     println!("skipped: {reason}");
 }
 
+/// The same for a program that is not installed, whose switch is another.
+pub(crate) fn skip_without(program: &str) {
+    let is_required = std::env::var_os("TAPEDECK_REQUIRE_TOOLS").is_some_and(|v| v == "1");
+    assert!(!is_required, "{program} is not installed");
+    println!("skipped: {program} is not installed");
+}
+
+/// Whether that program is installed; else says why a test is skipped.
+pub(crate) fn has(program: &str) -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&paths).any(|folder| folder.join(program).exists());
+    if !found {
+        skip_without(program);
+    }
+    found
+}
+
 pub(crate) fn ebpf_options(ports: &[u16]) -> EbpfOptions {
     EbpfOptions {
         cgroup: None,
