@@ -291,6 +291,12 @@ pub(crate) struct Mock {
     /// Exit code 1 if any request found no recorded answer
     #[arg(long)]
     pub(crate) strict: bool,
+    /// Exit code 1 if any recorded exchange was never asked for
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// Open a control port there: status, hits, misses, reset, chaos, shutdown, metrics (docs/mock.md)
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) control: Option<SocketAddr>,
     /// Speak TLS, too, with the certificate authority in this folder [default: that of `tapedeck ca
     /// init`, if there is one]
     #[arg(long, value_name = "FOLDER")]

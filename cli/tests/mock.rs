@@ -170,6 +170,52 @@ fn every_way_to_the_mock_gives_the_same_answer() {
 }
 
 #[test]
+fn a_script_steers_the_mock_through_its_control_port() {
+    let stage = Stage::new();
+    let tape = stage.tape.to_str().unwrap();
+    let mut child = Tapedeck::new([
+        "mock",
+        tape,
+        "--listen",
+        "127.0.0.1:0",
+        "--control",
+        "127.0.0.1:0",
+        "--verify",
+    ])
+    .spawn();
+    let stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut ports = stdout.lines().map(|line| {
+        let line = line.unwrap();
+        line.split_once("http://").unwrap().1.to_owned()
+    });
+    let (mock, control) = (ports.next().unwrap(), ports.next().unwrap());
+    assert!(
+        curl(&[&format!("http://{mock}{TARGET}")])
+            .0
+            .starts_with(STATUS)
+    );
+    let said = Command::new("curl")
+        .args(["-sS", "--max-time", "20"])
+        .arg(format!("http://{control}/status"))
+        .output()
+        .unwrap();
+    let status: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();
+    assert_eq!((&status["hits"], &status["misses"]), (&1.into(), &0.into()));
+    let (said, _) = curl(&["-X", "POST", &format!("http://{control}/shutdown")]);
+    assert!(said.starts_with("202 "), "{said}");
+    let mut said = String::new();
+    let mut stderr = child.stderr.take().unwrap();
+    stderr.read_to_string(&mut said).unwrap();
+    // Most of the recording was not asked for, and `--verify` wants all of it.
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{said}");
+    assert!(
+        said.contains("recorded exchanges were never asked for"),
+        "{said}"
+    );
+    assert!(said.contains("never asked for: POST /auth/token"), "{said}");
+}
+
+#[test]
 fn a_client_certificate_is_asked_for_and_taken() {
     let stage = Stage::new();
     let mock = stage.mock();
@@ -354,7 +400,7 @@ fn mistakes_in_a_chaos_file_are_said_with_their_place() {
     std::fs::write(&file, "faults:\n  - {name: x, probability: 2, reset: {}}\n").unwrap();
     let [tape, file] = [&stage.tape, &file].map(|path| path.to_str().unwrap());
     Tapedeck::new(["mock", tape, "--listen", "127.0.0.1:0", "--chaos", file])
-        .fails(1, &["chaos.yaml", "line 2, column", "between 0 and 1"]);
+        .fails(2, &["chaos.yaml", "line 2, column", "between 0 and 1"]);
     Tapedeck::new(["mock", tape, "--chaos", "/nowhere/chaos.yaml"])
-        .fails(1, &["/nowhere/chaos.yaml"]);
+        .fails(2, &["/nowhere/chaos.yaml"]);
 }

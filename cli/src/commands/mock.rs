@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use anyhow::{Context, Result};
 use tapedeck_replayer::mock::chaos::{Chaos, OnFault};
-use tapedeck_replayer::mock::{Mock, Options, Repeat, Stats};
+use tapedeck_replayer::mock::{Mock, Options, Repeat, Stats, Uncalled};
 
 use crate::args;
 use crate::interrupt::on_interrupt;
@@ -15,13 +15,25 @@ use crate::output;
 
 /// Misses that are told one by one; the number of all is told, too.
 const MISSES_SHOWN: usize = 10;
+/// Exchanges that nobody asked for that are told one by one.
+const UNCALLED_SHOWN: usize = 20;
 
 pub(crate) fn run(args: &args::Mock) -> Result<ExitCode> {
     let archive = Arc::new(super::open(&args.archive)?);
-    let chaos = args.chaos.as_deref().map(chaos).transpose()?;
+    let chaos = match args.chaos.as_deref().map(chaos).transpose() {
+        Ok(chaos) => chaos,
+        Err(error) => {
+            output::error(&error);
+            return Ok(ExitCode::from(crate::USAGE));
+        }
+    };
     let on_fault = args.chaos_log.as_deref().map(fault_log).transpose()?;
     let authority = super::ca::authority(args.ca.as_deref())?.map(Arc::new);
+    let (stop, stopped) = mpsc::channel();
+    let ask_to_stop = stop.clone();
     let options = Options {
+        control: args.control,
+        on_shutdown: Some(Arc::new(move || ask_to_stop.send(()).unwrap_or_default())),
         authority: authority.clone(),
         chaos,
         on_fault,
@@ -31,29 +43,58 @@ pub(crate) fn run(args: &args::Mock) -> Result<ExitCode> {
         filter: args.filter.clone(),
         ..Options::default()
     };
-    let (stop, stopped) = mpsc::channel();
     on_interrupt(move || stop.send(()).unwrap_or_default())?;
-    let mock = Mock::start(archive, &options)
+    let mut mock = Mock::start(archive, &options)
         .with_context(|| format!("failed to serve {}", super::named(&args.archive)))?;
     let skipped = mock.stats().skipped;
     if skipped.total() > 0 {
         output::warn(format_args!("some exchanges are not served: {skipped}"));
     }
     // On standard output, because with port 0 this is the result that a script waits for.
-    output::print(format_args!("listening on http://{}\n", mock.addr()))?;
+    let mut ports = format!("listening on http://{}\n", mock.addr());
+    if let Some(control) = mock.control_addr() {
+        ports.push_str(&format!("control port on http://{control}\n"));
+    }
+    output::print(format_args!("{ports}"))?;
     if authority.is_some() {
         output::say("TLS on the same port, for any server name");
     }
 
     stopped.recv().context("failed to wait for signals")?;
-    let stats = mock.stop();
+    mock.shut_down();
+    let stats = mock.stats();
     tell(&stats);
     let missed = args.strict && stats.misses > 0;
-    Ok(if missed {
+    let uncalled = args.verify && tell_uncalled(&mock.uncalled(UNCALLED_SHOWN));
+    Ok(if missed || uncalled {
         ExitCode::from(crate::FAILED)
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// Says which recorded exchanges nobody asked for, and whether there are any.
+fn tell_uncalled(uncalled: &Uncalled) -> bool {
+    let Uncalled { total, listed } = uncalled;
+    if *total == 0 {
+        output::say("every recorded exchange was asked for");
+        return false;
+    }
+    output::say(format_args!(
+        "{total} recorded exchanges were never asked for"
+    ));
+    for (id, method, target) in listed {
+        output::say(format_args!(
+            "never asked for: {} {} (exchange {id})",
+            output::visible(method),
+            output::visible(target)
+        ));
+    }
+    let rest = total.saturating_sub(listed.len() as u64);
+    if rest > 0 {
+        output::say(format_args!("... and {rest} more"));
+    }
+    true
 }
 
 fn tell(stats: &Stats) {

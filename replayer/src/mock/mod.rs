@@ -39,6 +39,7 @@ mod cache;
 mod call;
 pub mod chaos;
 mod connection;
+mod control;
 mod fingerprint;
 mod http1;
 mod http2;
@@ -51,10 +52,11 @@ mod socket;
 mod source;
 mod tls;
 
+pub use control::{METRICS, Metric, OnShutdown};
 pub use miss::{Miss, Nearest};
 pub use options::{Latency, Limits, Options, Repeat, Rules, Skipped, StartError};
 pub use responder::Stats;
-pub use server::{Mock, RunningMock};
+pub use server::{Mock, RunningMock, Uncalled};
 pub use tls::{AuthorityError, AuthorityFiles, CertificateAuthority};
 
 #[cfg(test)]

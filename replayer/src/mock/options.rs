@@ -11,6 +11,7 @@ use std::time::Duration;
 use tapedeck_filter::Filter;
 
 use super::chaos::{Chaos, OnFault};
+use super::control::OnShutdown;
 use super::tls::CertificateAuthority;
 
 /// How a mock listens, matches and answers.
@@ -34,6 +35,10 @@ pub struct Options {
     pub chaos: Option<Chaos>,
     /// Is told of each fault as it strikes.
     pub on_fault: Option<OnFault>,
+    /// Where the control port listens; `None`: there is none. Whoever reaches it can stop the mock.
+    pub control: Option<SocketAddr>,
+    /// Is told when a client of the control port asks for the end; `None`: the port refuses that.
+    pub on_shutdown: Option<OnShutdown>,
     /// The bounds of memory and time.
     pub limits: Limits,
 }
@@ -49,6 +54,7 @@ impl fmt::Debug for Options {
             .field("filter", &self.filter)
             .field("authority", &self.authority)
             .field("chaos", &self.chaos)
+            .field("control", &self.control)
             .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
@@ -67,6 +73,8 @@ impl Default for Options {
             authority: None,
             chaos: None,
             on_fault: None,
+            control: None,
+            on_shutdown: None,
             limits: Limits::default(),
         }
     }

@@ -98,6 +98,15 @@ pub struct Stats {
     pub cache_bytes: usize,
 }
 
+/// How often an exchange answered.
+#[derive(Debug)]
+pub(crate) struct Hits {
+    pub(crate) id: u32,
+    pub(crate) method: String,
+    pub(crate) target: String,
+    pub(crate) hits: u64,
+}
+
 /// An answer, with its share of the memory for large ones.
 #[derive(Debug)]
 pub(crate) struct Reply {
@@ -320,6 +329,54 @@ impl Responder {
             skipped: self.skipped,
             cache_bytes: self.cache.bytes(),
         }
+    }
+
+    /// How many exchanges are served.
+    pub(crate) const fn served(&self) -> usize {
+        self.index.len()
+    }
+
+    /// How often the exchanges answered, from this one on, in recorded order, until `more` says that
+    /// it is enough. Gives the first one that is left, if there is any. `uncalled`: those only that never did.
+    pub(crate) fn each_hit(
+        &self,
+        from: u32,
+        uncalled: bool,
+        mut more: impl FnMut(Hits) -> bool,
+    ) -> Option<u32> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let mut wanted = true;
+        for id in self.index.ids().filter(|id| *id >= from) {
+            let hits = self.hits.get(id as usize);
+            let hits = hits.map_or(0, |hits| hits.load(Ordering::Relaxed));
+            if uncalled && hits > 0 {
+                continue;
+            }
+            if !wanted {
+                return Some(id);
+            }
+            self.source.with_line(id, &mut |call| {
+                let (method, target) = (text(call.method), text(call.target));
+                wanted = more(Hits {
+                    id,
+                    method,
+                    target,
+                    hits,
+                });
+            });
+        }
+        None
+    }
+
+    /// Begins anew: repeated requests with their first recorded answer, hits, misses and faults with
+    /// none.
+    pub(crate) fn reset(&self) {
+        self.index.reset();
+        for hits in &self.hits {
+            hits.store(0, Ordering::Relaxed);
+        }
+        self.faults.reset();
+        *self.misses() = MissLog::default();
     }
 
     fn miss(&self, call: &Call<'_>, reason: String) -> Reply {

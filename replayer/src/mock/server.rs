@@ -11,7 +11,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tapedeck_archive::{Archive, ReadError};
@@ -22,6 +22,7 @@ use tokio::time::{sleep, timeout};
 
 use super::chaos::Chaos;
 use super::connection::{self, Stop};
+use super::control::Control;
 use super::options::{Options, StartError};
 use super::responder::{Responder, Stats};
 use super::source;
@@ -40,17 +41,28 @@ impl Mock {
     pub fn start(archive: Arc<Archive>, options: &Options) -> Result<RunningMock, StartError> {
         // First, so that a port in use is told before a long archive is read.
         let listener = Listener::open(options.listen)?;
+        let control = options.control.map(Listener::open).transpose()?;
         let responder = source::responder(archive, options)?;
-        RunningMock::start(listener, responder, options)
+        RunningMock::start(listener, control, responder, options)
     }
 }
 
 /// A mock at work. Dropping it stops it.
 pub struct RunningMock {
     addr: SocketAddr,
+    control: Option<SocketAddr>,
     responder: Arc<Responder>,
     stops: Vec<Arc<Stop>>,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// Recorded exchanges that never answered.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Uncalled {
+    /// How many.
+    pub total: u64,
+    /// Id, method and target of the first ones.
+    pub listed: Vec<(u64, String, String)>,
 }
 
 /// An open port.
@@ -81,6 +93,7 @@ impl Listener {
 impl RunningMock {
     pub(crate) fn start(
         listener: Listener,
+        control: Option<Listener>,
         responder: Responder,
         options: &Options,
     ) -> Result<Self, StartError> {
@@ -108,6 +121,7 @@ impl RunningMock {
         let addr = listener.addr;
         let mut mock = Self {
             addr,
+            control: control.as_ref().map(|listener| listener.addr),
             responder: Arc::clone(&responder),
             stops: workers.iter().map(|(_, stop)| Arc::clone(stop)).collect(),
             threads: Vec::with_capacity(threads),
@@ -131,6 +145,9 @@ impl RunningMock {
                 .map_err(StartError::Thread)?;
             mock.threads.push(thread);
         }
+        if let Some(listener) = control {
+            mock.start_control(listener, options)?;
+        }
         // Not a worker: it must not hold up answers.
         if let Some(stop) = mock.stops.first().map(Arc::clone) {
             let thread = thread::Builder::new()
@@ -140,6 +157,62 @@ impl RunningMock {
             mock.threads.push(thread);
         }
         Ok(mock)
+    }
+
+    fn start_control(&mut self, listener: Listener, options: &Options) -> Result<(), StartError> {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(StartError::Thread)?;
+        let listener = {
+            let _context = runtime.enter();
+            TcpListener::from_std(listener.socket).map_err(StartError::Thread)?
+        };
+        let stop = Arc::new(Stop::default());
+        let control = Arc::new(Control {
+            responder: Arc::clone(&self.responder),
+            mock: self.addr,
+            began: Instant::now(),
+            on_shutdown: options.on_shutdown.clone(),
+        });
+        self.stops.push(Arc::clone(&stop));
+        let thread = thread::Builder::new()
+            .name("mock-control".to_owned())
+            .spawn(move || {
+                runtime.block_on(control.serve(listener, stop));
+                runtime.shutdown_background();
+            })
+            .map_err(StartError::Thread)?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    /// Where the control port listens, with the port that was taken; `None`: there is none.
+    #[must_use]
+    pub const fn control_addr(&self) -> Option<SocketAddr> {
+        self.control
+    }
+
+    /// Begins anew: repeated requests with their first recorded answer, hits, misses and faults with
+    /// none.
+    pub fn reset(&self) {
+        self.responder.reset();
+    }
+
+    /// Recorded exchanges that can answer and have not, in recorded order: at most `limit`.
+    #[must_use]
+    pub fn uncalled(&self, limit: usize) -> Uncalled {
+        let mut uncalled = Uncalled::default();
+        self.responder.each_hit(0, true, |hits| {
+            uncalled.total += 1;
+            if uncalled.listed.len() < limit {
+                uncalled
+                    .listed
+                    .push((hits.id.into(), hits.method, hits.target));
+            }
+            true
+        });
+        uncalled
     }
 
     /// Where it listens, with the port that was taken.
@@ -172,7 +245,8 @@ impl RunningMock {
         self.stats()
     }
 
-    fn shut_down(&mut self) {
+    /// Ends as [`RunningMock::stop`] does; what was done can still be asked for.
+    pub fn shut_down(&mut self) {
         for stop in &self.stops {
             stop.set();
         }
@@ -187,12 +261,14 @@ impl fmt::Debug for RunningMock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             addr,
+            control,
             responder: _,
             stops: _,
             threads,
         } = self;
         f.debug_struct("RunningMock")
             .field("addr", addr)
+            .field("control", control)
             .field("threads", &threads.len())
             .finish_non_exhaustive()
     }

@@ -62,6 +62,12 @@ impl Plan {
         })
     }
 
+    /// Names of the rules, and what they do.
+    pub(crate) fn rules(&self) -> Vec<(String, String)> {
+        let told = |aimed: &Aimed| (aimed.rule.name.clone(), aimed.rule.action.to_string());
+        self.rules.iter().map(told).collect()
+    }
+
     /// What happens to the `nth` answer of an exchange, from zero. `None`: nothing.
     pub(crate) fn strike(
         &self,

@@ -53,6 +53,16 @@ impl Faults {
         plan.connect(Instant::now(), |injected| self.note(&injected))
     }
 
+    /// The rules that are on: their names, and what they do.
+    pub(crate) fn rules(&self) -> Vec<(String, String)> {
+        self.plan().map_or_else(Vec::new, |plan| plan.rules())
+    }
+
+    /// Forgets what struck.
+    pub(crate) fn reset(&self) {
+        self.counted().clear();
+    }
+
     pub(crate) fn counts(&self) -> BTreeMap<String, u64> {
         self.counted().clone()
     }

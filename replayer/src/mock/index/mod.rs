@@ -97,6 +97,18 @@ impl Index {
         ids.into_iter()
     }
 
+    /// Repeated requests begin anew with their first recorded answer.
+    pub(crate) fn reset(&self) {
+        for sequence in &self.sequences {
+            sequence.next.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// How many exchanges can answer.
+    pub(crate) const fn len(&self) -> usize {
+        self.by_path.len()
+    }
+
     /// One exchange of each path.
     pub(crate) fn one_per_path(&self) -> impl Iterator<Item = u32> {
         self.by_path

@@ -68,6 +68,12 @@ impl fmt::Display for Miss {
 impl Miss {
     /// The body of the answer.
     pub(crate) fn to_json(&self) -> Vec<u8> {
+        let mut body = format!("{:#}", self.to_document()).into_bytes();
+        body.push(b'\n');
+        body
+    }
+
+    pub(crate) fn to_document(&self) -> Value {
         let nearest: Vec<_> = self
             .nearest
             .iter()
@@ -89,7 +95,7 @@ impl Miss {
                 "Nothing like it was recorded; `tapedeck ls ARCHIVE` lists what was.".to_owned()
             }
         };
-        let document = json!({
+        json!({
             "error": self.reason,
             "request": {
                 "method": self.method,
@@ -98,10 +104,7 @@ impl Miss {
             },
             "nearest": nearest,
             "advice": advice,
-        });
-        let mut body = format!("{document:#}").into_bytes();
-        body.push(b'\n');
-        body
+        })
     }
 }
 

@@ -22,7 +22,7 @@ use super::server::{Listener, RunningMock};
 
 /// A request and its answer.
 #[derive(Clone, Debug, Default)]
-struct Tape {
+pub(crate) struct Tape {
     method: &'static str,
     target: &'static str,
     content_type: Option<&'static str>,
@@ -35,7 +35,7 @@ struct Tape {
     timing: Timing,
 }
 
-fn get(target: &'static str, body: &str) -> Tape {
+pub(crate) fn get(target: &'static str, body: &str) -> Tape {
     Tape {
         method: "GET",
         target,
@@ -122,15 +122,16 @@ impl Source for Tapes {
     }
 }
 
-fn options() -> Options {
+pub(crate) fn options() -> Options {
     Options {
         threads: NonZeroUsize::new(2),
         ..Options::default()
     }
 }
 
-fn start_with(tapes: Vec<Tape>, options: &Options) -> Result<RunningMock, StartError> {
+pub(crate) fn start_with(tapes: Vec<Tape>, options: &Options) -> Result<RunningMock, StartError> {
     let listener = Listener::open(options.listen)?;
+    let control = options.control.map(Listener::open).transpose()?;
     let mut builder = Builder::new(options.rules.clone(), options.repeat, []);
     for (id, tape) in (0..).zip(&tapes) {
         builder.add(id, &tape.call());
@@ -139,7 +140,7 @@ fn start_with(tapes: Vec<Tape>, options: &Options) -> Result<RunningMock, StartE
     let (source, skipped) = (Box::new(Tapes(tapes)), Skipped::default());
     let responder = Responder::new(index, source, count, skipped, None, options);
     responder.set_chaos(options.chaos.clone()).unwrap();
-    RunningMock::start(listener, responder, options)
+    RunningMock::start(listener, control, responder, options)
 }
 
 fn start(tapes: Vec<Tape>) -> RunningMock {
@@ -147,12 +148,12 @@ fn start(tapes: Vec<Tape>) -> RunningMock {
 }
 
 /// A client that sends bytes and reads bytes.
-struct Raw {
+pub(crate) struct Raw {
     stream: TcpStream,
 }
 
 impl Raw {
-    fn connect(addr: SocketAddr) -> Self {
+    pub(crate) fn connect(addr: SocketAddr) -> Self {
         let stream = TcpStream::connect(addr).unwrap();
         stream.set_nodelay(true).unwrap();
         stream
@@ -190,7 +191,7 @@ impl Raw {
 }
 
 /// Sends this, asks for the end, and gives all that came back.
-fn talk(addr: SocketAddr, request: impl AsRef<[u8]>) -> String {
+pub(crate) fn talk(addr: SocketAddr, request: impl AsRef<[u8]>) -> String {
     let mut raw = Raw::connect(addr);
     raw.send(request);
     raw.read_all()
