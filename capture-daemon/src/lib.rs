@@ -15,3 +15,4 @@ pub mod capture;
 pub mod daemon;
 pub mod sources;
 mod sys;
+mod words;

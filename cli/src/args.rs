@@ -56,6 +56,8 @@ pub(crate) enum Command {
     Mock(Mock),
     /// The certificate authority that a mock signs its certificates with
     Ca(Ca),
+    /// Say what live capture needs, what is missing here, and what it would see
+    Doctor(Doctor),
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
@@ -76,6 +78,9 @@ pub(crate) enum Backend {
     Ebpf,
     /// Packet sockets: needs CAP_NET_RAW
     AfPacket,
+    /// The system's libpcap, where this program was built with it: needs CAP_NET_RAW
+    #[value(alias = "pcap")]
+    Libpcap,
 }
 
 #[derive(Debug, Parser)]
@@ -86,9 +91,13 @@ pub(crate) struct Record {
     /// How to capture
     #[arg(long, value_enum, default_value_t)]
     pub(crate) backend: Backend,
-    /// The interface to listen on (af-packet) [default: all]
+    /// The interface to listen on (af-packet, libpcap) [default: all]
     #[arg(short, long, value_name = "NAME")]
     pub(crate) interface: Option<String>,
+    /// Which packets to take, in the language of libpcap: see pcap-filter(7) (libpcap) [default:
+    /// those of TCP]
+    #[arg(long, value_name = "EXPRESSION")]
+    pub(crate) packet_filter: Option<String>,
     /// The cgroup2 folder whose sockets to record (ebpf) [default: the root, that is all]
     #[arg(long, value_name = "PATH")]
     pub(crate) cgroup: Option<PathBuf>,
@@ -103,6 +112,23 @@ pub(crate) struct Record {
     pub(crate) force: bool,
     #[command(flatten)]
     pub(crate) segments: Segments,
+}
+
+/// Exit code 0: this machine can record; 1: it cannot.
+#[derive(Debug, Parser)]
+pub(crate) struct Doctor {
+    /// Look at this backend only
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) backend: Backend,
+    /// For a recording of this interface (af-packet, libpcap)
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) interface: Option<String>,
+    /// For a recording of this cgroup2 folder (ebpf)
+    #[arg(long, value_name = "PATH")]
+    pub(crate) cgroup: Option<PathBuf>,
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
 }
 
 /// How a recording into a folder rolls, and what is kept of it.

@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         Command::Replay(args) => commands::replay::run(&args),
         Command::Mock(args) => commands::mock::run(&args),
         Command::Ca(args) => commands::ca::run(&args),
+        Command::Doctor(args) => commands::doctor::run(&args),
     };
     match result {
         Ok(code) => code,

@@ -1,6 +1,7 @@
 //! Recording live traffic: opens the best source, and takes its packets through
 //! [`tapedeck_exchange::Engine`]s into an archive.
 
+mod diagnosis;
 mod ends;
 mod open;
 mod options;
@@ -8,6 +9,7 @@ mod output;
 mod run;
 mod session;
 
+pub use diagnosis::{Diagnosis, Machine, Need, Prognosis, Sight, diagnose};
 pub use ends::End;
 pub use open::{OpenError, Opened, open};
 pub use options::{Backend, Options};

@@ -3,7 +3,9 @@
 use crate::capture::{Backend, Options};
 use crate::sources::af_packet::{AfPacket, AfPacketOptions};
 use crate::sources::ebpf::{Ebpf, EbpfOptions};
+use crate::sources::libpcap::{self, LibpcapOptions};
 use crate::sources::{Source, SourceError};
+use crate::words::in_words;
 
 /// A source that is seeing packets.
 pub struct Opened {
@@ -11,21 +13,21 @@ pub struct Opened {
     pub source: Source,
     /// Which one it is; never [`Backend::Auto`].
     pub backend: Backend,
-    /// The better one that [`Backend::Auto`] passed over, and why.
-    pub passed_over: Option<(Backend, SourceError)>,
+    /// The better ones that [`Backend::Auto`] passed over, and why.
+    pub passed_over: Vec<(Backend, SourceError)>,
 }
 
 /// Why no source could be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// Options for both backends.
+    /// No backend knows all the options.
     #[error(
-        "an interface or network namespace is for the af-packet backend, a cgroup for the ebpf \
-         backend: choose one"
+        "an interface or network namespace is for the backends af-packet and libpcap, a filter for \
+         libpcap, a cgroup for ebpf: choose one"
     )]
     Contradiction,
-    /// An option for the other backend.
+    /// An option for another backend.
     #[error("the {backend} backend knows no {option}")]
     WrongOption {
         /// The backend that was named.
@@ -43,14 +45,16 @@ pub enum OpenError {
         source: SourceError,
     },
     /// Every backend failed.
-    #[error("cannot capture, with ebpf ({ebpf}) or with af-packet")]
-    AllFailed {
-        /// Why the better one failed.
-        ebpf: SourceError,
-        /// Why the other one failed.
-        #[source]
-        af_packet: SourceError,
-    },
+    #[error("no backend can capture here: {} (`tapedeck doctor` says more)", list(.0))]
+    AllFailed(Vec<(Backend, SourceError)>),
+}
+
+fn list(failed: &[(Backend, SourceError)]) -> String {
+    let words: Vec<_> = failed
+        .iter()
+        .map(|(backend, why)| format!("{backend}: {}", in_words(why)))
+        .collect();
+    words.join("; ")
 }
 
 /// Opens the best source that options, kernel and privileges allow. It sees packets from now on.
@@ -59,52 +63,42 @@ pub enum OpenError {
 ///
 /// When no source can be opened.
 pub fn open(options: &Options) -> Result<Opened, OpenError> {
-    match allowed(options)? {
-        Allowed::Only(backend) => open_one(backend, options)
-            .map(|source| Opened {
+    let allowed = allowed(options)?;
+    if let [backend] = allowed.as_slice() {
+        return match open_one(*backend, options) {
+            Ok(source) => Ok(Opened {
                 source,
-                backend,
-                passed_over: None,
-            })
-            .map_err(|source| OpenError::Failed { backend, source }),
-        Allowed::Any => open_best(options),
+                backend: *backend,
+                passed_over: Vec::new(),
+            }),
+            Err(source) => Err(OpenError::Failed {
+                backend: *backend,
+                source,
+            }),
+        };
     }
+    let mut passed_over = Vec::new();
+    for backend in allowed {
+        match open_one(backend, options) {
+            Ok(source) => {
+                return Ok(Opened {
+                    source,
+                    backend,
+                    passed_over,
+                });
+            }
+            Err(why) => passed_over.push((backend, why)),
+        }
+    }
+    Err(OpenError::AllFailed(passed_over))
 }
 
-fn open_best(options: &Options) -> Result<Opened, OpenError> {
-    let ebpf = match open_one(Backend::Ebpf, options) {
-        Ok(source) => {
-            return Ok(Opened {
-                source,
-                backend: Backend::Ebpf,
-                passed_over: None,
-            });
-        }
-        Err(error) => error,
+pub(super) fn open_one(backend: Backend, options: &Options) -> Result<Source, SourceError> {
+    let ports = || {
+        let ports = options.policy.as_ports();
+        ports.ok_or(SourceError::NeedsSockets(backend.name()))
     };
-    match open_one(Backend::AfPacket, options) {
-        Ok(source) => Ok(Opened {
-            source,
-            backend: Backend::AfPacket,
-            passed_over: Some((Backend::Ebpf, ebpf)),
-        }),
-        Err(af_packet) => Err(OpenError::AllFailed { ebpf, af_packet }),
-    }
-}
-
-fn open_one(backend: Backend, options: &Options) -> Result<Source, SourceError> {
     match backend {
-        Backend::AfPacket => {
-            let ports = options.policy.as_ports();
-            let source = AfPacket::open(&AfPacketOptions {
-                interface: options.interface.clone(),
-                network_namespace: options.network_namespace.clone(),
-                ports: ports.ok_or(SourceError::NeedsSockets(backend.name()))?,
-                ring_bytes: options.ring_bytes,
-                streams: options.threads,
-            })?;
-            Ok(source.into())
-        }
         Backend::Auto | Backend::Ebpf => {
             let source = Ebpf::open(&EbpfOptions {
                 cgroup: options.cgroup.clone(),
@@ -115,30 +109,44 @@ fn open_one(backend: Backend, options: &Options) -> Result<Source, SourceError> 
             })?;
             Ok(source.into())
         }
+        Backend::AfPacket => {
+            let source = AfPacket::open(&AfPacketOptions {
+                interface: options.interface.clone(),
+                network_namespace: options.network_namespace.clone(),
+                ports: ports()?,
+                ring_bytes: options.ring_bytes,
+                streams: options.threads,
+            })?;
+            Ok(source.into())
+        }
+        Backend::Libpcap => libpcap::open(&LibpcapOptions {
+            interface: options.interface.clone(),
+            network_namespace: options.network_namespace.clone(),
+            filter: options.filter.clone(),
+            ports: ports()?,
+            ring_bytes: options.ring_bytes,
+        }),
     }
 }
 
-/// Which backends the options leave.
-#[derive(Debug, Eq, PartialEq)]
-enum Allowed {
-    Any,
-    Only(Backend),
-}
-
 /// What an option is for.
-const OPTIONS: [(&str, &[Backend]); 3] = [
-    ("interface", &[Backend::AfPacket]),
-    ("network namespace", &[Backend::AfPacket]),
+const OPTIONS: [(&str, &[Backend]); 4] = [
+    ("interface", &[Backend::AfPacket, Backend::Libpcap]),
+    ("network namespace", &[Backend::AfPacket, Backend::Libpcap]),
+    ("filter", &[Backend::Libpcap]),
     ("cgroup", &[Backend::Ebpf]),
 ];
 
-fn allowed(options: &Options) -> Result<Allowed, OpenError> {
+/// The backends that the options leave, best first. Who names an interface wants what passes there,
+/// not the sockets of the whole machine.
+pub(super) fn allowed(options: &Options) -> Result<Vec<Backend>, OpenError> {
     let given = [
         options.interface.is_some(),
         options.network_namespace.is_some(),
+        options.filter.is_some(),
         options.cgroup.is_some(),
     ];
-    let mut left = vec![Backend::Ebpf, Backend::AfPacket];
+    let mut left = Backend::ALL.to_vec();
     for ((option, backends), _) in OPTIONS.iter().zip(given).filter(|(_, given)| *given) {
         if options.backend != Backend::Auto && !backends.contains(&options.backend) {
             return Err(OpenError::WrongOption {
@@ -148,13 +156,17 @@ fn allowed(options: &Options) -> Result<Allowed, OpenError> {
         }
         left.retain(|backend| backends.contains(backend));
     }
-    match (options.backend, left.as_slice()) {
-        (_, []) => Err(OpenError::Contradiction),
-        (Backend::Auto, [Backend::Ebpf, ..]) if left.len() > 1 => Ok(Allowed::Any),
-        // Who names an interface wants what passes there, not the sockets of the whole machine.
-        (Backend::Auto, [first, ..]) => Ok(Allowed::Only(*first)),
-        (backend, _) => Ok(Allowed::Only(backend)),
+    if left.is_empty() {
+        return Err(OpenError::Contradiction);
     }
+    if options.backend != Backend::Auto {
+        return Ok(vec![options.backend]);
+    }
+    // One that was not built is no worse choice but none, unless there is no other.
+    if left.len() > 1 && !libpcap::IS_BUILT {
+        left.retain(|backend| *backend != Backend::Libpcap);
+    }
+    Ok(left)
 }
 
 #[cfg(test)]
@@ -162,28 +174,41 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(backend: Backend, interface: bool, cgroup: bool, expect: Option<Allowed>) {
+    fn check(backend: Backend, given: &str, expect: Option<&[Backend]>) {
+        let is_given = |name: &str| given.split(' ').any(|given| given == name);
         let options = Options {
             backend,
-            interface: interface.then(|| "lo".to_owned()),
-            cgroup: cgroup.then(|| "/".into()),
+            interface: is_given("interface").then(|| "lo".to_owned()),
+            filter: is_given("filter").then(|| "tcp".to_owned()),
+            cgroup: is_given("cgroup").then(|| "/".into()),
             ..Options::default()
         };
-        assert_eq!(allowed(&options).ok(), expect);
+        assert_eq!(allowed(&options).ok().as_deref(), expect, "{given}");
     }
 
     #[test]
     fn options_choose_the_backend_or_contradict_it() {
-        let only = |backend| Some(Allowed::Only(backend));
-        check(Backend::Auto, false, false, Some(Allowed::Any));
-        check(Backend::Auto, true, false, only(Backend::AfPacket));
-        check(Backend::Auto, false, true, only(Backend::Ebpf));
-        check(Backend::Auto, true, true, None);
-        check(Backend::Ebpf, false, false, only(Backend::Ebpf));
-        check(Backend::Ebpf, false, true, only(Backend::Ebpf));
-        check(Backend::Ebpf, true, false, None);
-        check(Backend::AfPacket, false, false, only(Backend::AfPacket));
-        check(Backend::AfPacket, true, false, only(Backend::AfPacket));
-        check(Backend::AfPacket, false, true, None);
+        use Backend::{AfPacket, Auto, Ebpf, Libpcap};
+        let built = |all: &'static [Backend]| {
+            if libpcap::IS_BUILT {
+                Some(all)
+            } else {
+                all.split_last().map(|(_, others)| others)
+            }
+        };
+        check(Auto, "", built(&[Ebpf, AfPacket, Libpcap]));
+        check(Auto, "interface", built(&[AfPacket, Libpcap]));
+        check(Auto, "cgroup", Some(&[Ebpf]));
+        check(Auto, "filter", Some(&[Libpcap]));
+        check(Auto, "filter interface", Some(&[Libpcap]));
+        check(Auto, "interface cgroup", None);
+        check(Auto, "filter cgroup", None);
+        check(Ebpf, "", Some(&[Ebpf]));
+        check(Ebpf, "cgroup", Some(&[Ebpf]));
+        check(Ebpf, "interface", None);
+        check(AfPacket, "interface", Some(&[AfPacket]));
+        check(AfPacket, "cgroup", None);
+        check(AfPacket, "filter", None);
+        check(Libpcap, "filter interface", Some(&[Libpcap]));
     }
 }

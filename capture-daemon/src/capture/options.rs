@@ -16,9 +16,14 @@ pub enum Backend {
     Ebpf,
     /// A packet socket: [`crate::sources::af_packet`].
     AfPacket,
+    /// The system's libpcap: [`crate::sources::libpcap`].
+    Libpcap,
 }
 
 impl Backend {
+    /// The ways, best first.
+    pub const ALL: [Self; 3] = [Self::Ebpf, Self::AfPacket, Self::Libpcap];
+
     /// As on the command line.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -26,6 +31,7 @@ impl Backend {
             Self::Auto => "auto",
             Self::Ebpf => "ebpf",
             Self::AfPacket => "af-packet",
+            Self::Libpcap => "libpcap",
         }
     }
 }
@@ -41,11 +47,13 @@ impl fmt::Display for Backend {
 pub struct Options {
     /// The way. One that is named is never replaced by another.
     pub backend: Backend,
-    /// The interface to listen on (AF_PACKET); `None`: all.
+    /// The interface to listen on (AF_PACKET, libpcap); `None`: all.
     pub interface: Option<String>,
-    /// The network namespace whose interfaces are meant (AF_PACKET): `/run/netns/NAME`,
+    /// The network namespace whose interfaces are meant (AF_PACKET, libpcap): `/run/netns/NAME`,
     /// `/proc/PID/ns/net`; `None`: that of this process.
     pub network_namespace: Option<PathBuf>,
+    /// Which packets are taken, in the language of libpcap (libpcap); `None`: those of TCP.
+    pub filter: Option<String>,
     /// The cgroup whose sockets are seen (eBPF); `None`: every socket of the machine.
     pub cgroup: Option<PathBuf>,
     /// Leave out the sockets of this process's own cgroup (eBPF). For a daemon in a container;
@@ -67,6 +75,7 @@ impl Default for Options {
             backend: Backend::Auto,
             interface: None,
             network_namespace: None,
+            filter: None,
             cgroup: None,
             ignore_own_cgroup: false,
             policy: Policy::default(),
@@ -86,6 +95,9 @@ impl Options {
         }
         if let Some(namespace) = &self.network_namespace {
             parts.push(format!("network namespace {}", namespace.display()));
+        }
+        if let Some(filter) = &self.filter {
+            parts.push(filter.clone());
         }
         if let Some(cgroup) = &self.cgroup {
             parts.push(format!("cgroup {}", cgroup.display()));

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use tapedeck_archive::{Destination, SetEvent, WriteError};
 use tapedeck_model::{BodyPart, Exchange, Ledger, UnreadConnection};
 
+use crate::words::in_words;
+
 /// Begins an output, or begins it again after one has failed. With what happened to segments.
 pub type Begin = Box<dyn FnMut() -> Result<(Destination, Vec<SetEvent>), WriteError> + Send>;
 
@@ -158,16 +160,4 @@ impl Archiver {
             }
         }
     }
-}
-
-/// An error with its causes.
-fn in_words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -50,11 +50,14 @@ pub struct Config {
 pub struct CaptureConfig {
     /// The way to capture; `auto` takes the best that the kernel and the privileges allow.
     pub backend: BackendConfig,
-    /// The interface to listen on (af-packet). Unset: all.
+    /// The interface to listen on (af-packet, libpcap). Unset: all.
     pub interface: Option<String>,
-    /// The network namespace whose interfaces are meant (af-packet): /run/netns/NAME or
+    /// The network namespace whose interfaces are meant (af-packet, libpcap): /run/netns/NAME or
     /// /proc/PID/ns/net. Unset: the daemon's own.
     pub network_namespace: Option<PathBuf>,
+    /// Which packets are taken, in the language of libpcap, see pcap-filter(7) (libpcap). Unset:
+    /// those of TCP.
+    pub filter: Option<String>,
     /// The cgroup whose sockets are seen (ebpf), with those below it. Unset: every socket.
     pub cgroup: Option<PathBuf>,
     /// Leave out the sockets of the daemon's own cgroup, unless that is the root (ebpf).
@@ -72,6 +75,7 @@ impl Default for CaptureConfig {
             backend: BackendConfig::Auto,
             interface: None,
             network_namespace: None,
+            filter: None,
             cgroup: None,
             ignore_own_cgroup: true,
             ring_size: Size(16 << 20),
@@ -91,6 +95,8 @@ pub enum BackendConfig {
     Ebpf,
     /// Packet sockets.
     AfPacket,
+    /// The system's libpcap, where the daemon was built with it.
+    Libpcap,
 }
 
 /// Some connections, and what is done with them. Names ports or a cgroup, not both.
@@ -295,6 +301,7 @@ impl Config {
             backend,
             interface,
             network_namespace,
+            filter,
             cgroup,
             ignore_own_cgroup,
             ring_size,
@@ -305,9 +312,11 @@ impl Config {
                 BackendConfig::Auto => Backend::Auto,
                 BackendConfig::Ebpf => Backend::Ebpf,
                 BackendConfig::AfPacket => Backend::AfPacket,
+                BackendConfig::Libpcap => Backend::Libpcap,
             },
             interface,
             network_namespace,
+            filter,
             cgroup,
             ignore_own_cgroup,
             policy: self.policy(),

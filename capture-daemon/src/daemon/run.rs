@@ -20,6 +20,7 @@ use crate::attribution::{Cgroups, Node, PodNames};
 use crate::capture::{self, Begin, IsOwn, Opened, Options, Session, Setup, Snapshot};
 use crate::sources::ebpf::cgroup_root;
 use crate::sys::{self, Clock, Signal, Signals};
+use crate::words::in_words;
 
 /// How often the output's time passes.
 const TICK: Duration = Duration::from_millis(250);
@@ -114,7 +115,7 @@ fn start(
 
 fn open(options: &Options) -> Result<Opened> {
     let opened = capture::open(options)?;
-    if let Some((backend, why)) = &opened.passed_over {
+    for (backend, why) in &opened.passed_over {
         warn!(
             backend = backend.name(),
             why = in_words(why),
@@ -439,16 +440,4 @@ fn resident() -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     kib.unwrap_or(0) * KIB
-}
-
-/// An error with its causes.
-fn in_words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -66,6 +66,25 @@ pub enum SourceError {
     /// The kernel refused the BPF object.
     #[error("the kernel did not take the BPF programs")]
     Bpf(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// This build has no such source.
+    #[error("this build has no {what}: build it with `--features {feature}`")]
+    NotBuilt {
+        /// What it lacks.
+        what: &'static str,
+        /// What would bring it.
+        feature: &'static str,
+    },
+    /// What libpcap said when it failed.
+    #[error("libpcap: {0}")]
+    Libpcap(String),
+    /// libpcap does not understand the filter.
+    #[error("libpcap does not take the filter {filter:?}: {message}")]
+    Filter {
+        /// The filter.
+        filter: String,
+        /// What libpcap said of it.
+        message: String,
+    },
     /// A ring-buffer record was not what this build's programs write.
     #[error("a record in the ring buffer has an unknown layout")]
     UnknownRecord,
@@ -86,27 +105,62 @@ impl SourceError {
         move |source| Self::System { action, source }
     }
 
+    /// Whether the kernel would not let us, somewhere among the causes.
+    fn is_refusal(&self) -> bool {
+        if let Self::Libpcap(message) = self {
+            // It tells causes in words only.
+            return message.contains("permi");
+        }
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            if error
+                .downcast_ref::<io::Error>()
+                .is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+            {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+
     /// For `map_err`: something that the BPF loader said.
     pub(crate) fn bpf(error: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self::Bpf(Box::new(error))
     }
 }
 
-/// Checks that the process has the capabilities in effect.
-pub(crate) fn require(needed: &[Capability]) -> Result<(), SourceError> {
-    let missing: Vec<_> = needed
-        .iter()
-        .copied()
-        .filter(|capability| !is_allowed(*capability))
-        .collect();
-    if missing.is_empty() {
-        Ok(())
-    } else {
-        Err(SourceError::MissingCapabilities(missing))
+/// For `map_err`: where the kernel refused something and capabilities are missing, those are why.
+///
+/// The kernel is asked first, and the capabilities are looked at afterwards: it alone knows what it
+/// lets whom do.
+pub(crate) fn explain(needed: &'static [Needed]) -> impl FnOnce(SourceError) -> SourceError {
+    move |error| {
+        let missing: Vec<_> = needed
+            .iter()
+            .map(|needed| needed.capability)
+            .filter(|capability| !is_effective(*capability))
+            .collect();
+        if missing.is_empty() || !error.is_refusal() {
+            error
+        } else {
+            SourceError::MissingCapabilities(missing)
+        }
     }
 }
 
-fn is_allowed(capability: Capability) -> bool {
+/// A capability that a source needs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Needed {
+    /// Which.
+    pub capability: Capability,
+    /// What for, in words.
+    pub what_for: &'static str,
+}
+
+/// Whether this thread may use the capability.
+#[must_use]
+pub fn is_effective(capability: Capability) -> bool {
     let is_effective =
         |capability| caps::has_cap(None, caps::CapSet::Effective, capability).unwrap_or(false);
     // The newer capabilities were split off from CAP_SYS_ADMIN, which still stands for them.

@@ -6,9 +6,10 @@
 pub mod af_packet;
 pub mod ebpf;
 mod error;
+pub mod libpcap;
 mod source;
 
-pub use error::SourceError;
+pub use error::{Needed, SourceError, is_effective};
 pub use source::{
     Action, Captured, Drops, Match, Owners, PacketSource, Policy, Queue, Rule, Socket, Source, Tap,
 };

@@ -16,6 +16,8 @@ mod packet_ring;
 mod packet_socket;
 mod ring_gauge;
 mod signals;
+#[cfg(feature = "libpcap")]
+mod wait;
 
 pub(crate) use addresses::own_addresses;
 pub(crate) use clock::{Clock, now, processor_time};
@@ -26,3 +28,5 @@ pub(crate) use packet_ring::{Frame, PacketRing, RingSize};
 pub(crate) use packet_socket::{Instruction, PacketSocket, interface_index, interface_names};
 pub(crate) use ring_gauge::RingGauge;
 pub(crate) use signals::{Signal, Signals};
+#[cfg(feature = "libpcap")]
+pub(crate) use wait::wait_readable;

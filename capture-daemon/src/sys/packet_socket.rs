@@ -24,6 +24,14 @@ pub(crate) struct PacketSocket {
     fd: OwnedFd,
 }
 
+#[cfg(feature = "libpcap")]
+impl From<OwnedFd> for PacketSocket {
+    /// One that somebody else has opened.
+    fn from(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+}
+
 impl PacketSocket {
     /// Opens a socket that receives nothing before [`bind`](Self::bind).
     ///

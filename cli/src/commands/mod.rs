@@ -4,6 +4,7 @@ mod bodies;
 pub(crate) mod ca;
 mod connections;
 pub(crate) mod cut;
+pub(crate) mod doctor;
 pub(crate) mod export;
 pub(crate) mod import;
 mod keylog;

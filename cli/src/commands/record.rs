@@ -17,9 +17,8 @@ use crate::output;
 pub(crate) fn run(args: &args::Record) -> Result<ExitCode> {
     let options = options(args);
     let opened = capture::open(&options)?;
-    if let Some((backend, why)) = &opened.passed_over {
-        let why = anyhow::Error::msg(why.to_string());
-        output::say(format_args!("{backend} is not possible here: {why:#}"));
+    for (backend, why) in &opened.passed_over {
+        output::say(format_args!("{backend} is not possible here: {why}"));
     }
     let filter = options.describe_filter();
     let provenance = Provenance {
@@ -112,14 +111,20 @@ fn warn_of(events: &[SetEvent]) {
     }
 }
 
+pub(super) fn backend(backend: args::Backend) -> Backend {
+    match backend {
+        args::Backend::Auto => Backend::Auto,
+        args::Backend::Ebpf => Backend::Ebpf,
+        args::Backend::AfPacket => Backend::AfPacket,
+        args::Backend::Libpcap => Backend::Libpcap,
+    }
+}
+
 fn options(args: &args::Record) -> Options {
     Options {
-        backend: match args.backend {
-            args::Backend::Auto => Backend::Auto,
-            args::Backend::Ebpf => Backend::Ebpf,
-            args::Backend::AfPacket => Backend::AfPacket,
-        },
+        backend: backend(args.backend),
         interface: args.interface.clone(),
+        filter: args.packet_filter.clone(),
         cgroup: args.cgroup.clone(),
         policy: Policy::only_ports(&args.ports),
         ..Options::default()

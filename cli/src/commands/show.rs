@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use tapedeck_archive::{Archive, BodyBuffer, HeadView, MessageView, Record, Row, Scratch};
 use tapedeck_interchange::{content, header_text, rfc3339, stream};
-use tapedeck_model::{Anomaly, Missing, Protocol, Role};
+use tapedeck_model::{Anomaly, Missing, Origin, Protocol, Role, Workload, Workloads};
 
 use super::bodies;
 use crate::args::{self, BodySide};
@@ -62,13 +62,30 @@ fn raw_body(
 fn show(archive: &Archive, row: &Row<'_>, record: &Record<'_>, out: &mut impl Write) -> Result<()> {
     writeln!(out, "exchange    {}", archive.name(row.id()))?;
     writeln!(out, "time        {}", rfc3339(row.time()))?;
-    writeln!(out, "client      {}", row.client())?;
-    writeln!(out, "server      {}", row.server())?;
+    let connection = record.connection();
+    let Workloads { client, server } = &connection.workloads;
     writeln!(
         out,
-        "protocol    {}, connection {}, stream {}{}{}",
+        "client      {}{}",
+        row.client(),
+        whose(client.as_deref())
+    )?;
+    writeln!(
+        out,
+        "server      {}{}",
+        row.server(),
+        whose(server.as_deref())
+    )?;
+    writeln!(
+        out,
+        "protocol    {}, connection {}{}, stream {}{}{}",
         row.protocol(),
         row.connection().0,
+        match connection.origin {
+            Origin::Handshake => "",
+            Origin::Midstream => " (seen from its middle on)",
+            Origin::Predates => " (predates the capture)",
+        },
         row.stream(),
         if row.tunnel() { ", tunnel" } else { "" },
         if row.pushed() {
@@ -107,6 +124,30 @@ fn show(archive: &Archive, row: &Row<'_>, record: &Record<'_>, out: &mut impl Wr
         )?;
     }
     Ok(())
+}
+
+/// Whose one end is, in a few words.
+fn whose(workload: Option<&Workload>) -> String {
+    let Some(workload) = workload else {
+        return String::new();
+    };
+    let mut words = Vec::new();
+    if let Some(pod) = &workload.pod {
+        let namespace = workload.namespace.as_deref().unwrap_or("?");
+        words.push(format!("pod {namespace}/{pod}"));
+    }
+    if let Some(container) = &workload.container {
+        words.push(format!("container {container}"));
+    }
+    if let (Some(process), Some(pid)) = (&workload.process, workload.pid) {
+        words.push(format!("{process}[{pid}]"));
+    }
+    if words.is_empty()
+        && let Some(cgroup) = &workload.cgroup
+    {
+        words.push(format!("cgroup {cgroup}"));
+    }
+    format!("  {}", output::visible(&words.join(", ")))
 }
 
 fn timing(record: &Record<'_>, out: &mut impl Write) -> Result<()> {

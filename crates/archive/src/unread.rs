@@ -103,7 +103,7 @@ impl UnreadBuilder {
             reason: number_of(*reason),
             client_is_v6,
             server_is_v6,
-            is_midstream: *origin == Origin::Midstream,
+            is_midstream: *origin != Origin::Handshake,
             tls: stored(tls.as_ref()),
             client_workload: stored(workloads.client.as_ref()),
             server_workload: stored(workloads.server.as_ref()),

@@ -64,7 +64,7 @@ pub(crate) enum Next {
 
 impl Conversation {
     pub(crate) fn new(connection: Connection) -> Self {
-        let midstream = connection.origin == Origin::Midstream;
+        let midstream = connection.origin != Origin::Handshake;
         Self {
             protocol: Protocol::Detecting(Detecting::new(midstream)),
             builder: Builder::new(Arc::new(connection)),

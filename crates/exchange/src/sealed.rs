@@ -61,7 +61,7 @@ impl Sealed {
             Some(Role::Request) => Direction::ToServer,
             Some(Role::Response) => Direction::ToClient,
         };
-        let flipped = direction != expected && connection.origin == Origin::Midstream;
+        let flipped = direction != expected && connection.origin != Origin::Handshake;
         let reader = |_| {
             let keys = Arc::clone(&shared.tls.keys);
             Box::new(tls::Reader::new(shared.limits.tls, keys))

@@ -22,6 +22,20 @@ pub enum Origin {
     Handshake,
     /// In the middle: it predates the capture, or its handshake was lost.
     Midstream,
+    /// In the middle, because it predates the capture: the kernel had it when a live one began.
+    Predates,
+}
+
+impl Origin {
+    /// Its name, as archives are shown.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Handshake => "handshake",
+            Self::Midstream => "midstream",
+            Self::Predates => "predates-capture",
+        }
+    }
 }
 
 /// One lifetime of a flow.

@@ -90,7 +90,7 @@ pub(super) fn program(network: u32, ports: &[u16], snaplen: u32) -> Vec<Instruct
 }
 
 /// The filter that lets nothing pass.
-pub(super) fn nothing() -> Vec<Instruction> {
+pub(in crate::sources) fn nothing() -> Vec<Instruction> {
     let mut program = Assembler::default();
     program.push(BPF_RET | BPF_K, 0);
     program.finish()

@@ -10,7 +10,7 @@ use tapedeck_model::{Scope, Timestamp};
 use tapedeck_packet::{LinkType, RawPacket};
 
 use super::filter;
-use crate::sources::error::require;
+use crate::sources::error::{Needed, explain};
 use crate::sources::{Captured, Drops, PacketSource, Policy, Source, SourceError, Tap};
 use crate::sys::{
     Frame, Instruction, PacketRing, PacketSocket, RingSize, in_network_namespace, interface_index,
@@ -56,6 +56,23 @@ struct AfPacketTap {
     dropped: u64,
 }
 
+/// What this source needs to be allowed.
+pub const NEEDS: &[Needed] = &[RAW];
+
+/// What it needs in another network namespace.
+pub const NEEDS_ELSEWHERE: &[Needed] = &[
+    RAW,
+    Needed {
+        capability: Capability::CAP_SYS_ADMIN,
+        what_for: "entering a network namespace",
+    },
+];
+
+const RAW: Needed = Needed {
+    capability: Capability::CAP_NET_RAW,
+    what_for: "opening a packet socket",
+};
+
 /// Bytes in a block of the ring: the longest packet must fit.
 const BLOCK: usize = 1 << 20;
 
@@ -86,13 +103,13 @@ impl AfPacket {
                 most: filter::MAX_PORTS,
             });
         }
-        require(&[Capability::CAP_NET_RAW])?;
         let Some(namespace) = &options.network_namespace else {
-            return Self::open_here(options);
+            return Self::open_here(options).map_err(explain(NEEDS));
         };
-        require(&[Capability::CAP_SYS_ADMIN])?;
         in_network_namespace(namespace, || Ok(Self::open_here(options)))
-            .map_err(SourceError::system("enter the network namespace"))?
+            .map_err(SourceError::system("enter the network namespace"))
+            .flatten()
+            .map_err(explain(NEEDS_ELSEWHERE))
     }
 
     fn open_here(options: &AfPacketOptions) -> Result<Self, SourceError> {

@@ -70,6 +70,12 @@ pub fn cgroup_root() -> Result<PathBuf, SourceError> {
     find_root(&mounts).ok_or(SourceError::NoCgroup2)
 }
 
+/// Whether this is the root of the cgroups of the whole machine, and not that of a namespace.
+#[must_use]
+pub fn is_root_of_all(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.ino() == ROOT_ID)
+}
+
 /// The id of the cgroup of this process, where it has one of its own; `None` in the root, whose
 /// sockets are those of half the machine.
 #[must_use]

@@ -18,5 +18,5 @@ mod object;
 mod source;
 mod tap;
 
-pub use cgroup::{cgroup_root, own_cgroup};
-pub use source::{Ebpf, EbpfOptions, Event};
+pub use cgroup::{cgroup_root, is_root_of_all, own_cgroup};
+pub use source::{Ebpf, EbpfOptions, Event, NEEDS};

@@ -19,7 +19,7 @@ use super::cgroup::Cgroup;
 use super::clock::WallClock;
 use super::object::OBJECT;
 use super::tap::EbpfTap;
-use crate::sources::error::require;
+use crate::sources::error::{Needed, explain};
 use crate::sources::{Captured, Drops, PacketSource, Policy, Socket, Source, SourceError, Tap};
 use crate::sys;
 
@@ -63,6 +63,23 @@ pub struct Event<'a> {
     pub packet: RawPacket<'a>,
 }
 
+/// What this source needs to be allowed.
+pub const NEEDS: &[Needed] = &[
+    Needed {
+        capability: Capability::CAP_BPF,
+        what_for: "making maps and loading the programs",
+    },
+    Needed {
+        capability: Capability::CAP_NET_ADMIN,
+        what_for: "attaching the programs to a cgroup",
+    },
+    // The programs copy to a place that is known only when they run, inside a record.
+    Needed {
+        capability: Capability::CAP_PERFMON,
+        what_for: "computing the place of a packet within a record",
+    },
+];
+
 /// The smallest ring: one record of the largest size must fit, with room beside it.
 const MIN_RING: usize = 1 << 20;
 
@@ -92,12 +109,10 @@ impl Ebpf {
     /// system or no such cgroup, or when the kernel lacks ring buffers (before 5.8) or refuses
     /// the programs.
     pub fn open(options: &EbpfOptions) -> Result<Self, SourceError> {
-        require(&[
-            Capability::CAP_BPF,
-            Capability::CAP_NET_ADMIN,
-            // The programs copy to a place that is known only when they run, inside a record.
-            Capability::CAP_PERFMON,
-        ])?;
+        Self::try_open(options).map_err(explain(NEEDS))
+    }
+
+    fn try_open(options: &EbpfOptions) -> Result<Self, SourceError> {
         let cgroup = Cgroup::find(options.cgroup.as_deref())?;
         sys::lift_memory_lock_limit();
         if !aya::sys::is_map_supported(MapType::RingBuf).map_err(SourceError::bpf)? {

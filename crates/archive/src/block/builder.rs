@@ -512,7 +512,8 @@ impl BlockBuilder {
         values.flags.push(
             flag(client.ip.is_ipv6(), connection_flags::CLIENT_V6)
                 | flag(server.ip.is_ipv6(), connection_flags::SERVER_V6)
-                | flag(*origin == Origin::Midstream, connection_flags::MIDSTREAM),
+                | flag(*origin != Origin::Handshake, connection_flags::MIDSTREAM)
+                | flag(*origin == Origin::Predates, connection_flags::PREDATES),
         );
         number
     }

@@ -200,4 +200,6 @@ pub(crate) mod connection_flags {
     pub(crate) const CLIENT_V6: u64 = 1;
     pub(crate) const SERVER_V6: u64 = 2;
     pub(crate) const MIDSTREAM: u64 = 4;
+    /// Beside [`MIDSTREAM`], which is all that older readers know.
+    pub(crate) const PREDATES: u64 = 8;
 }

@@ -120,7 +120,9 @@ impl<'s> Record<'s> {
                 flags & connection_flags::SERVER_V6 != 0,
             ),
             scope: Scope(connections.scope.get(number)),
-            origin: if flags & connection_flags::MIDSTREAM != 0 {
+            origin: if flags & connection_flags::PREDATES != 0 {
+                Origin::Predates
+            } else if flags & connection_flags::MIDSTREAM != 0 {
                 Origin::Midstream
             } else {
                 Origin::Handshake

@@ -1,8 +1,10 @@
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use tapedeck_archive::{Archive, BodyBuffer, MessageView, ReadError, Row, Scratch};
+use tapedeck_model::Workload;
 
-use super::types::{Grpc, Interim, Line, Message, Object};
+use super::types::{Grpc, Interim, Line, Message, Object, Owner};
 use crate::stream;
 
 /// What [`export`] wrote.
@@ -98,8 +100,13 @@ fn object<'s>(
         let body = &message.body;
         body.text.is_some() || body.base64.is_some()
     });
+    let connection = record.connection();
+    let owner = |workload: &Option<Arc<Workload>>| workload.as_deref().map(Owner::of);
     let object = Object {
         line: Line::of(row),
+        begun: connection.origin.name(),
+        client_workload: owner(&connection.workloads.client),
+        server_workload: owner(&connection.workloads.server),
         request,
         interim: record
             .interim()
@@ -136,8 +143,6 @@ fn message<'s>(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tapedeck_archive::{Provenance, Writer, WriterOptions};
     use tapedeck_model::exchange::{Arrival, Body, BodyGap};
     use tapedeck_model::{

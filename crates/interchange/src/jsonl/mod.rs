@@ -7,4 +7,4 @@ mod export;
 mod types;
 
 pub use export::{ExportError, Exported, Limits, export};
-pub use types::{Arrival, Body, Field, Gap, Grpc, Interim, Line, Message, Object};
+pub use types::{Arrival, Body, Field, Gap, Grpc, Interim, Line, Message, Object, Owner};

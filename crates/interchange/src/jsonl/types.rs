@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 use tapedeck_archive::{BodyView, HeadView, InterimView, MessageView, Row};
-use tapedeck_model::{Anomaly, GapCause};
+use tapedeck_model::{Anomaly, GapCause, Workload};
 
 use crate::text::{header_text, rfc3339};
 
@@ -98,6 +98,14 @@ pub struct Object<'a> {
     /// What the index knows.
     #[serde(flatten)]
     pub line: Line<'a>,
+    /// How the beginning of the connection was seen.
+    pub begun: &'static str,
+    /// Whose the client is; absent where nothing is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_workload: Option<Owner>,
+    /// Whose the server is; absent where nothing is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_workload: Option<Owner>,
     /// The request; `null` where it was never seen.
     pub request: Option<Message<'a>>,
     /// The interim responses, in order.
@@ -107,6 +115,49 @@ pub struct Object<'a> {
     /// How a gRPC call ended; absent where it is none, or its status is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grpc: Option<Grpc>,
+}
+
+/// Whose one end of a connection is. What is not known is absent.
+#[derive(Debug, Serialize)]
+#[expect(missing_docs, reason = "the fields are those of `Workload`")]
+pub struct Owner {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub process: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
+}
+
+impl Owner {
+    pub(super) fn of(workload: &Workload) -> Self {
+        let Workload {
+            namespace,
+            pod,
+            container,
+            owner,
+            process,
+            pid,
+            cgroup,
+        } = workload.clone();
+        Self {
+            namespace,
+            pod,
+            container,
+            owner,
+            process,
+            pid,
+            cgroup,
+        }
+    }
 }
 
 /// How a gRPC call ended.

@@ -60,7 +60,7 @@ impl Talk {
         Self {
             wire: Wire::new(connection.id.0, connection.client, connection.server, lane),
             begun: false,
-            midstream: connection.origin == Origin::Midstream,
+            midstream: connection.origin != Origin::Handshake,
             language: None,
             upgrading: false,
             turns: PerDirection::default(),
