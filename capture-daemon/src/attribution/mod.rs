@@ -16,19 +16,22 @@ pub use place::{Place, place};
 pub use pods::PodNames;
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tapedeck_model::Workload;
 
-use crate::capture::{Attribution, End};
-use crate::sources::Owners;
+use crate::capture::{Attribution, End, Opened};
+use crate::sources::ebpf::cgroup_root;
+use crate::sources::{Before, Owners};
 
 /// Knows the workloads of this node.
 pub struct Node {
     cgroups: Cgroups,
     pods: PodNames,
     owners: Mutex<Option<Box<dyn Owners + Send>>>,
+    before: Mutex<Arc<Before>>,
     known: Mutex<HashMap<(u64, u32), Known>>,
 }
 
@@ -55,22 +58,33 @@ impl Node {
             cgroups,
             pods,
             owners: Mutex::new(None),
+            before: Mutex::default(),
             known: Mutex::new(HashMap::new()),
         }
     }
 
+    /// Knows the workloads of this machine; `None` where it has no cgroup2 file system. `logs` is
+    /// the node's `/var/log`.
+    #[must_use]
+    pub fn of_this_machine(logs: &Path) -> Option<Self> {
+        let root = cgroup_root().ok()?;
+        Some(Self::new(Cgroups::watch(&root), PodNames::new(logs)))
+    }
+
     /// Asks this source for the processes from now on.
-    pub fn set_owners(&self, owners: Option<Box<dyn Owners + Send>>) {
-        *lock(&self.owners) = owners;
+    pub fn set_source(&self, opened: &mut Opened) {
+        *lock(&self.owners) = opened.source.tap.owners();
+        *lock(&self.before) = Arc::clone(&opened.before);
     }
 
     fn owner(&self, end: &End) -> Option<(u32, String)> {
-        let owners = lock(&self.owners);
-        let owners = owners.as_ref()?;
-        owners
-            .owner(end.cookie)
-            // An accepted socket was opened by nobody: its listening one was.
-            .or_else(|| owners.owner(end.opener))
+        let (owners, before) = (lock(&self.owners), lock(&self.before));
+        let of = |cookie| {
+            let told = owners.as_ref().and_then(|owners| owners.owner(cookie));
+            told.or_else(|| before.owner(cookie))
+        };
+        // An accepted socket was opened by nobody: its listening one was.
+        of(end.cookie).or_else(|| of(end.opener))
     }
 
     fn find(&self, cgroup: u64, owner: Option<(u32, String)>) -> Option<(Workload, bool)> {

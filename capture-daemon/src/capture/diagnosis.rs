@@ -372,7 +372,7 @@ impl Machine {
 }
 
 /// `6.18` of `6.18.44-fc-v595`.
-fn release(text: &str) -> Option<(u32, u32)> {
+pub(super) fn release(text: &str) -> Option<(u32, u32)> {
     let mut numbers = text.split(['.', '-']).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
@@ -385,7 +385,7 @@ fn chosen(modes: &str) -> Option<String> {
 }
 
 /// A field of `/proc/PID/status`.
-fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+pub(super) fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status
         .lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))

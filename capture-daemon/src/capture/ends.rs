@@ -47,9 +47,18 @@ impl Ends {
         }
     }
 
-    /// Looks at a packet, which the engine has read already: what that told of an earlier
-    /// connection of the same endpoints is told by the old entry.
-    pub(super) fn note(&mut self, captured: &Captured<'_>) {
+    /// Looks at a packet before the engine reads it, which may tell of the connection at once.
+    pub(super) fn note_before(&mut self, captured: &Captured<'_>) {
+        self.note(captured, false);
+    }
+
+    /// Looks at a packet that the engine has read. One that begins a connection is noted only now:
+    /// what the engine told of an earlier one of the same endpoints is told by the old entry.
+    pub(super) fn note_after(&mut self, captured: &Captured<'_>) {
+        self.note(captured, true);
+    }
+
+    fn note(&mut self, captured: &Captured<'_>, beginnings: bool) {
         let Some(socket) = captured.socket.filter(|socket| socket.is_first) else {
             return;
         };
@@ -59,6 +68,9 @@ impl Ends {
         let key = FlowKey::new(segment.source, segment.destination, segment.scope);
         let begins =
             segment.flags.contains(TcpFlags::SYN) && !segment.flags.contains(TcpFlags::ACK);
+        if begins != beginnings {
+            return;
+        }
         let mut pair = match self.find(&key) {
             // A SYN is seen where it leaves before it is seen where it arrives: the second copy
             // says nothing about the other end.
@@ -138,7 +150,7 @@ mod tests {
             payload: b"",
             cut: 0,
         });
-        ends.note(&Captured {
+        let captured = Captured {
             packet: RawPacket {
                 at: Timestamp::EPOCH,
                 link: LinkType::RAW,
@@ -147,7 +159,9 @@ mod tests {
                 scope: Scope(7),
             },
             socket: Some(socket),
-        });
+        };
+        ends.note_before(&captured);
+        ends.note_after(&captured);
     }
 
     fn of(ends: &Ends, client: u16) -> [Option<(u64, u64)>; 2] {

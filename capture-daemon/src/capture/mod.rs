@@ -6,6 +6,7 @@ mod ends;
 mod open;
 mod options;
 mod output;
+mod privileges;
 mod run;
 mod session;
 
@@ -14,5 +15,6 @@ pub use ends::End;
 pub use open::{OpenError, Opened, open};
 pub use options::{Backend, Options};
 pub use output::{Begin, Stats};
+pub use privileges::{PrivilegeError, give_up_privileges};
 pub use run::{Ended, Progress, RunError, Summary, Until, run};
 pub use session::{Attribution, FinishError, Finished, IsOwn, Session, Setup, Snapshot};

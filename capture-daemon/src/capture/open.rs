@@ -1,10 +1,12 @@
 //! Choosing a source.
 
+use std::sync::Arc;
+
 use crate::capture::{Backend, Options};
 use crate::sources::af_packet::{AfPacket, AfPacketOptions};
 use crate::sources::ebpf::{Ebpf, EbpfOptions};
 use crate::sources::libpcap::{self, LibpcapOptions};
-use crate::sources::{Source, SourceError};
+use crate::sources::{Before, Source, SourceError, Where};
 use crate::words::in_words;
 
 /// A source that is seeing packets.
@@ -13,6 +15,8 @@ pub struct Opened {
     pub source: Source,
     /// Which one it is; never [`Backend::Auto`].
     pub backend: Backend,
+    /// The connections that were there before it.
+    pub before: Arc<Before>,
     /// The better ones that [`Backend::Auto`] passed over, and why.
     pub passed_over: Vec<(Backend, SourceError)>,
 }
@@ -66,11 +70,7 @@ pub fn open(options: &Options) -> Result<Opened, OpenError> {
     let allowed = allowed(options)?;
     if let [backend] = allowed.as_slice() {
         return match open_one(*backend, options) {
-            Ok(source) => Ok(Opened {
-                source,
-                backend: *backend,
-                passed_over: Vec::new(),
-            }),
+            Ok(source) => Ok(opened(source, *backend, options, Vec::new())),
             Err(source) => Err(OpenError::Failed {
                 backend: *backend,
                 source,
@@ -80,17 +80,29 @@ pub fn open(options: &Options) -> Result<Opened, OpenError> {
     let mut passed_over = Vec::new();
     for backend in allowed {
         match open_one(backend, options) {
-            Ok(source) => {
-                return Ok(Opened {
-                    source,
-                    backend,
-                    passed_over,
-                });
-            }
+            Ok(source) => return Ok(opened(source, backend, options, passed_over)),
             Err(why) => passed_over.push((backend, why)),
         }
     }
     Err(OpenError::AllFailed(passed_over))
+}
+
+fn opened(
+    source: Source,
+    backend: Backend,
+    options: &Options,
+    passed_over: Vec<(Backend, SourceError)>,
+) -> Opened {
+    let place = match backend {
+        Backend::Auto | Backend::Ebpf => Where::Everywhere,
+        Backend::AfPacket | Backend::Libpcap => Where::In(options.network_namespace.as_deref()),
+    };
+    Opened {
+        source,
+        backend,
+        before: Arc::new(Before::read(place)),
+        passed_over,
+    }
 }
 
 pub(super) fn open_one(backend: Backend, options: &Options) -> Result<Source, SourceError> {

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tapedeck_archive::{Destination, WriteError};
+use tapedeck_archive::{Destination, SetEvent, WriteError};
 use tapedeck_model::Ledger;
 
 use super::session::{FinishError, Finished, Session, Setup};
@@ -34,7 +34,7 @@ pub enum Ended {
 }
 
 /// Where a recording stands.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Progress {
     /// For how long it has been running.
     pub elapsed: Duration,
@@ -44,6 +44,8 @@ pub struct Progress {
     pub dropped: u64,
     /// Exchanges archived.
     pub exchanges: u64,
+    /// What happened to segments since the last time.
+    pub events: Vec<SetEvent>,
 }
 
 /// What came of a recording.
@@ -61,6 +63,8 @@ pub struct Summary {
     pub too_large: u64,
     /// The sealed archive.
     pub archive: tapedeck_archive::Summary,
+    /// What happened to segments since the last [`Progress`].
+    pub events: Vec<SetEvent>,
 }
 
 /// Why a recording failed.
@@ -108,7 +112,7 @@ pub fn run(
 ) -> Result<Summary, RunError> {
     let start = Instant::now();
     let mut session = Session::start(opened, output.into(), setup)?;
-    let mut watched = start;
+    let (mut watched, mut events) = (start, Vec::new());
     let mut ended = loop {
         if stop.load(Ordering::Acquire) {
             break Ended::Stopped;
@@ -129,10 +133,10 @@ pub fn run(
             break Ended::Exchanges;
         }
         thread::sleep(left.min(LOOK));
-        session.tick()?;
+        events.extend(session.tick()?);
         if watched.elapsed() >= WATCH {
             watched = Instant::now();
-            watch(&progress(&mut session)?);
+            watch(&progress(&mut session, std::mem::take(&mut events))?);
         }
     };
     let backend = session.backend();
@@ -145,8 +149,9 @@ pub fn run(
         drops,
         output,
         archive,
-        events: _,
+        events: last,
     } = session.finish()?;
+    events.extend(last);
     Ok(Summary {
         backend,
         ended,
@@ -154,15 +159,17 @@ pub fn run(
         drops,
         too_large: output.too_large,
         archive,
+        events,
     })
 }
 
-fn progress(session: &mut Session) -> Result<Progress, SourceError> {
+fn progress(session: &mut Session, events: Vec<SetEvent>) -> Result<Progress, SourceError> {
     let snapshot = session.snapshot()?;
     Ok(Progress {
         elapsed: snapshot.elapsed,
         packets: snapshot.ledger.packets_seen,
         dropped: snapshot.ledger.packets_dropped_by_kernel,
         exchanges: snapshot.output.exchanges,
+        events,
     })
 }

@@ -10,6 +10,7 @@
 //! There is no queue between the threads: what waits, waits in the ring between the kernel and its
 //! stream, which is bounded and counted.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,13 +20,14 @@ use std::time::{Duration, Instant};
 use tapedeck_archive::{Destination, SetEvent, WriteError};
 use tapedeck_exchange::{Engine, Limits, Recorder};
 use tapedeck_model::{
-    BodyPart, Connection, Exchange, Ledger, Timestamp, UnreadConnection, Workload, Workloads,
+    BodyPart, Connection, ConnectionId, Exchange, FlowKey, Ledger, Scope, Timestamp,
+    UnreadConnection, Workload, Workloads,
 };
 
 use super::ends::{End, Ends};
 use super::output::{Archiver, Begin, Sealed, Stats};
 use crate::capture::{Backend, Opened};
-use crate::sources::{Drops, PacketSource, Policy, Queue, Source, SourceError, Tap};
+use crate::sources::{Before, Drops, PacketSource, Policy, Queue, Source, SourceError, Tap};
 use crate::sys::{self, Clock};
 
 /// How long a stream may be waited for: as late as a wish to stop is seen.
@@ -147,6 +149,7 @@ impl Session {
         let Opened {
             source: Source { streams, tap },
             backend,
+            before,
             passed_over: _,
         } = opened;
         let Setup {
@@ -173,6 +176,8 @@ impl Session {
                 recorder: Recording {
                     shared: Arc::clone(&shared),
                     ends: Ends::new(REMEMBERED_ENDS),
+                    before: Arc::clone(&before),
+                    predates: HashMap::new(),
                     attribution: attribution.clone(),
                     is_own: is_own.clone(),
                 },
@@ -459,8 +464,9 @@ impl Reading {
         } = self;
         let mut last = None;
         let packets = stream.next_batch(timeout, &mut |captured| {
+            recorder.ends.note_before(captured);
             engine.packet(&captured.packet, recorder);
-            recorder.ends.note(captured);
+            recorder.ends.note_after(captured);
             last = Some(captured.packet.at);
         })?;
         let lag = last.map_or(0, |at: Timestamp| {
@@ -485,6 +491,10 @@ impl Reading {
 struct Recording {
     shared: Arc<Shared>,
     ends: Ends,
+    before: Arc<Before>,
+    /// Which connection between these was there before the capture, where packets tell no socket:
+    /// the first that is seen. A later one between the same ports is another.
+    predates: HashMap<FlowKey, ConnectionId>,
     attribution: Option<Arc<dyn Attribution>>,
     is_own: Option<IsOwn>,
 }
@@ -508,6 +518,22 @@ impl Recorder for Recording {
         let is_own = self.is_own.as_ref();
         if !is_own.is_some_and(|is_own| is_own(&connection.connection)) {
             lock(&self.shared.archiver).unread(connection);
+        }
+    }
+
+    fn predates(&mut self, connection: &Connection) -> bool {
+        let Connection { client, server, .. } = connection;
+        match self.ends.of(connection) {
+            (None, None) => {
+                let key = FlowKey::new(*client, *server, Scope(0));
+                // Bounded by the connections that were there before.
+                self.before.has_flow(*client, *server)
+                    && *self.predates.entry(key).or_insert(connection.id) == connection.id
+            }
+            ends => [ends.0, ends.1]
+                .into_iter()
+                .flatten()
+                .any(|end| self.before.has_socket(end.cookie)),
         }
     }
 

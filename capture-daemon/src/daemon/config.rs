@@ -65,6 +65,10 @@ pub struct CaptureConfig {
     /// Memory for packets that wait to be read, at least 1MiB. It must hold what arrives while a
     /// block is compressed and written; resident memory grows by up to twice as much.
     pub ring_size: Size,
+    /// Keep the capabilities that opening a source takes, so that a reload may change `interface`,
+    /// `network_namespace`, `filter`, `cgroup` and `ring_size`. Else they are given up once the source
+    /// is open.
+    pub keep_privileges: bool,
     /// Threads that read packets, each the connections of its own: 1, 2 or 4 with ebpf.
     pub threads: NonZeroUsize,
 }
@@ -79,6 +83,7 @@ impl Default for CaptureConfig {
             cgroup: None,
             ignore_own_cgroup: true,
             ring_size: Size(16 << 20),
+            keep_privileges: false,
             threads: NonZeroUsize::MIN,
         }
     }
@@ -306,6 +311,7 @@ impl Config {
             ignore_own_cgroup,
             ring_size,
             threads,
+            keep_privileges: _,
         } = self.capture.clone();
         Options {
             backend: match backend {

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -95,22 +95,20 @@ fn text(status: StatusCode, body: impl Into<String>) -> Response<Full<Bytes>> {
     response
 }
 
-/// Serves what is published, on a thread of its own, until the process ends. Returns the address.
+/// Serves what is published, on a thread of its own, until the process ends.
 ///
 /// # Errors
 ///
-/// When the address cannot be listened on.
-pub(super) fn serve(address: SocketAddr, published: Arc<Published>) -> io::Result<SocketAddr> {
-    let listener = TcpListener::bind(address)?;
+/// When the system cannot start a thread.
+pub(super) fn serve(listener: TcpListener, published: Arc<Published>) -> io::Result<()> {
     listener.set_nonblocking(true)?;
-    let address = listener.local_addr()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     thread::Builder::new()
         .name("control".to_owned())
         .spawn(move || runtime.block_on(accept(listener, published)))?;
-    Ok(address)
+    Ok(())
 }
 
 async fn accept(listener: TcpListener, published: Arc<Published>) {

@@ -1,6 +1,7 @@
 //! The daemon's life: set up, record, follow its configuration and its budget, and end.
 
 use std::fs;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,9 +17,8 @@ use super::control::{self, Published};
 use super::governor::{Budget, Governor, Over, Usage};
 use super::log;
 use super::metrics::{Report, Segments};
-use crate::attribution::{Cgroups, Node, PodNames};
-use crate::capture::{self, Begin, IsOwn, Opened, Options, Session, Setup, Snapshot};
-use crate::sources::ebpf::cgroup_root;
+use crate::attribution::Node;
+use crate::capture::{self, Backend, Begin, IsOwn, Opened, Options, Session, Setup, Snapshot};
 use crate::sys::{self, Clock, Signal, Signals};
 use crate::words::in_words;
 
@@ -43,17 +43,12 @@ pub fn run(path: &Path) -> Result<()> {
     let signals = Signals::block().context("cannot wait for signals")?;
     log::begin(&config.log);
     let published = Arc::new(Published::default());
-    let control = match config.control.listen {
-        None => None,
-        Some(address) => {
-            let address = control::serve(address, Arc::clone(&published))
-                .with_context(|| format!("cannot listen on {address} (control.listen)"))?;
-            info!(%address, "control endpoint");
-            Some(address)
-        }
-    };
-    let node = node(&config);
-    let (session, segments) = start(&config, control.map(|address| address.port()), node.clone())?;
+    let control = config.control.listen.map(listen).transpose()?;
+    let Started {
+        session,
+        node,
+        segments,
+    } = start(&config, control, &published)?;
     let mut daemon = Daemon {
         path: path.to_owned(),
         config,
@@ -78,12 +73,25 @@ fn read(path: &Path) -> Result<Config> {
         .with_context(|| format!("the configuration {} has mistakes", path.display()))
 }
 
-/// Opens everything and begins to record.
+fn listen(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address)
+        .with_context(|| format!("cannot listen on {address} (control.listen)"))
+}
+
+/// What was begun.
+struct Started {
+    session: Session,
+    node: Option<Arc<Node>>,
+    segments: Segments,
+}
+
+/// Opens everything, gives up the privileges for that, and begins to record. No thread is started
+/// before they are given up: each has its own.
 fn start(
     config: &Config,
-    control: Option<u16>,
-    node: Option<Arc<Node>>,
-) -> Result<(Session, Segments)> {
+    control: Option<TcpListener>,
+    published: &Arc<Published>,
+) -> Result<Started> {
     let options = config.options();
     // The archive first: another daemon that writes to it is to be left in peace.
     let mut begin = begin(&config.archive, options.describe_filter());
@@ -93,12 +101,27 @@ fn start(
         segments.note(&event);
     }
     let mut opened = open(&options)?;
+    if config.capture.keep_privileges {
+        info!("privileges are kept for reloads (capture.keep_privileges)");
+    } else {
+        give_up_privileges(opened.backend, &config.archive.folder)?;
+    }
+    let mut is_own = None;
+    if let Some(listener) = control {
+        let address = listener.local_addr().context("no control endpoint")?;
+        control::serve(listener, Arc::clone(published)).context("cannot start a thread")?;
+        info!(%address, "control endpoint");
+        is_own = Some(own_connections(address.port()));
+    }
+    let node = node(config);
     if let Some(node) = &node {
-        node.set_owners(opened.source.tap.owners());
+        node.set_source(&mut opened);
     }
     let setup = Setup {
-        attribution: node.map(|node| node as Arc<dyn capture::Attribution>),
-        is_own: control.map(is_own),
+        attribution: node
+            .clone()
+            .map(|node| node as Arc<dyn capture::Attribution>),
+        is_own,
         again: Some(begin),
         limits: Limits::default(),
     };
@@ -110,7 +133,18 @@ fn start(
         filter = options.describe_filter(),
         "recording"
     );
-    Ok((session, segments))
+    Ok(Started {
+        session,
+        node,
+        segments,
+    })
+}
+
+fn give_up_privileges(backend: Backend, output: &Path) -> Result<()> {
+    let kept = capture::give_up_privileges(backend, output)?;
+    let kept: Vec<_> = kept.iter().map(ToString::to_string).collect();
+    info!(kept = kept.join(" "), "privileges given up");
+    Ok(())
 }
 
 fn open(options: &Options) -> Result<Opened> {
@@ -157,7 +191,7 @@ fn begin(config: &ArchiveConfig, filter: String) -> Begin {
 
 /// Connections to our own control endpoint: in our own network namespace, to its port at an address
 /// of this machine. Where packets tell no namespace, all have this scope.
-fn is_own(port: u16) -> IsOwn {
+fn own_connections(port: u16) -> IsOwn {
     let own: Vec<_> = sys::own_addresses();
     Arc::new(move |connection: &Connection| {
         let server = &connection.server;
@@ -172,9 +206,7 @@ fn node(config: &Config) -> Option<Arc<Node>> {
     if !attribution.enabled {
         return None;
     }
-    let root = cgroup_root().ok()?;
-    let node = Node::new(Cgroups::watch(&root), PodNames::new(&attribution.node_logs));
-    Some(Arc::new(node))
+    Node::of_this_machine(&attribution.node_logs).map(Arc::new)
 }
 
 fn budget(config: &BudgetConfig) -> Budget {
@@ -308,8 +340,11 @@ impl Daemon {
         if next.log != self.config.log {
             fixed.push("log");
         }
-        if (old.backend, old.threads) != (new.backend, new.threads) {
-            fixed.push("capture.backend or capture.threads");
+        let keeps = |config: &Config| config.capture.keep_privileges;
+        if (old.backend, old.threads, keeps(&self.config))
+            != (new.backend, new.threads, keeps(&next))
+        {
+            fixed.push("capture.backend, capture.threads or capture.keep_privileges");
         }
         if !fixed.is_empty() {
             bail!("a restart is needed to change {}", fixed.join(", "));
@@ -332,16 +367,21 @@ impl Daemon {
     /// Goes on with a source of these options; connections go on, too.
     fn change_source(&mut self, options: &Options) -> Result<()> {
         let backend = self.session.backend();
+        if !self.config.capture.keep_privileges {
+            bail!(
+                "a restart is needed to change the source in `capture`: what opening one takes was \
+                 given up (capture.keep_privileges)"
+            );
+        }
         let mut opened = open(&Options {
             backend,
             ..options.clone()
         })?;
-        let owners = opened.source.tap.owners();
+        if let Some(node) = &self.node {
+            node.set_source(&mut opened);
+        }
         if self.session.replace(opened).is_err() {
             bail!("the new source has other streams than the one before: a restart is needed");
-        }
-        if let Some(node) = &self.node {
-            node.set_owners(owners);
         }
         if !self.governor.admits() {
             self.session.admit(false)?;

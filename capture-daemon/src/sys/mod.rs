@@ -14,8 +14,10 @@ mod limits;
 mod netns;
 mod packet_ring;
 mod packet_socket;
+mod privileges;
 mod ring_gauge;
 mod signals;
+mod socket_diag;
 #[cfg(feature = "libpcap")]
 mod wait;
 
@@ -26,7 +28,9 @@ pub(crate) use limits::{is_cgroup2, lift_memory_lock_limit};
 pub(crate) use netns::{in_network_namespace, own_netns_cookie};
 pub(crate) use packet_ring::{Frame, PacketRing, RingSize};
 pub(crate) use packet_socket::{Instruction, PacketSocket, interface_index, interface_names};
+pub(crate) use privileges::{forbid_new_privileges, may_write_to};
 pub(crate) use ring_gauge::RingGauge;
 pub(crate) use signals::{Signal, Signals};
+pub(crate) use socket_diag::{TcpSocket, tcp_sockets};
 #[cfg(feature = "libpcap")]
 pub(crate) use wait::wait_readable;

@@ -59,6 +59,7 @@ fn a_reload_loses_no_connection_and_a_mistake_changes_nothing() {
     let (server, other) = (serve(), serve());
     let path = folder.path().join("tapedeckd.yaml");
     let before = config(&archive, server.port(), "");
+    let before = before.replace("backend: ebpf", "backend: ebpf, keep_privileges: true");
     let daemon = Daemon::start(folder.path(), &before);
     let mut client = Client::connect(server);
     client.get("/before");
@@ -106,6 +107,43 @@ fn a_reload_loses_no_connection_and_a_mistake_changes_nothing() {
     .map(whole);
     expected.sort();
     assert_eq!(found, expected);
+}
+
+/// Whoever takes over a program that reads the bytes of strangers is to find nothing there.
+#[test]
+fn privileges_are_given_up_and_a_reload_that_needs_them_says_so() {
+    if !is_possible() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("tapes");
+    let (server, other) = (serve(), serve());
+    let before = config(&archive, server.port(), "");
+    let daemon = Daemon::start(folder.path(), &before);
+    let threads = daemon.privileges();
+    assert!(threads.len() >= 3, "{threads:?}");
+    for thread in threads {
+        assert_eq!(thread, ["0000000000000000", "0000000000000000", "1"]);
+    }
+    let path = folder.path().join("tapedeckd.yaml");
+    let other_ring = before.replace("backend: ebpf", "backend: ebpf, ring_size: 4MiB");
+    fs::write(&path, other_ring).unwrap();
+    daemon.signal("-HUP");
+    daemon.wait_for("tapedeck_reloads_total{result=\"refused\"}", 1.0);
+    assert!(daemon.log().contains("capture.keep_privileges"));
+    // Rules need no privileges.
+    let ports = format!("[{}, {}]", server.port(), other.port());
+    fs::write(
+        &path,
+        before.replace(&format!("[{}]", server.port()), &ports),
+    )
+    .unwrap();
+    daemon.signal("-HUP");
+    daemon.wait_for("tapedeck_reloads_total{result=\"applied\"}", 1.0);
+    get(other, "/other");
+    daemon.wait_for("tapedeck_exchanges_total", 1.0);
+    daemon.stop();
+    assert_eq!(targets(&archive), [("/other".to_owned(), true)]);
 }
 
 #[test]

@@ -139,6 +139,20 @@ impl Daemon {
         })
     }
 
+    /// `CapPrm`, `CapEff` and `NoNewPrivs` of every thread.
+    pub(crate) fn privileges(&self) -> Vec<[String; 3]> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        tasks
+            .map(|task| {
+                let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+                ["CapPrm:", "CapEff:", "NoNewPrivs:"].map(|name| {
+                    let line = status.lines().find(|line| line.starts_with(name));
+                    line.unwrap()[name.len()..].trim().to_owned()
+                })
+            })
+            .collect()
+    }
+
     pub(crate) fn signal(&self, signal: &str) {
         let id = self.child.id().to_string();
         let sent = Command::new("kill").args([signal, &id]).status().unwrap();

@@ -1,3 +1,4 @@
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use tapedeck_archive::{
     Destination, Provenance, Retention, SegmentedWriter, SetEvent, SetOptions, WriterOptions,
 };
+use tapedeckd::attribution::Node;
 use tapedeckd::capture::{self, Backend, Ended, Options, Progress, Setup, Summary, Until};
 use tapedeckd::sources::Policy;
 
@@ -14,9 +16,12 @@ use crate::args;
 use crate::interrupt::on_interrupt;
 use crate::output;
 
+/// Where the kubelet's folders have the names of pods and containers.
+const NODE_LOGS: &str = "/var/log";
+
 pub(crate) fn run(args: &args::Record) -> Result<ExitCode> {
     let options = options(args);
-    let opened = capture::open(&options)?;
+    let mut opened = capture::open(&options)?;
     for (backend, why) in &opened.passed_over {
         output::say(format_args!("{backend} is not possible here: {why}"));
     }
@@ -27,6 +32,12 @@ pub(crate) fn run(args: &args::Record) -> Result<ExitCode> {
         ..super::provenance()
     };
     let writer = destination(args, provenance)?;
+    // Before there are other threads: each has its own.
+    capture::give_up_privileges(opened.backend, folder_of(&args.output))?;
+    let node = Node::of_this_machine(Path::new(NODE_LOGS)).map(Arc::new);
+    if let Some(node) = &node {
+        node.set_source(&mut opened);
+    }
 
     let stop = Arc::new(AtomicBool::new(false));
     let signalled = Arc::clone(&stop);
@@ -46,8 +57,12 @@ pub(crate) fn run(args: &args::Record) -> Result<ExitCode> {
         exchanges: None,
     };
     let bar = output::message_line();
-    let setup = Setup::default();
+    let setup = Setup {
+        attribution: node.map(|node| node as Arc<dyn capture::Attribution>),
+        ..Setup::default()
+    };
     let summary = capture::run(opened, writer, setup, &until, &stop, &mut |progress| {
+        bar.suspend(|| say_events(&progress.events));
         bar.set_message(line(progress));
     });
     bar.finish_and_clear();
@@ -82,22 +97,29 @@ fn destination(args: &args::Record, provenance: Provenance) -> Result<Destinatio
         age: segments.retain_age,
     };
     let (writer, events) = SegmentedWriter::create(&args.output, options)?;
-    for event in &events {
-        if let SetEvent::Recovered { path, summary } = event {
-            output::say(format_args!(
-                "{}: {} exchanges recovered of a recording that was interrupted",
-                path.display(),
-                summary.exchanges
-            ));
-        }
-    }
-    warn_of(&events);
+    say_events(&events);
     Ok(writer.into())
 }
 
-fn warn_of(events: &[SetEvent]) {
+/// Says what happened to the segments of a folder.
+fn say_events(events: &[SetEvent]) {
     for event in events {
         match event {
+            SetEvent::Recovered { path, summary } => output::say(format_args!(
+                "{}: {} exchanges recovered of a recording that was interrupted",
+                path.display(),
+                summary.exchanges
+            )),
+            SetEvent::Sealed { path, summary } => output::say(format_args!(
+                "{}: {} exchanges, {}",
+                path.display(),
+                summary.exchanges,
+                output::bytes(summary.file_len)
+            )),
+            SetEvent::Deleted { path, .. } => output::say(format_args!(
+                "{} is deleted, as --retain-size and --retain-age say",
+                path.display()
+            )),
             SetEvent::NotRecovered { path, error } => output::warn(format_args!(
                 "{} stays as it was interrupted: {error}",
                 path.display()
@@ -108,6 +130,17 @@ fn warn_of(events: &[SetEvent]) {
             )),
             _ => {}
         }
+    }
+}
+
+/// Where files are made and renamed for this output.
+fn folder_of(output: &Path) -> &Path {
+    if output.is_dir() {
+        return output;
+    }
+    match output.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
     }
 }
 
@@ -142,6 +175,7 @@ fn line(progress: &Progress) -> String {
 }
 
 fn report(args: &args::Record, summary: &Summary) -> ExitCode {
+    say_events(&summary.events);
     let ledger = &summary.ledger;
     output::say(format_args!(
         "{}: {} exchanges on {} connections from {} packets, {}",

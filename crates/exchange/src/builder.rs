@@ -17,6 +17,7 @@ use tapedeck_model::{
     Missing, Protocol, Role, StreamKey, Timestamp,
 };
 
+use crate::engine::ask;
 use crate::sealed::TlsShared;
 use crate::{Limits, Recorder};
 
@@ -371,9 +372,7 @@ impl Builder {
             .map(|head| head.protocol)
             .next()
             .unwrap_or(Protocol::Http11);
-        if let Some(workloads) = recorder.workloads(&self.connection) {
-            Arc::make_mut(&mut self.connection).workloads = workloads;
-        }
+        ask(recorder, &mut self.connection);
         let exchange = Exchange {
             key,
             connection: Arc::clone(&self.connection),

@@ -2,8 +2,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tapedeck_model::{
-    Anomaly, BodyPart, Connection, ConnectionId, Direction, Exchange, Input, Ledger, Segment,
-    Timestamp, UnreadConnection, Workloads,
+    Anomaly, BodyPart, Connection, ConnectionId, Direction, Exchange, Input, Ledger, Origin,
+    Segment, Timestamp, UnreadConnection, Workloads,
 };
 use tapedeck_packet::RawPacket;
 use tapedeck_reassembly::{Reassembler, Sink, Slot};
@@ -36,6 +36,23 @@ pub trait Recorder {
     fn workloads(&mut self, connection: &Connection) -> Option<Workloads> {
         let _ = connection;
         None
+    }
+
+    /// Whether a connection that was seen from its middle on was there before the capture, as far as
+    /// the recorder knows. Asked together with [`Self::workloads`], about such connections only.
+    fn predates(&mut self, connection: &Connection) -> bool {
+        let _ = connection;
+        false
+    }
+}
+
+/// Asks the recorder what it knows of a connection beside what the packets told.
+pub(crate) fn ask(recorder: &mut impl Recorder, connection: &mut Arc<Connection>) {
+    if let Some(workloads) = recorder.workloads(connection) {
+        Arc::make_mut(connection).workloads = workloads;
+    }
+    if connection.origin == Origin::Midstream && recorder.predates(connection) {
+        Arc::make_mut(connection).origin = Origin::Predates;
     }
 }
 

@@ -1,10 +1,9 @@
 //! What a recorder is told, as a value.
 
-use std::sync::Arc;
-
 use tapedeck_model::{BodyPart, Exchange, UnreadConnection};
 
 use crate::Recorder;
+use crate::engine::ask;
 
 /// A call of a [`Recorder`], for later.
 #[derive(Debug)]
@@ -32,15 +31,11 @@ impl Output {
         match self {
             Self::BodyPart(part) => recorder.body_part(&part),
             Self::Exchange(mut exchange) => {
-                if let Some(workloads) = recorder.workloads(&exchange.connection) {
-                    Arc::make_mut(&mut exchange.connection).workloads = workloads;
-                }
+                ask(recorder, &mut exchange.connection);
                 recorder.exchange(&exchange);
             }
             Self::Unread(mut unread) => {
-                if let Some(workloads) = recorder.workloads(&unread.connection) {
-                    Arc::make_mut(&mut unread.connection).workloads = workloads;
-                }
+                ask(recorder, &mut unread.connection);
                 recorder.unread(&unread);
             }
         }

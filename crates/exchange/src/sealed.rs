@@ -12,6 +12,7 @@ use tapedeck_tls as tls;
 use crate::Recorder;
 use crate::builder::Shared;
 use crate::conversation::{Conversation, turned};
+use crate::engine::ask;
 
 /// What all connections of TLS share.
 #[derive(Debug)]
@@ -159,11 +160,10 @@ impl Sealed {
         shared.ledger.count_unread(reason);
         let mut connection = Connection::clone(connection);
         connection.tls = Some(Arc::new(told));
-        if let Some(workloads) = recorder.workloads(&connection) {
-            connection.workloads = workloads;
-        }
+        let mut connection = Arc::new(connection);
+        ask(recorder, &mut connection);
         recorder.unread(&UnreadConnection {
-            connection: Arc::new(connection),
+            connection,
             last_byte: self.last_byte,
             bytes: self.bytes,
             reason,

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use tapedeck_exchange::{Engine, Limits, Recorder};
 use tapedeck_model::{
-    BodyPart, Connection, Exchange, Scope, UnreadConnection, Workload, Workloads,
+    BodyPart, Connection, Exchange, Origin, Scope, UnreadConnection, Workload, Workloads,
 };
 use tapedeck_packet::{LinkType, RawPacket};
 use tapedeck_testkit::{Conversation, SegmentBuf, wire};
 
-/// Knows who is at port 80.
+/// Knows who is at port 80, and that connections to port 81 were there before.
 #[derive(Default)]
 struct Tape(Vec<Exchange>);
 
@@ -31,6 +31,11 @@ impl Recorder for Tape {
                 ..Workload::default()
             })),
         })
+    }
+
+    fn predates(&mut self, connection: &Connection) -> bool {
+        assert_ne!(connection.origin, Origin::Handshake, "never asked");
+        connection.server.port == 81
     }
 }
 
@@ -76,6 +81,22 @@ fn the_recorder_says_whose_a_connection_is() {
             server.as_ref().and_then(|who| who.pod.as_deref()),
             Some("shop")
         );
+    }
+}
+
+#[test]
+fn the_recorder_says_what_was_there_before() {
+    for (server, origin) in [
+        ("10.0.0.2:80", Origin::Midstream),
+        ("10.0.0.2:81", Origin::Predates),
+    ] {
+        let whole = talk(server);
+        // Without its handshake.
+        let exchanges = read(Engine::new(Limits::default()), &whole[3..], Scope(0));
+        let origins: Vec<_> = exchanges.iter().map(|e| e.connection.origin).collect();
+        assert_eq!(origins, [origin; 2]);
+        let exchanges = read(Engine::new(Limits::default()), &whole, Scope(0));
+        assert_eq!(exchanges[0].connection.origin, Origin::Handshake);
     }
 }
 

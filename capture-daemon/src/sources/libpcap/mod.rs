@@ -55,10 +55,7 @@ pub fn open(options: &LibpcapOptions) -> Result<Source, SourceError> {
 }
 
 /// The filter for these packets: those of the ports among those that the text chooses.
-#[cfg_attr(
-    not(feature = "libpcap"),
-    expect(dead_code, reason = "built for the tests")
-)]
+#[cfg(any(feature = "libpcap", test))]
 fn expression(filter: Option<&str>, ports: &[u16]) -> String {
     let ports: Vec<_> = ports
         .iter()

@@ -407,16 +407,23 @@ fn any_message() -> BoxedStrategy<(Message, Vec<Vec<u8>>)> {
 fn any_connection() -> impl Strategy<Value = Arc<Connection>> {
     let endpoint =
         || (any::<IpAddr>(), any::<u16>()).prop_map(|(ip, port)| Endpoint::new(ip, port));
-    let any_connection = (0_u64..3, endpoint(), endpoint(), any::<u64>(), any_time());
+    let any_origin = prop_oneof![Just(Origin::Midstream), Just(Origin::Predates)];
+    let any_connection = (
+        (0_u64..3, any_origin),
+        endpoint(),
+        endpoint(),
+        any::<u64>(),
+        any_time(),
+    );
     prop_oneof![
         (0_u64..3).prop_map(tls_connection),
-        any_connection.prop_map(|(id, client, server, scope, opened)| {
+        any_connection.prop_map(|((id, origin), client, server, scope, opened)| {
             Arc::new(Connection {
                 id: ConnectionId(id),
                 client,
                 server,
                 scope: Scope(scope),
-                origin: Origin::Midstream,
+                origin,
                 opened,
                 tls: None,
                 workloads: Workloads::default(),

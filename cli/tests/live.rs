@@ -1,0 +1,285 @@
+//! `tapedeck record` on real connections: what was there before, whose the ends are, and what the
+//! program may still do while it records.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests fail by panicking, as the tests do"
+)]
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::thread;
+
+use common::{Tapedeck, cannot_capture, temp_folder};
+use serde_json::Value;
+
+/// The backends of this build.
+fn backends() -> Vec<&'static str> {
+    let mut backends = vec!["ebpf", "af-packet"];
+    if cfg!(feature = "libpcap") {
+        backends.push("libpcap");
+    }
+    backends
+}
+
+/// A server that answers every request on every connection.
+fn serve() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || answer(&stream));
+        }
+    });
+    address
+}
+
+fn answer(mut stream: &TcpStream) {
+    let mut lines = BufReader::new(stream).lines();
+    while let Some(Ok(line)) = lines.next() {
+        if line.is_empty() {
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+            stream.write_all(answer).unwrap();
+        }
+    }
+}
+
+fn ask(mut stream: &TcpStream, path: &str) {
+    let head = format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = [0; 40];
+    stream.read_exact(&mut answer).unwrap();
+    assert!(answer.ends_with(b"ok"));
+}
+
+/// A running `tapedeck record`.
+struct Recording {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+}
+
+impl Recording {
+    fn start(archive: &Path, backend: &str, port: u16) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tapedeck"))
+            .args(["record", "--backend", backend, "--port", &port.to_string()])
+            .arg("-o")
+            .arg(archive)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        stderr.read_line(&mut line).unwrap();
+        assert!(line.starts_with("recording port"), "{line}");
+        Self { child, stderr }
+    }
+
+    /// `CapPrm`, `CapEff` and `NoNewPrivs` of every thread.
+    fn privileges(&self) -> Vec<[String; 3]> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        tasks
+            .map(|task| {
+                let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+                ["CapPrm:", "CapEff:", "NoNewPrivs:"].map(|name| {
+                    let line = status.lines().find(|line| line.starts_with(name));
+                    line.unwrap()[name.len()..].trim().to_owned()
+                })
+            })
+            .collect()
+    }
+
+    fn stop(mut self) -> String {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-INT", &id]).status().unwrap();
+        assert!(sent.success());
+        let mut said = String::new();
+        self.stderr.read_to_string(&mut said).unwrap();
+        assert!(self.child.wait().unwrap().success(), "{said}");
+        said
+    }
+}
+
+/// The exchanges of an archive, by path.
+fn exchanges(archive: &Path) -> Vec<Value> {
+    let mut exchanges = Tapedeck::new(["export".as_ref(), "jsonl".as_ref(), archive.as_os_str()])
+        .succeeds()
+        .lines();
+    exchanges.sort_by_key(|exchange| exchange["path"].to_string());
+    exchanges
+}
+
+#[test]
+fn what_was_there_before_says_so_and_what_came_later_does_not() {
+    if cannot_capture() {
+        return;
+    }
+    for backend in backends() {
+        let folder = temp_folder();
+        let archive = folder.path().join("live.tape");
+        let server = serve();
+        let before = TcpStream::connect(server).unwrap();
+        ask(&before, "/unseen");
+        let recording = Recording::start(&archive, backend, server.port());
+        ask(&before, "/a");
+        ask(&before, "/b");
+        let later = TcpStream::connect(server).unwrap();
+        ask(&later, "/c");
+        drop((before, later));
+        recording.stop();
+
+        let exchanges = exchanges(&archive);
+        let begun: Vec<_> = exchanges
+            .iter()
+            .map(|e| (e["path"].as_str().unwrap(), e["begun"].as_str().unwrap()))
+            .collect();
+        let expected = [
+            ("/a", "predates-capture"),
+            ("/b", "predates-capture"),
+            ("/c", "handshake"),
+        ];
+        assert_eq!(begun, expected, "{backend}");
+        let id = exchanges[0]["id"].to_string();
+        let shown = Tapedeck::new(["show".as_ref(), archive.as_os_str(), id.as_ref()]).succeeds();
+        assert!(
+            shown.stdout.contains("(predates the capture)"),
+            "{}",
+            shown.stdout
+        );
+    }
+}
+
+/// The server's socket was there before the programs that note who opens one; both ends of the
+/// connections are this process all the same.
+#[test]
+fn both_ends_are_named_whenever_their_sockets_were_opened() {
+    if cannot_capture() {
+        return;
+    }
+    let folder = temp_folder();
+    let archive = folder.path().join("live.tape");
+    let server = serve();
+    let before = TcpStream::connect(server).unwrap();
+    let recording = Recording::start(&archive, "ebpf", server.port());
+    ask(&before, "/before");
+    ask(&TcpStream::connect(server).unwrap(), "/later");
+    recording.stop();
+    let own = u64::from(std::process::id());
+    let exchanges = exchanges(&archive);
+    assert_eq!(exchanges.len(), 2);
+    for exchange in &exchanges {
+        for side in ["client_workload", "server_workload"] {
+            let workload = &exchange[side];
+            assert_eq!(
+                workload["pid"].as_u64(),
+                Some(own),
+                "{side} of {exchange:#}"
+            );
+            assert!(workload["process"].is_string(), "{side} of {exchange:#}");
+        }
+    }
+}
+
+#[test]
+fn while_it_records_no_thread_may_do_more_than_anybody() {
+    if cannot_capture() {
+        return;
+    }
+    const NONE: &str = "0000000000000000";
+    for backend in backends() {
+        let folder = temp_folder();
+        let archive = folder.path().join("live.tape");
+        let server = serve();
+        let recording = Recording::start(&archive, backend, server.port());
+        ask(&TcpStream::connect(server).unwrap(), "/");
+        let privileges = recording.privileges();
+        assert!(privileges.len() >= 2, "{privileges:?}");
+        for thread in privileges {
+            assert_eq!(thread, [NONE, NONE, "1"], "{backend}");
+        }
+        let said = recording.stop();
+        assert!(
+            said.contains("1 exchanges on 1 connections"),
+            "{backend}: {said}"
+        );
+        assert_eq!(exchanges(&archive).len(), 1, "{backend}");
+    }
+}
+
+/// Root writes into the folder of somebody else by a capability, which is then kept: else the
+/// archive could not get its name in the end.
+#[test]
+fn what_writing_takes_is_kept() {
+    const DAC_OVERRIDE: &str = "0000000000000002";
+    if cannot_capture() {
+        return;
+    }
+    let folder = temp_folder();
+    let theirs = folder.path().join("theirs");
+    fs::create_dir(&theirs).unwrap();
+    std::os::unix::fs::chown(&theirs, Some(65_534), Some(65_534)).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    fs::set_permissions(&theirs, mode).unwrap();
+    let archive = theirs.join("live.tape");
+    let server = serve();
+    let recording = Recording::start(&archive, "ebpf", server.port());
+    ask(&TcpStream::connect(server).unwrap(), "/");
+    for thread in recording.privileges() {
+        assert_eq!(thread, [DAC_OVERRIDE, DAC_OVERRIDE, "1"]);
+    }
+    recording.stop();
+    assert_eq!(exchanges(&archive).len(), 1);
+}
+
+#[test]
+fn a_filter_of_libpcap_is_followed_or_its_mistake_is_told() {
+    if cannot_capture() {
+        return;
+    }
+    let folder = temp_folder();
+    let archive = folder.path().join("live.tape");
+    let record = |filter: &str| {
+        let args = [
+            "record",
+            "--duration",
+            "1s",
+            "--force",
+            "--backend",
+            "libpcap",
+            "-o",
+        ];
+        let mut args: Vec<_> = args.map(str::to_owned).to_vec();
+        args.extend([
+            archive.display().to_string(),
+            "--packet-filter".to_owned(),
+            filter.to_owned(),
+        ]);
+        Tapedeck::new(args)
+    };
+    if !cfg!(feature = "libpcap") {
+        record("tcp").fails(1, &["this build has no libpcap", "--features libpcap"]);
+        return;
+    }
+    record("tcp prot 80").fails(1, &["\"tcp prot 80\"", "can't parse filter expression"]);
+    assert!(!archive.exists());
+    let (wanted, other) = (serve(), serve());
+    let recording = record(&format!("dst port {0} or src port {0}", wanted.port())).spawn();
+    // The recording says when it has begun, on standard error.
+    let mut recording = recording;
+    let mut line = String::new();
+    let mut stderr = BufReader::new(recording.stderr.take().unwrap());
+    stderr.read_line(&mut line).unwrap();
+    assert!(line.contains("with libpcap"), "{line}");
+    ask(&TcpStream::connect(other).unwrap(), "/other");
+    ask(&TcpStream::connect(wanted).unwrap(), "/wanted");
+    assert!(recording.wait().unwrap().success());
+    let paths: Vec<_> = exchanges(&archive)
+        .iter()
+        .map(|e| e["path"].clone())
+        .collect();
+    assert_eq!(paths, ["/wanted"]);
+}
