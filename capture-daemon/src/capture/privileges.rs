@@ -94,9 +94,12 @@ fn reading_maps_takes_a_capability() -> bool {
 
 /// Looks at what the kernel says of every thread.
 fn check_threads(kept: &CapsHashSet) -> Result<(), PrivilegeError> {
-    let allowed = kept
-        .iter()
-        .fold(0, |all, capability| all | capability.bitmask());
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the order of bits set does not matter"
+    )]
+    let bits = kept.iter().map(|capability| capability.bitmask());
+    let allowed = bits.fold(0, |all, bit| all | bit);
     let more: Vec<_> = threads()
         .map_err(|error| PrivilegeError::Refused(format!("cannot read /proc/self/task: {error}")))?
         .into_iter()
