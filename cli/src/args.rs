@@ -10,6 +10,7 @@ use tapedeck_filter::Filter;
 use tapedeck_replayer::mock::Latency;
 
 use crate::commands::replay::Replay;
+use crate::commands::summary::Summary;
 
 /// Records HTTP traffic passively, keeps it in a compressed archive, and plays it back.
 #[derive(Debug, Parser)]
@@ -52,6 +53,8 @@ pub(crate) enum Command {
     Export(Export),
     /// Send the recorded requests to a target, at their recorded times
     Replay(Box<Replay>),
+    /// What several replays say together
+    Summary(Summary),
     /// Answer requests with the recorded responses
     Mock(Mock),
     /// The certificate authority that a mock signs its certificates with

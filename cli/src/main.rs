@@ -39,6 +39,7 @@ fn main() -> ExitCode {
         Command::Merge(args) => commands::merge::run(&args),
         Command::Export(args) => commands::export::run(&args),
         Command::Replay(args) => commands::replay::run(&args),
+        Command::Summary(args) => commands::summary::run(&args),
         Command::Mock(args) => commands::mock::run(&args),
         Command::Ca(args) => commands::ca::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),

@@ -133,6 +133,59 @@ fn a_failed_threshold_is_exit_code_99_and_the_summary_is_written() {
 }
 
 #[test]
+fn the_summaries_of_two_runs_add_up_to_that_of_one() {
+    let bench = Bench::new();
+    let (tape, sum) = (bench.path("in.tape"), bench.path("sum.json"));
+    let text = |path: &PathBuf| path.to_str().unwrap().to_owned();
+    let run = |filter: &str, name: &str| {
+        let summary = bench.path(name);
+        let (tape, summary_text) = (text(&tape), text(&summary));
+        let mut args = vec!["replay", &tape, "--target", &bench.target, "--speed", "max"];
+        args.extend(["--summary", &summary_text, "--filter", filter]);
+        args.extend(["--threshold", "http_req_failed: rate<0.5"]);
+        args.extend(["--threshold", "http_reqs{endpoint:/users/{id}}: count==4"]);
+        args.extend(["--threshold", "http_req_duration: p(95)<60000; over 1s"]);
+        (Tapedeck::new(args).run().code, text(&summary))
+    };
+    // One of them has no users, the other nothing but failures: each fails a threshold.
+    let (users, a) = run("request.path.startsWith('/users')", "a.json");
+    let (pay, b) = run("request.path.startsWith('/pay')", "b.json");
+    assert_eq!((users, pay), (0, 99));
+    let sum_text = text(&sum);
+    let merged = Tapedeck::new(["summary", "merge", &a, &b, "-o", &sum_text]).run();
+    assert_eq!(merged.code, 0, "{}{}", merged.stdout, merged.stderr);
+    assert!(
+        merged.stdout.contains("✓ 'count==4' count=4"),
+        "{}",
+        merged.stdout
+    );
+    let json: Value = serde_json::from_slice(&fs::read(&sum).unwrap()).unwrap();
+    let metrics = &json["metrics"];
+    assert_eq!(metrics["http_reqs"]["values"]["count"], 5);
+    assert_eq!(metrics["http_req_failed"]["values"]["rate"], 0.2);
+    assert_eq!(metrics["http_req_duration"]["values"]["count"], 5);
+    assert_eq!(
+        json["tapedeck"]["statuses"],
+        serde_json::json!({"200": 4, "500": 1})
+    );
+    // A sum adds up like any other, and a threshold of it can fail.
+    let again = Tapedeck::new(["summary", "merge", &sum_text, &a]).run();
+    assert_eq!(again.code, 99, "{}{}", again.stdout, again.stderr);
+    assert!(
+        again.stdout.contains("✗ 'count==4' count=8"),
+        "{}",
+        again.stdout
+    );
+    let ran = Tapedeck::new(["summary", "merge", &a, &text(&tape)]).run();
+    assert_eq!(ran.code, 1);
+    assert!(
+        ran.stderr.contains("failed to read the summary"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
 fn every_second_of_a_run_is_a_line_of_the_series() {
     let bench = Bench::new();
     let tape = bench.path("in.tape");

@@ -16,6 +16,7 @@ pub(crate) mod recover;
 pub(crate) mod replay;
 pub(crate) mod show;
 pub(crate) mod stats;
+pub(crate) mod summary;
 pub(crate) mod verify;
 
 use std::cell::Cell;

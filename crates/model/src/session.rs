@@ -1,6 +1,7 @@
 //! Which requests are of one user.
 //!
-//! The one rule by which the archive's index, the mock and the player tell users apart.
+//! The rule by which the archive's index and the mock tell users apart. The player looks for what is finer
+//! (one cookie of several, a field, a part of the query), and takes this where it finds nothing.
 
 /// What tells the user of a request from others: the value of its `authorization` field, else that
 /// of its `cookie` field. `None`: nothing does.

@@ -15,6 +15,12 @@ macro_rules! counted {
             /// Every variant, in order.
             pub const ALL: &'static [Self] = &[$(Self::$variant),*];
 
+            /// The variant of that name.
+            #[must_use]
+            pub fn named(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|variant| variant.name() == name)
+            }
+
             /// The name in reports.
             #[must_use]
             pub const fn name(self) -> &'static str {

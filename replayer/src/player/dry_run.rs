@@ -58,7 +58,7 @@ pub(crate) fn described(plan: &Plan, scenarios: &[Scenario]) -> Vec<ScenarioPlan
         };
         ScenarioPlan {
             name: scenario.name.clone(),
-            executor: scenario.executor.name(),
+            executor: scenario.executor.name().to_owned(),
             text: scenario.executor.to_string(),
             is_open: scenario.executor.is_open(),
             speed,

@@ -40,21 +40,26 @@
 
 mod archive;
 mod counted;
+mod crew;
 mod dry_run;
 pub(crate) mod duration;
 mod endpoints;
 mod gate;
+mod guard;
 mod options;
 mod outcome;
 mod plan;
+mod reach;
 mod report;
 mod request;
+mod resources;
 mod run;
 mod scenario;
 mod schedule;
 mod seconds;
 mod source;
 mod stop;
+mod summary;
 mod tally;
 mod target;
 mod threshold;
@@ -78,6 +83,7 @@ pub use scenario::{
 pub use schedule::{Factor, LeftOut, LeftOutCounts, ParseSpeedError, Speed};
 pub use seconds::SecondRow;
 pub use stop::{Stop, StopFlag};
+pub use summary::{MergeError, SummaryError};
 pub use tally::{Comparison, Tally, Trend, Trends};
 pub use target::{
     ParseRouteError, ParseTargetError, Route, Target, TargetAddress, TargetFault, TargetProtocol,

@@ -7,11 +7,12 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::player::duration::show;
-use crate::player::endpoints::Signals;
+use crate::player::endpoints::{ScenarioSignals, Signals};
 use crate::player::outcome::NeverSent;
 use crate::player::scenario::SessionKey;
 use crate::player::schedule::{LeftOutCounts, Speed};
 use crate::player::stop::Stop;
+use crate::player::summary::{Evidence, State};
 use crate::player::tally::{Tally, Trend};
 use crate::player::threshold::Verdict;
 
@@ -21,7 +22,7 @@ pub struct ScenarioPlan {
     /// Its name.
     pub name: String,
     /// The name of its executor.
-    pub executor: &'static str,
+    pub executor: String,
     /// What it does, in words.
     pub text: String,
     /// Whether what it sends is due whatever the target does.
@@ -100,6 +101,7 @@ pub struct Report {
     pub endpoints: Vec<String>,
     /// What became of the thresholds, in the order of the options.
     pub thresholds: Vec<Verdict>,
+    pub(crate) evidence: Evidence,
 }
 
 impl Report {
@@ -163,7 +165,8 @@ impl Report {
     /// What has no place in a metric stands in `tapedeck`: `requests` (with `recorded = sent +
     /// never_sent + left_out` and `sent = answered + failed`), `statuses`, `failures`, `never_sent`
     /// and `left_out` by kind, `first_causes` (what was said about the first of each kind),
-    /// `comparison` with the recorded statuses, and `saturation` of the player.
+    /// `comparison` with the recorded statuses, `saturation` of the player, and `state`, from which
+    /// [`Report::merge`] adds up what several processes measured.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let tally = &self.tally;
@@ -306,22 +309,24 @@ impl Report {
                 "connections_peak": tally.peak_connections,
                 "in_flight_peak": tally.peak_in_flight,
             },
+            "state": State::of(self),
         })
     }
 
     fn scenarios_json(&self) -> Vec<Value> {
         let seconds = self.elapsed.as_secs_f64();
+        let nothing = ScenarioSignals::new();
         let one = |(index, plan): (usize, &ScenarioPlan)| {
-            let signals = self.tally.scenarios.get(index);
+            let signals = self.tally.scenarios.get(index).unwrap_or(&nothing);
             json!({
                 "scenario": plan.name,
                 "executor": plan.executor,
                 "text": plan.text,
                 "sessions": plan.sessions,
-                "iterations": signals.map_or(0, |s| s.iterations),
-                "interrupted_iterations": signals.map_or(0, |s| s.interrupted),
-                "dropped_iterations": signals.map_or(0, |s| s.dropped),
-                "requests": signals.map(|s| s.requests.to_json(&plan.name, seconds)),
+                "iterations": signals.iterations,
+                "interrupted_iterations": signals.interrupted,
+                "dropped_iterations": signals.dropped,
+                "requests": signals.requests.to_json(&plan.name, seconds),
             })
         };
         self.scenarios.iter().enumerate().map(one).collect()
@@ -364,11 +369,10 @@ impl Report {
     }
 
     fn scenarios_text(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nothing = ScenarioSignals::new();
         for (index, plan) in self.scenarios.iter().enumerate() {
             write!(f, "    {plan}")?;
-            let Some(signals) = self.tally.scenarios.get(index) else {
-                continue;
-            };
+            let signals = self.tally.scenarios.get(index).unwrap_or(&nothing);
             writeln!(
                 f,
                 "      {} iterations, {} interrupted, {} dropped; {} requests, p95 {}",

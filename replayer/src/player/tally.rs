@@ -11,6 +11,7 @@ use crate::player::outcome::{
     Cause, Failure, FailureCounts, Lost, NeverSent, NeverSentCounts, Timeline,
 };
 use crate::player::seconds::SecondTally;
+use crate::player::summary::{SummaryError, TrendState, decode, encode};
 use crate::player::watch::{Observed, Sample, Watch, Watched};
 
 /// A distribution of durations: mean, minimum and maximum exactly, percentiles to three digits.
@@ -27,6 +28,9 @@ impl Trend {
     const LOWEST: u64 = 100;
     /// Values above an hour count as an hour in percentiles.
     const HIGHEST: u64 = 3_600_000_000_000;
+    /// As many values as 64 bits can count, of an hour each, and then some. A sum out of a file stays
+    /// below, so that adding many of them up does not overflow.
+    const MAX_SUM: u128 = 1 << 107;
 
     pub(crate) fn new() -> Self {
         Self::with_digits(3)
@@ -68,6 +72,47 @@ impl Trend {
         self.sum += sum;
         self.min = self.min.min(*min);
         self.max = self.max.max(*max);
+    }
+
+    pub(crate) fn to_state(&self) -> TrendState {
+        let nanos = |value: Duration| u64::try_from(value.as_nanos()).unwrap_or(u64::MAX);
+        TrendState {
+            histogram: encode(&self.histogram),
+            sum_ns: self.sum.to_string(),
+            min_ns: nanos(self.min()),
+            max_ns: nanos(self.max),
+        }
+    }
+
+    /// `empty` gives the bounds; `of` is its name in errors.
+    pub(crate) fn of_state(
+        state: &TrendState,
+        empty: fn() -> Self,
+        of: &str,
+    ) -> Result<Self, SummaryError> {
+        let damaged = |why| SummaryError::Histogram {
+            of: of.to_owned(),
+            why,
+        };
+        let empty = empty();
+        let histogram = decode(&state.histogram, &empty.histogram).map_err(damaged)?;
+        if histogram.is_empty() {
+            return Ok(empty);
+        }
+        if state.min_ns > state.max_ns {
+            return Err(damaged("its smallest value is larger than its largest"));
+        }
+        let sum = state
+            .sum_ns
+            .parse()
+            .ok()
+            .filter(|sum| *sum <= Self::MAX_SUM);
+        Ok(Self {
+            histogram,
+            sum: sum.ok_or_else(|| damaged("its sum is no number, or too large"))?,
+            min: Duration::from_nanos(state.min_ns),
+            max: Duration::from_nanos(state.max_ns),
+        })
     }
 
     /// How many values there are.
@@ -138,6 +183,11 @@ macro_rules! trends {
                 })*
             }
 
+            /// That of the metric.
+            pub(crate) fn get_mut(&mut self, name: &str) -> Option<&mut Trend> {
+                match name { $(stringify!($field) => Some(&mut self.$field),)* _ => None }
+            }
+
             /// Each with the name of its metric.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Trend)> {
                 [$((stringify!($field), &self.$field)),*].into_iter()
@@ -206,7 +256,7 @@ impl Comparison {
     /// name a million.
     pub const MAX_CHANGES: usize = 256;
 
-    fn record(&mut self, recorded: Option<u16>, now: u16) {
+    pub(crate) fn record(&mut self, recorded: Option<u16>, now: u16) {
         match recorded {
             None => self.unknown += 1,
             Some(recorded) if recorded == now => self.same += 1,
@@ -430,7 +480,7 @@ impl Tally {
         });
     }
 
-    fn record(&mut self, sample: &Sample) {
+    pub(crate) fn record(&mut self, sample: &Sample) {
         self.trends.record(&sample.measures);
         self.watched.record(sample);
         if let Some(second) = &mut self.second {

@@ -1,11 +1,13 @@
 //! The values that thresholds are evaluated on: one for each series that a threshold names, so that
 //! the cost and the memory depend on the thresholds alone, and not on tags that nobody asked for.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::player::endpoints::{EndpointId, Label};
 use crate::player::scenario::Scenario;
+use crate::player::summary::{KeptState, SummaryError};
 use crate::player::tally::{Measures, Trend};
 use crate::player::threshold::{
     Counter, Gauge, Metric, Rate, Series, Tags, Threshold, Value, Verdict, VerdictReason, verdict,
@@ -33,7 +35,7 @@ impl Sample {
 }
 
 /// The thresholds of a run, made ready for it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Watch {
     thresholds: Vec<Threshold>,
     /// Each different one once.
@@ -42,19 +44,16 @@ pub(crate) struct Watch {
     of_endpoint: Vec<Vec<usize>>,
     /// Of each scenario: whether each series may hold its requests and iterations.
     of_scenario: Vec<Vec<bool>>,
+    /// Of each series: whether there is anything that a value of it could come from.
+    possible: Vec<bool>,
     /// Somebody wants to see every second.
     every_second: bool,
 }
 
 impl Watch {
     pub(crate) fn new(thresholds: &[Threshold], labels: &[Label], scenarios: &[Scenario]) -> Self {
-        let mut series: Vec<Series> = Vec::new();
-        for threshold in thresholds {
-            if !series.contains(&threshold.series) {
-                series.push(threshold.series.clone());
-            }
-        }
-        let of_endpoint = labels
+        let series = series_of(thresholds);
+        let of_endpoint: Vec<Vec<usize>> = labels
             .iter()
             .map(|label| {
                 let may = |(_, series): &(usize, &Series)| {
@@ -65,16 +64,52 @@ impl Watch {
                 found.map(|(index, _)| index).collect()
             })
             .collect();
+        let of_scenario: Vec<Vec<bool>> = scenarios
+            .iter()
+            .map(|scenario| series.iter().map(|s| is_in(&s.tags, scenario)).collect())
+            .collect();
+        let is_possible = |(index, series): (usize, &Series)| {
+            let request = of_endpoint.iter().any(|of| of.contains(&index));
+            let in_scenario = |of: &Vec<bool>| of.get(index) == Some(&true);
+            (request || series.metric.is_of_iterations()) && of_scenario.iter().any(in_scenario)
+        };
         Self {
             thresholds: thresholds.to_vec(),
-            of_scenario: scenarios
-                .iter()
-                .map(|scenario| series.iter().map(|s| is_in(&s.tags, scenario)).collect())
-                .collect(),
+            possible: series.iter().enumerate().map(is_possible).collect(),
+            of_scenario,
             series,
             of_endpoint,
             every_second: false,
         }
+    }
+
+    /// Thresholds that were evaluated, each with whether its series could have values: nothing more
+    /// is recorded for them.
+    pub(crate) fn of_summary(thresholds: &[(Threshold, bool)]) -> Self {
+        let (all, possible): (Vec<Threshold>, Vec<bool>) = thresholds.iter().cloned().unzip();
+        let series = series_of(&all);
+        let is_possible = |series: &Series| {
+            let mut of = all.iter().zip(&possible);
+            of.any(|(threshold, possible)| *possible && threshold.series == *series)
+        };
+        Self {
+            possible: series.iter().map(is_possible).collect(),
+            thresholds: all,
+            series,
+            ..Self::default()
+        }
+    }
+
+    /// Whether a value of its series could come from anything.
+    pub(crate) fn is_threshold_possible(&self, threshold: &Threshold) -> bool {
+        let index = self.series.iter().position(|s| *s == threshold.series);
+        index.is_some_and(|index| self.is_possible(index))
+    }
+
+    /// Those that thresholds over windows are about.
+    fn is_windowed(&self, series: &Series) -> bool {
+        let mut thresholds = self.thresholds.iter();
+        thresholds.any(|threshold| threshold.over.is_some() && threshold.series == *series)
     }
 
     /// The same, and every second is wanted.
@@ -168,19 +203,25 @@ impl Watch {
 }
 
 impl Watch {
-    /// Whether there is anything that a value of this series could come from.
     fn is_possible(&self, index: usize) -> bool {
-        let of_iterations = |series: &Series| series.metric.is_of_iterations();
-        let request = self.of_endpoint.iter().any(|of| of.contains(&index));
-        let in_scenario = |of: &Vec<bool>| of.get(index) == Some(&true);
-        (request || self.series.get(index).is_some_and(of_iterations))
-            && self.of_scenario.iter().any(in_scenario)
+        self.possible.get(index).copied().unwrap_or(false)
     }
 
     fn is_in_scenario(&self, scenario: u8, series: usize) -> bool {
         let of = self.of_scenario.get(usize::from(scenario));
         of.and_then(|of| of.get(series)).copied().unwrap_or(false)
     }
+}
+
+/// Each different one once.
+fn series_of(thresholds: &[Threshold]) -> Vec<Series> {
+    let mut series: Vec<Series> = Vec::new();
+    for threshold in thresholds {
+        if !series.contains(&threshold.series) {
+            series.push(threshold.series.clone());
+        }
+    }
+    series
 }
 
 /// The tag of a threshold that no request of the run can have.
@@ -266,6 +307,76 @@ impl Observed {
 pub(crate) struct Watched {
     watch: Arc<Watch>,
     values: Vec<Kept>,
+}
+
+/// What summaries carry of it.
+impl Watched {
+    pub(crate) const fn watch(&self) -> &Arc<Watch> {
+        &self.watch
+    }
+
+    /// The values by the text of their series.
+    pub(crate) fn states(&self) -> impl Iterator<Item = (String, KeptState)> {
+        let series = self.watch.series.iter().zip(&self.values);
+        series.map(|(series, kept)| (series.text.clone(), kept.to_state()))
+    }
+
+    /// Of these, those that thresholds over windows are about.
+    pub(crate) fn states_of_windows(&self) -> BTreeMap<String, KeptState> {
+        let series = self.watch.series.iter().zip(&self.values);
+        series
+            .filter(|(series, _)| self.watch.is_windowed(series))
+            .map(|(series, kept)| (series.text.clone(), kept.to_state()))
+            .collect()
+    }
+
+    /// The same values again. A series that is not there has none.
+    pub(crate) fn of_states(
+        watch: &Arc<Watch>,
+        states: &BTreeMap<String, KeptState>,
+        trend: fn() -> Trend,
+    ) -> Result<Self, SummaryError> {
+        let mut watched = Self::with(watch, trend);
+        for (series, kept) in watch.series.iter().zip(&mut watched.values) {
+            if let Some(state) = states.get(&series.text) {
+                *kept = kept.of_state(state, trend, &series.text)?;
+            }
+        }
+        Ok(watched)
+    }
+
+    /// The values of another run, in the order of this one.
+    pub(crate) fn in_order_of(&self, other: &Self) -> Self {
+        let of = |series: &Series, own: &Kept| {
+            let index = other
+                .watch
+                .series
+                .iter()
+                .position(|s| s.text == series.text);
+            let theirs = index.and_then(|index| other.values.get(index));
+            theirs.unwrap_or(own).clone()
+        };
+        let nothing = Self::new(&self.watch);
+        let series = self.watch.series.iter().zip(&nothing.values);
+        Self {
+            watch: Arc::clone(&self.watch),
+            values: series.map(|(series, own)| of(series, own)).collect(),
+        }
+    }
+
+    /// What could be in a series of the other run could be in that of both.
+    pub(crate) fn widen(&mut self, other: &Self) {
+        let mut watch = Watch::clone(&self.watch);
+        for (series, possible) in watch.series.iter().zip(&mut watch.possible) {
+            let index = other
+                .watch
+                .series
+                .iter()
+                .position(|s| s.text == series.text);
+            *possible |= index.is_some_and(|index| other.watch.is_possible(index));
+        }
+        self.watch = Arc::new(watch);
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -358,6 +469,41 @@ impl Watched {
 }
 
 impl Kept {
+    fn to_state(&self) -> KeptState {
+        match self {
+            Self::Count(count) => KeptState::Count(*count),
+            Self::Share { hits, total } => KeptState::Share {
+                hits: *hits,
+                total: *total,
+            },
+            Self::Trend(trend) => KeptState::Trend(trend.to_state()),
+        }
+    }
+
+    /// `self` says of what kind it must be.
+    fn of_state(
+        &self,
+        state: &KeptState,
+        trend: fn() -> Trend,
+        of: &str,
+    ) -> Result<Self, SummaryError> {
+        match (self, state) {
+            (Self::Count(_), KeptState::Count(count)) => Ok(Self::Count(*count)),
+            (Self::Share { .. }, KeptState::Share { hits, total }) if hits <= total => {
+                Ok(Self::Share {
+                    hits: *hits,
+                    total: *total,
+                })
+            }
+            (Self::Trend(_), KeptState::Trend(state)) => {
+                Trend::of_state(state, trend, of).map(Self::Trend)
+            }
+            _ => Err(SummaryError::Contradiction(
+                "the values of a threshold are not of the kind that its metric has",
+            )),
+        }
+    }
+
     const fn value(&self) -> Value<'_> {
         match self {
             Self::Count(count) => Value::Counter(*count),

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::player::summary::SecondState;
 use crate::player::threshold::{Metric, Threshold, Verdict, VerdictReason};
 use crate::player::watch::{Watch, Watched};
 
@@ -17,9 +18,15 @@ pub(crate) struct Windows {
     longest: usize,
     /// Of each threshold: the worst window so far.
     worst: Vec<Option<Verdict>>,
+    history: Option<Vec<SecondState>>,
+    history_size: usize,
 }
 
 impl Windows {
+    /// What is kept of all seconds, so that several runs can be judged as one: a day of a threshold
+    /// or two.
+    const MAX_HISTORY: usize = 64 << 20;
+
     pub(crate) fn new(watch: &Arc<Watch>) -> Self {
         let overs = watch
             .thresholds()
@@ -32,6 +39,8 @@ impl Windows {
             next: 0,
             longest: usize::try_from(longest).unwrap_or(usize::MAX),
             worst: vec![None; watch.thresholds().len()],
+            history: Some(Vec::new()),
+            history_size: 0,
         }
     }
 
@@ -41,12 +50,33 @@ impl Windows {
         if self.longest == 0 {
             return None;
         }
+        self.remember(&watched, is_cut);
         if self.seconds.len() == self.longest {
             self.seconds.pop_front();
         }
         self.seconds.push_back(watched);
         self.next += 1;
         self.look(is_cut)
+    }
+
+    fn remember(&mut self, watched: &Watched, is_cut: bool) {
+        let Some(history) = &mut self.history else {
+            return;
+        };
+        let second = SecondState {
+            is_cut,
+            watched: watched.states_of_windows(),
+        };
+        self.history_size += second.size();
+        history.push(second);
+        if self.history_size > Self::MAX_HISTORY {
+            self.history = None;
+        }
+    }
+
+    /// All seconds; `None`: there were too many to keep.
+    pub(crate) fn into_history(self) -> Option<Vec<SecondState>> {
+        self.history
     }
 
     /// The verdict on a threshold over its worst window; `None`: no window was whole.

@@ -160,7 +160,7 @@ pub(crate) struct Replay {
         default_value = "1x"
     )]
     pub(crate) think: Think,
-    /// What tells users apart: connection, bearer, header:NAME, cookie:NAME, query:NAME
+    /// What tells users apart: connection, credentials, bearer, header:NAME, cookie:NAME, query:NAME
     /// [default: whatever the recording shows]
     #[arg(long, value_name = "KEY", help_heading = "Load")]
     pub(crate) session_by: Option<SessionKey>,

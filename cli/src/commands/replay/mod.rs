@@ -69,7 +69,9 @@ pub(crate) fn run(args: &Replay) -> Result<ExitCode> {
         Err(error) => return refused(args, error),
     };
     output::print(format_args!("{report}"))?;
-    write_results(args, &report)?;
+    if let Some(path) = &args.summary {
+        super::summary::write(path, &report)?;
+    }
     Ok(verdict(&report))
 }
 
@@ -86,16 +88,8 @@ fn refused(args: &Replay, error: RunError) -> Result<ExitCode> {
     Err(error.context(format!("failed to replay {}", super::named(&args.archive))))
 }
 
-fn write_results(args: &Replay, report: &Report) -> Result<()> {
-    let Some(path) = &args.summary else {
-        return Ok(());
-    };
-    let text = serde_json::to_string_pretty(&report.to_json())?;
-    fs::write(path, text + "\n")
-        .with_context(|| format!("failed to write the summary {}", path.display()))
-}
-
-fn verdict(report: &Report) -> ExitCode {
+/// The exit code.
+pub(super) fn verdict(report: &Report) -> ExitCode {
     if !report.passed() {
         let failed = report.thresholds.iter().filter(|verdict| !verdict.ok);
         output::say(format_args!("{} thresholds failed", failed.count()));

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 
+use tapedeck_model::session_of;
+
 use crate::player::request::Fields;
 
 /// What the requests of one user have in common.
@@ -17,6 +19,9 @@ pub enum SessionKey {
     Header(String),
     /// A field of the query.
     Query(String),
+    /// What the archive's index and the mock tell users apart by
+    /// ([`session_of`](tapedeck_model::session_of)): all of `Authorization`, else all of `Cookie`.
+    Credentials,
     /// The recorded connection.
     Connection,
 }
@@ -24,7 +29,8 @@ pub enum SessionKey {
 /// Why a text is no [`SessionKey`].
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
-    "{0:?} is no session key: write connection, bearer, header:NAME, cookie:NAME or query:NAME"
+    "{0:?} is no session key: write connection, credentials, bearer, header:NAME, cookie:NAME or \
+     query:NAME"
 )]
 pub struct ParseSessionKeyError(String);
 
@@ -37,6 +43,7 @@ impl FromStr for SessionKey {
         match (kind, name.is_empty()) {
             ("bearer", true) => Ok(Self::Bearer),
             ("connection", true) => Ok(Self::Connection),
+            ("credentials", true) => Ok(Self::Credentials),
             ("cookie", false) => Ok(Self::Cookie(name)),
             ("header", false) => Ok(Self::Header(name)),
             ("query", false) => Ok(Self::Query(name)),
@@ -52,6 +59,7 @@ impl fmt::Display for SessionKey {
             Self::Cookie(name) => write!(f, "cookie:{name}"),
             Self::Header(name) => write!(f, "header:{name}"),
             Self::Query(name) => write!(f, "query:{name}"),
+            Self::Credentials => f.write_str("credentials"),
             Self::Connection => f.write_str("connection"),
         }
     }
@@ -65,6 +73,7 @@ pub(crate) fn value_of<'a>(
 ) -> Option<&'a [u8]> {
     let value = match key {
         SessionKey::Connection => None,
+        SessionKey::Credentials => credentials(fields),
         SessionKey::Query(name) => {
             let mut pairs = query(target);
             pairs.find_map(|(n, value)| (n == name.as_bytes()).then_some(value))
@@ -84,6 +93,13 @@ pub(crate) fn value_of<'a>(
             .find_map(|(n, value)| (n == name.as_bytes()).then_some(value)),
     };
     value.filter(|value| !value.is_empty())
+}
+
+fn credentials<'a>(fields: &Fields<'a>) -> Option<&'a [u8]> {
+    session_of(|name| {
+        let mut fields = fields.iter();
+        fields.find_map(|field| field.is(name).then_some(field.value))
+    })
 }
 
 fn bearer(value: &[u8]) -> Option<&[u8]> {
@@ -136,6 +152,9 @@ impl Detector {
 
     pub(crate) fn look(&mut self, target: &[u8], fields: &Fields<'_>) {
         self.requests += 1;
+        if let Some(value) = credentials(fields) {
+            self.note(SessionKey::Credentials, value);
+        }
         for field in fields.iter() {
             if field.is("authorization") {
                 if let Some(token) = bearer(field.value) {
@@ -176,7 +195,8 @@ impl Detector {
     }
 
     /// The key that the most requests have, if at least half of them do, there are several users,
-    /// and they send several requests each. Else the connection.
+    /// and they send several requests each. Else their credentials, where that holds for these as a
+    /// whole: a cookie among them may change while its user does not. Else the connection.
     pub(crate) fn found(&self) -> SessionKey {
         let usable = |seen: &&Seen| {
             let users = seen.values.len();
@@ -185,7 +205,10 @@ impl Detector {
         let mut best: Option<(&SessionKey, usize)> = None;
         for (key, seen) in &self.seen {
             // The order of the keys decides between equals: a token is never there by accident.
-            if usable(&seen) && best.is_none_or(|(_, requests)| seen.requests > requests) {
+            let is_better = best.is_none_or(|(_, requests)| {
+                *key != SessionKey::Credentials && seen.requests > requests
+            });
+            if usable(&seen) && is_better {
                 best = Some((key, seen.requests));
             }
         }
@@ -224,6 +247,7 @@ mod tests {
             ("cookie:id", None),
             ("header:x-user", Some("7")),
             ("header:x", None),
+            ("credentials", Some("BEARER  abc")),
             ("query:u", Some("3")),
             ("query:v", None),
             ("connection", None),
@@ -237,6 +261,7 @@ mod tests {
     fn keys_are_read_and_shown_alike() {
         for text in [
             "connection",
+            "credentials",
             "bearer",
             "header:X-User",
             "cookie:sid",
@@ -277,6 +302,9 @@ mod tests {
             detect((0..50).map(|n| ("/", header(n)))),
             "header:x-user-id"
         );
+        // Of these only the rule that the index and the mock have tells users apart.
+        let basic = |n: usize| format!("Authorization: Basic dXNlc{}\r\n", n % 5);
+        assert_eq!(detect((0..50).map(|n| ("/", basic(n)))), "credentials");
         // One token for all is no user, nor is one for each request.
         assert_eq!(detect((0..50).map(|_| ("/", bearer(0)))), "connection");
         let fresh = |n: usize| format!("Authorization: Bearer {n}\r\n");

@@ -62,15 +62,25 @@ pub(crate) fn verdict(threshold: &Threshold, value: &Value<'_>, elapsed: Duratio
         None => (false, VerdictReason::NoSamples),
     };
     Verdict {
-        series: threshold.series.text.clone(),
-        expression: match threshold.over {
-            Some(over) => format!("{} over {}", threshold.expression, show(over)),
-            None => threshold.expression.clone(),
-        },
-        aggregation: threshold.aggregation.to_string(),
-        value,
         ok,
-        reason,
+        ..Verdict::failed(threshold, value, reason)
+    }
+}
+
+impl Verdict {
+    /// On a threshold that does not hold.
+    pub(crate) fn failed(threshold: &Threshold, value: Option<f64>, reason: VerdictReason) -> Self {
+        Self {
+            series: threshold.series.text.clone(),
+            expression: match threshold.over {
+                Some(over) => format!("{} over {}", threshold.expression, show(over)),
+                None => threshold.expression.clone(),
+            },
+            aggregation: threshold.aggregation.to_string(),
+            value,
+            ok: false,
+            reason,
+        }
     }
 }
 

@@ -1,0 +1,72 @@
+//! What this machine lets the player have, and what it takes of it.
+
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::player::run::RunError;
+use crate::player::transport::Destination;
+
+/// Descriptors that are not connections: the archive, event loops, timers, standard streams.
+const OTHER_DESCRIPTORS: u64 = 64;
+
+/// Raises the soft limit of file descriptors to the hard one, as servers do, and gives the number
+/// of connections that it allows.
+pub(crate) fn raise_descriptor_limit() -> u32 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    let effective = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    };
+    effective.map_or(u32::MAX, |limit| {
+        u32::try_from(limit.saturating_sub(OTHER_DESCRIPTORS)).unwrap_or(u32::MAX)
+    })
+}
+
+/// Local ports for connections to one address.
+fn local_ports() -> Option<u64> {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    let mut ends = range.split_ascii_whitespace().map(str::parse::<u64>);
+    let (from, until) = (ends.next()?.ok()?, ends.next()?.ok()?);
+    Some(until.saturating_sub(from) + 1)
+}
+
+pub(crate) fn check_ports(destination: &Destination, needed: u64) -> Result<(), RunError> {
+    let Destination::Tcp(names) = destination else {
+        return Ok(());
+    };
+    let addresses = names.addresses.len();
+    let Some(allowed) = local_ports().map(|ports| ports * addresses as u64) else {
+        return Ok(());
+    };
+    if needed > allowed {
+        return Err(RunError::TooFewPorts {
+            needed,
+            allowed,
+            addresses,
+        });
+    }
+    Ok(())
+}
+
+pub(crate) fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(
+        u64::try_from(time.tv_sec).unwrap_or(0),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    )
+}
+
+/// Processor time over time: 1 is one whole processor.
+pub(crate) fn share_of(cpu: Duration, elapsed: Duration) -> f64 {
+    if elapsed.is_zero() {
+        0.0
+    } else {
+        cpu.as_secs_f64() / elapsed.as_secs_f64()
+    }
+}
