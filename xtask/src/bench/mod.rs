@@ -2,6 +2,7 @@
 
 mod figures;
 mod measure;
+mod replay;
 mod report;
 mod wire;
 
@@ -13,10 +14,13 @@ use clap::Subcommand;
 pub(crate) enum Bench {
     /// The wire engine and the import, beside tcpdump, tcpflow, tshark and zstd
     Wire(wire::Wire),
+    /// The player, beside wrk, h2load, hey, oha and k6
+    Replay(replay::Replay),
 }
 
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Wire(args) => wire::run(args),
+        Bench::Replay(args) => replay::run(args),
     }
 }

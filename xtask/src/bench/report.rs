@@ -9,8 +9,6 @@ use anyhow::{Context, Result};
 use super::figures::Figures;
 
 const PAGE: &str = "docs/benchmarks.md";
-const BEGIN: &str = "<!-- cargo xtask bench wire: begin -->\n";
-const END: &str = "<!-- cargo xtask bench wire: end -->";
 
 /// How busy the machine is with other things.
 pub(crate) fn load() -> String {
@@ -21,9 +19,8 @@ pub(crate) fn load() -> String {
 /// The tables of all captures.
 pub(crate) fn markdown(all: &[Figures], mib: u64, runs: usize, load: &str) -> String {
     let mut text = format!(
-        "{} on {}, one core; captures of {mib} MiB; median of {runs} runs; load average {load} before.\n",
-        output("git", &["log", "-1", "--format=%h of %cs"]),
-        machine(),
+        "{}, one core; captures of {mib} MiB; median of {runs} runs; load average {load} before.\n",
+        place(),
     );
     for figures in all {
         text.push_str(&table(figures));
@@ -99,17 +96,26 @@ fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
     writeln!(text, "{arguments}").unwrap_or_default();
 }
 
-/// Puts the tables between the markers of the page.
-pub(crate) fn write(tables: &str) -> Result<()> {
+/// Puts the tables of a benchmark between its markers on the page.
+pub(crate) fn write(bench: &str, tables: &str) -> Result<()> {
     let page = fs::read_to_string(PAGE).with_context(|| format!("failed to read {PAGE}"))?;
-    let page = replaced(&page, tables).with_context(|| format!("{PAGE} has lost its markers"))?;
+    let page =
+        replaced(&page, bench, tables).with_context(|| format!("{PAGE} has lost its markers"))?;
     fs::write(PAGE, page).with_context(|| format!("failed to write {PAGE}"))
 }
 
-fn replaced(page: &str, tables: &str) -> Option<String> {
-    let (before, rest) = page.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n{tables}\n{END}{after}"))
+fn replaced(page: &str, bench: &str, tables: &str) -> Option<String> {
+    let begin = format!("<!-- cargo xtask bench {bench}: begin -->\n");
+    let end = format!("<!-- cargo xtask bench {bench}: end -->");
+    let (before, rest) = page.split_once(&begin)?;
+    let (_, after) = rest.split_once(&end)?;
+    Some(format!("{before}{begin}\n{tables}\n{end}{after}"))
+}
+
+/// What was measured, and on what.
+pub(crate) fn place() -> String {
+    let commit = output("git", &["log", "-1", "--format=%h of %cs"]);
+    format!("{commit} on {}", machine())
 }
 
 /// The processor and the kernel.
@@ -138,11 +144,17 @@ mod tests {
 
     #[test]
     fn only_what_lies_between_the_markers_is_replaced() {
-        let page = format!("# A\n{BEGIN}old\n{END}\nB\n");
-        let new = replaced(&page, "new").unwrap();
-        assert_eq!(new, format!("# A\n{BEGIN}\nnew\n{END}\nB\n"));
-        assert_eq!(replaced(&new, "new"), Some(new));
-        assert_eq!(replaced("# A\n", "new"), None);
+        let marked = |name: &str, inner: &str| {
+            format!(
+                "<!-- cargo xtask bench {name}: begin -->\n{inner}\n<!-- cargo xtask bench {name}: end -->\n"
+            )
+        };
+        let page = format!("# A\n{}{}B\n", marked("a", "old"), marked("b", "old"));
+        let new = replaced(&page, "b", "new").unwrap();
+        let expect = format!("# A\n{}{}B\n", marked("a", "old"), marked("b", "\nnew"));
+        assert_eq!(new, expect);
+        assert_eq!(replaced(&new, "b", "new"), Some(new.clone()));
+        assert_eq!(replaced(&new, "c", "new"), None);
     }
 
     #[test]

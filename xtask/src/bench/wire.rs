@@ -103,7 +103,7 @@ pub(crate) fn run(args: &Wire) -> Result<()> {
         println!("{text}");
     }
     if args.write {
-        report::write(&text)?;
+        report::write("wire", &text)?;
     }
     Ok(())
 }

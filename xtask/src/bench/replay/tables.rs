@@ -1,0 +1,334 @@
+//! The figures of `bench replay`, and the bounds that hold for them.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::super::report;
+use super::peers::{Memory, Outcome, Peer, Shape};
+
+/// Everything that was measured.
+#[derive(Debug, Default)]
+pub(super) struct Figures {
+    pub(super) exchanges: u64,
+    pub(super) floods: Vec<Flood>,
+    pub(super) open: Vec<Open>,
+    /// The p99 that each reports of a target that stalls, in milliseconds.
+    pub(super) stalls: Vec<(Peer, f64)>,
+    pub(super) memory: Option<Memory>,
+}
+
+/// Runs of one program, as fast as it can.
+#[derive(Debug)]
+pub(super) struct Flood {
+    pub(super) shape: Shape,
+    pub(super) peer: Peer,
+    pub(super) runs: Vec<Outcome>,
+}
+
+impl Flood {
+    pub(super) const fn new(shape: Shape, peer: Peer) -> Self {
+        Self {
+            shape,
+            peer,
+            runs: Vec::new(),
+        }
+    }
+
+    /// Requests a second.
+    pub(super) fn rate(&self) -> f64 {
+        median(self.runs.iter().map(|run| run.rate).collect())
+    }
+
+    /// Seconds of processor time for a million requests.
+    fn cpu(&self) -> f64 {
+        let cpu = |run: &Outcome| run.cost.cpu.as_secs_f64() * 1e6 / run.requests;
+        median(self.runs.iter().map(cpu).collect())
+    }
+
+    fn resident(&self) -> f64 {
+        let kib = self.runs.iter().map(|run| run.cost.resident_kib).max();
+        kib.unwrap_or(0) as f64 / 1024.0
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// Requests at a rate, as their target saw them.
+#[derive(Debug)]
+pub(super) struct Open {
+    peer: Peer,
+    rate: u64,
+    planned: f64,
+    arrived: f64,
+    /// Of the deviation from the due times, in microseconds.
+    p50: f64,
+    p99: f64,
+    cpu: f64,
+}
+
+impl Open {
+    pub(super) fn new(
+        peer: Peer,
+        rate: u64,
+        time: Duration,
+        arrivals: &[u64],
+        outcome: Outcome,
+    ) -> Result<Self> {
+        ensure!(!arrivals.is_empty(), "nothing arrived");
+        let late = lateness(arrivals, rate);
+        let at = |share: f64| {
+            let index = (late.len() as f64 * share) as usize;
+            late.get(index.min(late.len() - 1)).copied().unwrap_or(0) as f64 / 1e3
+        };
+        Ok(Self {
+            peer,
+            rate,
+            planned: rate as f64 * time.as_secs_f64(),
+            arrived: arrivals.len() as f64,
+            p50: at(0.5),
+            p99: at(0.99),
+            cpu: outcome.cost.cpu.as_secs_f64() * 1e6 / outcome.requests,
+        })
+    }
+}
+
+/// How much later than due each request came, sorted. When the first was due nobody tells: no request
+/// can come early, so that the one that came soonest gives the beginning.
+fn lateness(arrivals: &[u64], rate: u64) -> Vec<u64> {
+    let due = |n: usize| (n as u128 * 1_000_000_000 / u128::from(rate.max(1))) as i128;
+    let offsets: Vec<i128> = arrivals
+        .iter()
+        .enumerate()
+        .map(|(n, at)| i128::from(*at) - due(n))
+        .collect();
+    let soonest = offsets.iter().copied().min().unwrap_or(0);
+    let late = offsets.iter().map(|offset| offset - soonest);
+    let mut late: Vec<u64> = late.filter_map(|late| u64::try_from(late).ok()).collect();
+    late.sort_unstable();
+    late
+}
+
+/// A figure beside what is asked of it.
+struct Bound {
+    what: String,
+    measured: f64,
+    /// Whether it may not be less, or not more.
+    at_least: bool,
+    bound: f64,
+}
+
+impl Figures {
+    pub(super) fn flood(&self, shape: Shape, peer: Peer) -> Option<&Flood> {
+        let mut floods = self.floods.iter();
+        floods.find(|flood| flood.shape == shape && flood.peer == peer)
+    }
+
+    /// The bounds of issue 6, as far as they were measured.
+    fn bounds(&self) -> Vec<Bound> {
+        let mut bounds = Vec::new();
+        let ours = self.floods.iter().filter(|f| f.peer == Peer::Tapedeck);
+        for ours in ours {
+            let theirs = self.floods.iter().filter(|f| f.shape == ours.shape);
+            for theirs in theirs.filter(|f| f.peer != Peer::Tapedeck) {
+                let (shape, name) = (ours.shape, theirs.peer.name());
+                let times = match theirs.peer {
+                    Peer::K6 => 5.0,
+                    Peer::Oha | Peer::Hey => 2.0,
+                    _ => 1.0,
+                };
+                bounds.push(Bound {
+                    what: format!("{shape}: requests/s / those of {name}"),
+                    measured: ours.rate() / theirs.rate(),
+                    at_least: true,
+                    bound: times,
+                });
+                bounds.push(Bound {
+                    what: format!("{shape}: requests a CPU second / those of {name}"),
+                    measured: theirs.cpu() / ours.cpu(),
+                    at_least: true,
+                    bound: times,
+                });
+            }
+        }
+        self.open_bounds(&mut bounds);
+        for (peer, p99) in &self.stalls {
+            bounds.push(Bound {
+                what: format!("a stall of 1 s each 10 s: p99 of {} in ms", peer.name()),
+                measured: *p99,
+                at_least: *peer == Peer::Tapedeck,
+                bound: 500.0,
+            });
+        }
+        if let Some(memory) = self.memory {
+            bounds.push(Bound {
+                what: "10,000 connections: the most memory of its own in MiB".to_owned(),
+                measured: memory.most,
+                at_least: false,
+                bound: 100.0,
+            });
+            bounds.push(Bound {
+                what: "10,000 connections: the most / that in the middle of the run".to_owned(),
+                measured: memory.most / memory.middle.max(0.1),
+                at_least: false,
+                bound: 1.1,
+            });
+        }
+        bounds
+    }
+
+    fn open_bounds(&self, bounds: &mut Vec<Bound>) {
+        for open in self.open.iter().filter(|open| open.peer == Peer::Tapedeck) {
+            bounds.push(Bound {
+                what: format!("{}/s: arrivals beside the plan, share missing", open.rate),
+                measured: (1.0 - open.arrived / open.planned).abs(),
+                at_least: false,
+                bound: 0.001,
+            });
+            if let Some(k6) = self.open.iter().find(|open| open.peer == Peer::K6) {
+                bounds.push(Bound {
+                    what: format!(
+                        "{}/s: p99 of the deviation / that of `k6` at {}/s",
+                        open.rate, k6.rate
+                    ),
+                    measured: open.p99 / k6.p99,
+                    at_least: false,
+                    bound: 0.2,
+                });
+            }
+        }
+    }
+}
+
+/// The tables.
+pub(super) fn markdown(figures: &Figures, seconds: u64, runs: usize, load: &str) -> String {
+    let mut text = format!(
+        "{}; runs of {seconds} s, median of {runs}; an archive of {} distinct GETs; load average {load} before.\n",
+        report::place(),
+        figures.exchanges,
+    );
+    let mut shape = None;
+    for flood in &figures.floods {
+        if shape.replace(flood.shape) != Some(flood.shape) {
+            line(
+                &mut text,
+                format_args!(
+                    "\n### Flat out: {}\n\n| | requests/s | CPU s per million | resident MiB |\n|---|--:|--:|--:|",
+                    flood.shape
+                ),
+            );
+        }
+        line(
+            &mut text,
+            format_args!(
+                "| {} | {:.0} | {:.2} | {:.0} |",
+                flood.peer.name(),
+                flood.rate(),
+                flood.cpu(),
+                flood.resident()
+            ),
+        );
+    }
+    line(
+        &mut text,
+        format_args!(
+            "\n### Open loop, as the target saw it\n\n| | rate | planned | arrived | late p50 us | late p99 us | CPU s per million |\n|---|--:|--:|--:|--:|--:|--:|"
+        ),
+    );
+    for open in &figures.open {
+        line(
+            &mut text,
+            format_args!(
+                "| {} | {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.2} |",
+                open.peer.name(),
+                open.rate,
+                open.planned,
+                open.arrived,
+                open.p50,
+                open.p99,
+                open.cpu
+            ),
+        );
+    }
+    line(
+        &mut text,
+        format_args!("\n### What was asked\n\n| | measured | bound | |\n|---|--:|--:|---|"),
+    );
+    for bound in figures.bounds() {
+        let holds = match bound.at_least {
+            true => bound.measured >= bound.bound,
+            false => bound.measured <= bound.bound,
+        };
+        line(
+            &mut text,
+            format_args!(
+                "| {} | {} | {} {} | {} |",
+                bound.what,
+                digits(bound.measured),
+                if bound.at_least { "≥" } else { "≤" },
+                bound.bound,
+                if holds { "holds" } else { "**does not hold**" },
+            ),
+        );
+    }
+    text
+}
+
+fn digits(value: f64) -> String {
+    match value {
+        100.0.. => format!("{value:.0}"),
+        0.1.. => format!("{value:.2}"),
+        _ => format!("{value:.5}"),
+    }
+}
+
+fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+    // Writing to a string does not fail.
+    writeln!(text, "{arguments}").unwrap_or_default();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lateness_counts_from_the_request_that_came_soonest() {
+        // Due each 100 ns; the first came 50 late, the third not at all late.
+        let late = lateness(&[150, 210, 300, 420], 10_000_000);
+        assert_eq!(late, [0, 10, 20, 50]);
+        assert!(lateness(&[], 10).is_empty());
+    }
+
+    #[test]
+    fn bounds_say_whether_they_hold() {
+        let outcome = |rate: f64, cpu: u64| Outcome {
+            requests: 1e6,
+            rate,
+            cost: super::super::super::measure::Cost {
+                cpu: Duration::from_secs(cpu),
+                ..Default::default()
+            },
+            ..Outcome::default()
+        };
+        let shape = Shape::Http1 { connections: 64 };
+        let flood = |peer, rate, cpu| Flood {
+            shape,
+            peer,
+            runs: vec![outcome(rate, cpu); 3],
+        };
+        let figures = Figures {
+            floods: vec![flood(Peer::Tapedeck, 100.0, 10), flood(Peer::Wrk, 90.0, 5)],
+            ..Figures::default()
+        };
+        let text = markdown(&figures, 1, 3, "0");
+        let of = |what: &str| text.lines().find(|line| line.contains(what)).unwrap();
+        assert!(of("requests/s / those of `wrk`").ends_with("| 1.11 | ≥ 1 | holds |"));
+        assert!(
+            of("a CPU second / those of `wrk`").ends_with("| 0.50 | ≥ 1 | **does not hold** |")
+        );
+    }
+}
