@@ -285,20 +285,24 @@ fn target_folder() -> Result<PathBuf> {
 }
 
 /// A server that was started here, and is ended here, whatever happens.
-struct Service {
+pub(crate) struct Service {
     child: Child,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Service {
     /// Starts a program that says `listening on URL` on its standard output.
-    fn start(program: &Path, args: &[&str]) -> Result<Self> {
-        let mut command = Command::new(program);
-        command.args(args).stdout(Stdio::piped());
-        say(&format!("$ {} &", line(&command)));
+    pub(crate) fn start(program: &Path, args: &[&str]) -> Result<Self> {
+        Self::spawn(Command::new(program).args(args))
+    }
+
+    /// The same, for a command that is made up already.
+    pub(crate) fn spawn(command: &mut Command) -> Result<Self> {
+        command.stdout(Stdio::piped());
+        say(&format!("$ {} &", line(command)));
         let mut child = command
             .spawn()
-            .with_context(|| format!("failed to start {}", line(&command)))?;
+            .with_context(|| format!("failed to start {}", line(command)))?;
         let mut first = String::new();
         let stdout = child.stdout.take().context("no output")?;
         BufReader::new(stdout.take(1000)).read_line(&mut first)?;
@@ -308,12 +312,13 @@ impl Service {
         };
         match first.trim_end().strip_prefix("listening on ") {
             Some(url) => url.clone_into(&mut service.url),
-            None => bail!("{} did not come up: it said {first:?}", line(&command)),
+            None => bail!("{} did not come up: it said {first:?}", line(command)),
         }
         Ok(service)
     }
 
-    fn stop(mut self) -> Result<()> {
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn stop(mut self) -> Result<()> {
         terminate(&mut self.child)?;
         Ok(())
     }
@@ -367,7 +372,7 @@ impl Drop for Recorder {
 }
 
 /// Asks a child to end, as ctrl-c would, and waits until it has.
-fn terminate(child: &mut Child) -> Result<ExitStatus> {
+pub(crate) fn terminate(child: &mut Child) -> Result<ExitStatus> {
     run_quietly(Command::new("kill").args(["-INT", &child.id().to_string()]))?;
     let begin = Instant::now();
     while begin.elapsed() < Duration::from_secs(15) {

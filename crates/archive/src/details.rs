@@ -74,51 +74,31 @@ impl From<StoredTls> for Tls {
 const TLS_1_2: u16 = 0x0303;
 const TLS_1_3: u16 = 0x0304;
 
-impl From<&Workload> for StoredWorkload {
-    fn from(workload: &Workload) -> Self {
-        let Workload {
-            namespace,
-            pod,
-            container,
-            owner,
-            process,
-            pid,
-            cgroup,
-        } = workload.clone();
-        Self {
-            namespace,
-            pod,
-            container,
-            owner,
-            process,
-            pid,
-            cgroup,
+/// Both ways between two structs with the same fields. Each is taken apart by name, so that a field
+/// that one of them lacks does not compile.
+macro_rules! the_same_fields {
+    ($model:ident, $stored:ident, $fields:tt) => {
+        impl From<&$model> for $stored {
+            fn from(model: &$model) -> Self {
+                let $model $fields = model.clone();
+                Self $fields
+            }
         }
-    }
+
+        impl From<$stored> for $model {
+            fn from(stored: $stored) -> Self {
+                let $stored $fields = stored;
+                Self $fields
+            }
+        }
+    };
 }
 
-impl From<StoredWorkload> for Workload {
-    fn from(stored: StoredWorkload) -> Self {
-        let StoredWorkload {
-            namespace,
-            pod,
-            container,
-            owner,
-            process,
-            pid,
-            cgroup,
-        } = stored;
-        Self {
-            namespace,
-            pod,
-            container,
-            owner,
-            process,
-            pid,
-            cgroup,
-        }
-    }
-}
+the_same_fields!(
+    Workload,
+    StoredWorkload,
+    { namespace, pod, container, owner, process, pid, cgroup }
+);
 
 /// What is stored of something that is shared, where there is any.
 pub(crate) fn stored<M, S: for<'m> From<&'m M>>(value: Option<&Arc<M>>) -> Option<S> {

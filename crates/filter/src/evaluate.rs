@@ -24,7 +24,11 @@ impl Mask {
 
     /// All of `len` rows.
     fn full(len: usize) -> Self {
-        Self::from_fn(len, |_| true)
+        let mut words = vec![u64::MAX; len.div_ceil(64)];
+        if let Some(last) = words.last_mut() {
+            *last >>= len.wrapping_neg() % 64;
+        }
+        Self { words }
     }
 
     fn none(len: usize) -> Self {

@@ -1,5 +1,6 @@
 //! Benchmarks: our figures beside those of the peers, in one run on one machine.
 
+mod archive;
 mod figures;
 mod measure;
 mod replay;
@@ -12,6 +13,8 @@ use clap::Subcommand;
 /// What to measure.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
+    /// The archive: sizes and speeds beside zstd, gzip, jq and mitmproxy
+    Archive(archive::Archive),
     /// The wire engine and the import, beside tcpdump, tcpflow, tshark and zstd
     Wire(wire::Wire),
     /// The player, beside wrk, h2load, hey, oha and k6
@@ -20,6 +23,7 @@ pub(crate) enum Bench {
 
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
+        Bench::Archive(args) => archive::run(args),
         Bench::Wire(args) => wire::run(args),
         Bench::Replay(args) => replay::run(args),
     }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::figures::Figures;
+use super::figures::{Bound, Figures};
 
 const PAGE: &str = "docs/benchmarks.md";
 
@@ -54,13 +54,24 @@ fn table(figures: &Figures) -> String {
     line(
         &mut text,
         format_args!(
-            "\nArchive {:.1} MiB, `zstd` {:.1} MiB, capture {mib:.1} MiB.\n\n\
-             | ratio | measured | at most | aim | |\n|---|--:|--:|--:|---|",
+            "\nArchive {:.1} MiB, `zstd` {:.1} MiB, capture {mib:.1} MiB.\n",
             figures.archive_len as f64 / MIB,
             figures.zstd_len as f64 / MIB,
         ),
     );
-    for bound in figures.bounds() {
+    ratios(&mut text, &figures.bounds());
+    text
+}
+
+/// A section of bounds.
+pub(crate) fn bounds(text: &mut String, title: &str, bounds: &[Bound]) {
+    line(text, format_args!("\n### {title}\n"));
+    ratios(text, bounds);
+}
+
+fn ratios(text: &mut String, bounds: &[Bound]) {
+    text.push_str("| ratio | measured | at most | aim | |\n|---|--:|--:|--:|---|\n");
+    for bound in bounds {
         let verdict = if bound.measured > bound.at_most {
             "**over**"
         } else if bound.aim.is_some_and(|aim| bound.measured > aim) {
@@ -70,7 +81,7 @@ fn table(figures: &Figures) -> String {
         };
         let aim = bound.aim.map_or_else(|| "–".to_owned(), ratio);
         line(
-            &mut text,
+            text,
             format_args!(
                 "| {} | {} | {} | {aim} | {verdict} |",
                 bound.what,
@@ -79,7 +90,6 @@ fn table(figures: &Figures) -> String {
             ),
         );
     }
-    text
 }
 
 /// A ratio; those that are small are easier to read upside down.
@@ -91,7 +101,8 @@ fn ratio(value: f64) -> String {
     }
 }
 
-fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+/// Adds a line.
+pub(crate) fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
     // Writing to a string does not fail.
     writeln!(text, "{arguments}").unwrap_or_default();
 }

@@ -70,7 +70,7 @@ pub(crate) const KINDS: [Kind; 3] = [
 ];
 
 pub(crate) fn run(args: &Wire) -> Result<()> {
-    packages::ensure(&packages::FOR_BENCHMARKS)?;
+    packages::ensure(packages::FOR_BENCHMARKS)?;
     run_command(&mut cargo(&[
         "build",
         "--release",
@@ -188,7 +188,7 @@ fn long(args: &Wire, kind: Kind, figures: &mut Figures) -> Result<()> {
             kind.name,
             peer.name()
         ));
-        let mut generator = generator(kind, args.mib() * 10)
+        let mut generator = generator(kind.name, args.mib() * 10)
             .stdout(Stdio::piped())
             .spawn()?;
         let capture = generator.stdout.take().context("no output")?;
@@ -209,7 +209,7 @@ fn generate(kind: Kind, mib: u64) -> Result<PathBuf> {
     if !path.exists() {
         say(&format!("{}: generating {mib} MiB", kind.name));
         let unfinished = path.with_extension("unfinished");
-        let status = generator(kind, mib)
+        let status = generator(kind.name, mib)
             .stdout(File::create(&unfinished)?)
             .status()?;
         ensure!(status.success(), "the generator failed: {status}");
@@ -218,8 +218,9 @@ fn generate(kind: Kind, mib: u64) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn generator(kind: Kind, mib: u64) -> Command {
+/// The generator of a kind of captures, on its way to its standard output.
+pub(crate) fn generator(kind: &str, mib: u64) -> Command {
     let mut command = Command::new("target/release/examples/wire-captures");
-    command.arg(kind.name).arg((mib << 20).to_string());
+    command.arg(kind).arg((mib << 20).to_string());
     command
 }

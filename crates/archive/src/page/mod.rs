@@ -9,8 +9,12 @@
 //! targets. A filter looks at each distinct one once.
 
 pub(crate) mod builder;
+mod check;
 pub(crate) mod column;
+pub(crate) mod details;
 mod interner;
+pub(crate) mod row;
+pub(crate) mod select;
 pub(crate) mod target;
 pub(crate) mod v1;
 pub(crate) mod values;

@@ -11,7 +11,8 @@ use super::provenance::{RECORDING, SET};
 use crate::block::view::{BodyView, Record};
 use crate::error::{OpenError, ReadError};
 use crate::output::partial_path;
-use crate::page::view::{Page, Row};
+use crate::page::row::Row;
+use crate::page::view::Page;
 use crate::provenance::{Provenance, StoredLedger};
 use crate::reader::{Place, Segment, Zone};
 use crate::scratch::{BodyBuffer, Scratch};
@@ -100,7 +101,12 @@ impl Archive {
             segments.extend(opened.0);
             left_out.extend(opened.1);
         }
-        Self::of(segments, left_out)
+        match (paths, left_out.is_empty()) {
+            ([path, ..], true) if segments.is_empty() => Err(OpenError::NoArchives {
+                path: path.as_ref().into(),
+            }),
+            _ => Self::of(segments, left_out),
+        }
     }
 
     fn of(mut segments: Vec<Segment>, mut left_out: Vec<LeftOut>) -> Result<Self, OpenError> {
@@ -425,6 +431,8 @@ fn open_folder(folder: &Path, room: usize) -> Result<(Vec<Segment>, Vec<LeftOut>
                 Ok(segment) => segments.push(segment),
                 // It was deleted since, as segments are that nobody is to keep.
                 Err(_) if !path.exists() && !is_being_written(path) => {}
+                // Its writer has just created it, or died then: there is nothing to leave out.
+                Err(OpenError::Empty { .. }) if !path.exists() => {}
                 Err(error) => left_out.push(LeftOut {
                     path: path.clone(),
                     error,

@@ -4,11 +4,11 @@ use std::fs;
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 
-use tempfile::{TempDir, tempdir};
+use tempfile::TempDir;
 use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::samples::{noise, provenance, shop, write};
+use super::samples::{memory, noise, provenance, shop, write};
 use crate::format::{
     ChunkHeader, FOOTER_LEN, FileHeader, Footer, HEADER_LEN, MAJOR, PageEntry, self_hash,
 };
@@ -25,7 +25,7 @@ struct Forge {
 
 impl Forge {
     fn new() -> Self {
-        let folder = tempdir().unwrap();
+        let folder = memory();
         let path = folder.path().join("a.tape");
         let mut samples: Vec<_> = (0..30).map(shop).collect();
         let body = &mut samples[0].exchange.response.as_mut().unwrap().body;
@@ -165,7 +165,7 @@ fn a_newer_version_is_refused_with_advice() {
 
 #[test]
 fn what_is_no_archive_is_told() {
-    let folder = tempdir().unwrap();
+    let folder = memory();
     let path = folder.path().join("x");
     assert!(matches!(
         Archive::open(&path),
@@ -309,7 +309,7 @@ fn every_changed_byte_with_the_right_checksum_is_borne() {
         for at in (0..len).step_by(step) {
             for value in [0, 0x7f, 0xff] {
                 let mut forge = Forge {
-                    folder: tempdir().unwrap(),
+                    folder: memory(),
                     bytes: whole.bytes.clone(),
                 };
                 forge.forge(chunk, at, &[value]);
@@ -350,7 +350,7 @@ fn lengths_are_checked_before_memory_is_taken() {
 
 #[test]
 fn a_body_beyond_the_buffers_limit_is_refused_and_can_be_copied() {
-    let folder = tempdir().unwrap();
+    let folder = memory();
     let path = folder.path().join("a.tape");
     let mut sample = shop(0);
     let body = &mut sample.exchange.response.as_mut().unwrap().body;

@@ -7,9 +7,8 @@ use std::sync::Mutex;
 use std::{env, fs};
 
 use tapedeck_model::Ledger;
-use tempfile::tempdir;
 
-use super::samples::{add, expected, noise, provenance, read, shop, write};
+use super::samples::{add, expected, memory, noise, provenance, read, shop, write};
 use crate::{
     Archive, Limits, OpenError, WriteError, Writer, WriterOptions, partial_path, recover, verify,
 };
@@ -42,8 +41,9 @@ fn child_writes_until_it_is_killed() {
         add(&mut writer, &shop(n));
         if n % 13 == 0 {
             writer.flush().unwrap();
-            // Above 13 exchanges a flush, the parent reads lines of this.
-            println!("flushed {}", n + 1);
+            // Long lines, so that few of them fit into the pipe: it is not to run far ahead of
+            // the parent, who compares everything that it wrote.
+            println!("{:>1000}", format!("flushed {}", n + 1));
         }
     }
 }
@@ -51,7 +51,7 @@ fn child_writes_until_it_is_killed() {
 #[test]
 fn a_killed_writer_loses_only_what_was_not_flushed() {
     for round in 0..12_usize {
-        let folder = tempdir().unwrap();
+        let folder = memory();
         let path = folder.path().join("a.tape");
         let starting = NO_CHILD_STARTS.lock().unwrap();
         let mut child = Command::new(env::current_exe().unwrap())
@@ -114,7 +114,7 @@ fn a_killed_writer_loses_only_what_was_not_flushed() {
 
 #[test]
 fn a_full_disk_loses_only_what_was_not_flushed() {
-    let folder = tempdir().unwrap();
+    let folder = memory();
     let full = folder.path().join("full.tape");
     let samples: Vec<_> = (0..300).map(shop).collect();
     let len = write(&full, &samples, options()).file_len;
@@ -155,7 +155,7 @@ fn a_full_disk_loses_only_what_was_not_flushed() {
 
 #[test]
 fn outputs_in_the_way_are_told() {
-    let folder = tempdir().unwrap();
+    let folder = memory();
     let path = folder.path().join("a.tape");
     fs::write(&path, b"mine").unwrap();
     let error = Writer::create(&path, options()).unwrap_err();
@@ -192,7 +192,7 @@ fn outputs_in_the_way_are_told() {
 
 #[test]
 fn a_checkpoint_saves_the_ledger() {
-    let folder = tempdir().unwrap();
+    let folder = memory();
     let path = folder.path().join("a.tape");
     let mut writer = Writer::create(&path, options()).unwrap();
     add(&mut writer, &shop(0));
@@ -212,7 +212,7 @@ fn a_checkpoint_saves_the_ledger() {
 
 #[test]
 fn the_same_exchanges_make_the_same_file() {
-    let folder = tempdir().unwrap();
+    let folder = memory();
     let mut samples: Vec<_> = (0..200).map(shop).collect();
     for (n, sample) in samples.iter_mut().enumerate().step_by(20) {
         let body = &mut sample.exchange.response.as_mut().unwrap().body;
@@ -232,7 +232,7 @@ fn the_same_exchanges_make_the_same_file() {
 
 #[test]
 fn many_readers_share_an_archive() {
-    let folder = tempdir().unwrap();
+    let folder = memory();
     let path = folder.path().join("a.tape");
     let samples: Vec<_> = (0..400).map(shop).collect();
     write(&path, &samples, options());

@@ -4,9 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use tapedeck_model::{Exchange, Missing};
-use tempfile::tempdir;
 
-use super::samples::{expected, noise, provenance, read, shop, unread, write_with};
+use super::samples::{expected, memory, noise, provenance, read, shop, unread, write_with};
 use crate::{
     Archive, BodyBuffer, Limits, OpenError, ReadError, Scratch, WriterOptions, recover, verify,
 };
@@ -105,7 +104,7 @@ fn check_recovery(path: &Path, originals: &[Exchange], place: usize) -> usize {
 
 #[test]
 fn every_flipped_byte_is_found() {
-    let folder = tempdir().unwrap();
+    let folder = memory();
     let path = folder.path().join("a.tape");
     let (bytes, originals) = small(&path);
     assert!(verify(&path).unwrap().is_whole());
@@ -134,7 +133,7 @@ fn every_flipped_byte_is_found() {
 
 #[test]
 fn every_cut_is_found() {
-    let folder = tempdir().unwrap();
+    let folder = memory();
     let path = folder.path().join("a.tape");
     let (bytes, originals) = small(&path);
     let mut saved = 0;
@@ -162,7 +161,7 @@ fn every_cut_is_found() {
 
 #[test]
 fn a_damaged_page_hides_its_rows_only() {
-    let folder = tempdir().unwrap();
+    let folder = memory();
     let path = folder.path().join("a.tape");
     let (bytes, _) = small(&path);
     let starts = (64..bytes.len()).step_by(16);
@@ -187,7 +186,7 @@ fn a_damaged_page_hides_its_rows_only() {
 
 #[test]
 fn a_damaged_body_is_told_in_the_recovered_exchange() {
-    let folder = tempdir().unwrap();
+    let folder = memory();
     let path = folder.path().join("a.tape");
     let (mut bytes, originals) = small(&path);
     let needle = &noise(1_100, 1)[..32];

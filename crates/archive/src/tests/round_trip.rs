@@ -2,9 +2,8 @@
 
 use proptest::prelude::*;
 use tapedeck_model::{Missing, Role, Side};
-use tempfile::tempdir;
 
-use super::samples::{any_samples, expected, provenance, read, shop, write};
+use super::samples::{any_samples, expected, memory, provenance, read, shop, write};
 use crate::page::builder::session_key;
 use crate::page::values::RowValues;
 use crate::{Archive, BodyBuffer, Limits, Scratch, WriterOptions};
@@ -32,7 +31,7 @@ proptest! {
 
     #[test]
     fn any_exchange_survives(samples in any_samples(12), is_tiny in any::<bool>()) {
-        let folder = tempdir().unwrap();
+        let folder = memory();
         let path = folder.path().join("a.tape");
         let limits = if is_tiny { tiny() } else { Limits::default() };
         let summary = write(&path, &samples, options(limits));
@@ -107,7 +106,7 @@ proptest! {
         is_tiny in any::<bool>(),
         (start, len) in (0_u64..5000, 0_u64..5000),
     ) {
-        let folder = tempdir().unwrap();
+        let folder = memory();
         let path = folder.path().join("a.tape");
         let limits = if is_tiny { tiny() } else { Limits::default() };
         write(&path, &samples, options(limits));
@@ -132,7 +131,7 @@ proptest! {
 
 #[test]
 fn ids_count_over_blocks_and_pages() {
-    let folder = tempdir().unwrap();
+    let folder = memory();
     let path = folder.path().join("a.tape");
     let samples: Vec<_> = (0..500).map(shop).collect();
     write(&path, &samples, options(tiny()));
@@ -158,7 +157,7 @@ fn ids_count_over_blocks_and_pages() {
 
 #[test]
 fn an_archive_without_exchanges_is_one() {
-    let folder = tempdir().unwrap();
+    let folder = memory();
     let path = folder.path().join("a.tape");
     write(&path, &[], options(Limits::default()));
     let archive = Archive::open(&path).unwrap();
@@ -169,7 +168,7 @@ fn an_archive_without_exchanges_is_one() {
 
 #[test]
 fn parts_over_the_limit_are_counted_and_told() {
-    let folder = tempdir().unwrap();
+    let folder = memory();
     let path = folder.path().join("a.tape");
     let mut samples: Vec<_> = (0..2).map(shop).collect();
     for sample in &mut samples {

@@ -48,6 +48,16 @@ pub(crate) fn provenance() -> Provenance {
     }
 }
 
+/// A folder in memory, where there is one: some tests write and sync a few ten thousand times.
+pub(crate) fn memory() -> tempfile::TempDir {
+    let shared = Path::new("/dev/shm");
+    if shared.is_dir() {
+        tempfile::tempdir_in(shared).unwrap()
+    } else {
+        tempfile::tempdir().unwrap()
+    }
+}
+
 pub(crate) fn write(path: &Path, samples: &[Sample], options: WriterOptions) -> Summary {
     write_with(path, samples, &[], options)
 }

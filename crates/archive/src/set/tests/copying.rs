@@ -2,15 +2,14 @@ use std::fs;
 
 use proptest::prelude::*;
 use tapedeck_model::{BodyPart, Ledger};
-use tempfile::tempdir;
 
 use super::{samples, small, writer_options};
-use crate::tests::samples::{Sample, add, any_samples, expected, noise, read, write};
+use crate::tests::samples::{Sample, add, any_samples, expected, memory, noise, read, write};
 use crate::{Archive, Copied, Selection, Writer, WriterOptions, copy, verify};
 
 /// What is copied of an archive when those are chosen; the new archive is checked and compared.
 fn check(samples: &[Sample], options: &WriterOptions, chosen: impl Fn(u64) -> bool) -> Copied {
-    let folder = tempdir().unwrap();
+    let folder = memory();
     let (old, new) = (
         folder.path().join("old.tape"),
         folder.path().join("new.tape"),
@@ -111,7 +110,7 @@ fn a_body_of_several_blocks_is_left_out_with_one_of_them() {
 
 #[test]
 fn a_set_becomes_one_file_and_a_damaged_block_is_named() {
-    let folder = tempdir().unwrap();
+    let folder = memory();
     let path = |name: &str| folder.path().join(name);
     let mut options = writer_options();
     options
@@ -165,7 +164,7 @@ proptest! {
 /// What is added goes behind what was copied, and both are there.
 #[test]
 fn a_copy_and_more() {
-    let folder = tempdir().unwrap();
+    let folder = memory();
     let (old, new) = (
         folder.path().join("old.tape"),
         folder.path().join("new.tape"),

@@ -8,10 +8,10 @@ use std::{env, fs};
 
 use tapedeck_model::Ledger;
 
-use super::{memory, names, samples, small, writer_options};
+use super::{names, samples, small, writer_options};
 use crate::set::resume::seal_in_place;
 use crate::tests::crash::NO_CHILD_STARTS;
-use crate::tests::samples::{add, expected, read, write};
+use crate::tests::samples::{add, expected, memory, read, write};
 use crate::{
     Archive, Limits, SegmentedWriter, SetEvent, SetOptions, Writer, WriterOptions, partial_path,
     recover_folder, verify,

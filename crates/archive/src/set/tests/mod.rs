@@ -46,13 +46,3 @@ fn names(folder: &Path) -> Vec<String> {
     names.sort();
     names
 }
-
-/// A folder in memory, where there is one: these tests sync a few ten thousand times.
-fn memory() -> tempfile::TempDir {
-    let shared = Path::new("/dev/shm");
-    if shared.is_dir() {
-        tempfile::tempdir_in(shared).unwrap()
-    } else {
-        tempfile::tempdir().unwrap()
-    }
-}

@@ -156,6 +156,31 @@ fn a_folder_without_archives_is_told_from_one_whose_archives_are_bad() {
 }
 
 #[test]
+fn a_file_whose_writer_has_just_begun_is_passed_over() {
+    let folder = tempdir().unwrap();
+    fs::write(folder.path().join(".b.tape.partial"), "").unwrap();
+    let error = Archive::open(folder.path()).unwrap_err();
+    assert!(matches!(error, OpenError::NoArchives { .. }), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains(&*folder.path().to_string_lossy())
+    );
+    write(
+        &folder.path().join("a.tape"),
+        &samples(0..10),
+        options(None),
+    );
+    let archive = Archive::open(folder.path()).unwrap();
+    assert!(archive.left_out().is_empty());
+    assert_eq!(archive.len(), 10);
+    // One that has its name has something in it, or is damaged.
+    fs::write(folder.path().join("b.tape"), "").unwrap();
+    let archive = Archive::open(folder.path()).unwrap();
+    assert_eq!(archive.left_out().len(), 1);
+}
+
+#[test]
 fn files_of_several_recordings_lie_by_time_and_share_no_connection() {
     let folder = tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);

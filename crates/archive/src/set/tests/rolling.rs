@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tapedeck_model::{BodyPart, Ledger, Role, Timestamp};
 
-use super::{memory, names, samples, writer_options};
+use super::{names, samples, writer_options};
 use crate::set::name::segment_number;
-use crate::tests::samples::{expected, noise, read, shop, write};
+use crate::tests::samples::{expected, memory, noise, read, shop, write};
 use crate::{Archive, Cause, SegmentedWriter, SetEvent, SetOptions, WriteError, Writer, verify};
 
 fn options() -> SetOptions {

@@ -1,0 +1,226 @@
+//! Many rows at once: which of a page's rows a test holds for.
+
+use super::column::{Stored, Value};
+use super::id;
+use super::view::Page;
+
+/// Something that the index says of each exchange, as a number; see [`Page::select`].
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum NumberColumn {
+    /// [`Row::time`], in nanoseconds since the Unix epoch.
+    Time,
+    /// [`Row::duration`], in nanoseconds.
+    Duration,
+    /// [`Row::status`].
+    Status,
+    /// [`Row::request_body_len`].
+    RequestLen,
+    /// [`Row::response_body_len`].
+    ResponseLen,
+    /// [`Row::stream`].
+    Stream,
+}
+
+/// Something that the index says of each exchange, as one of the strings of its page; see
+/// [`Page::select_strings`].
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum TextColumn {
+    /// [`Row::method`].
+    Method,
+    /// [`Row::scheme`].
+    Scheme,
+    /// [`Row::authority`].
+    Authority,
+    /// [`Row::target`].
+    Target,
+}
+
+impl NumberColumn {
+    const fn id(self) -> usize {
+        match self {
+            Self::Time => id::TIME,
+            Self::Duration => id::DURATION,
+            Self::Status => id::STATUS,
+            Self::RequestLen => id::REQUEST_LEN,
+            Self::ResponseLen => id::RESPONSE_LEN,
+            Self::Stream => id::STREAM,
+        }
+    }
+}
+
+impl<'a> Page<'a> {
+    /// The bytes of the mapped file that [`Page::select`] compares. There are none where all rows
+    /// have the same value.
+    #[must_use]
+    pub fn stored(&self, column: NumberColumn) -> &'a [u8] {
+        self.column(column.id()).bytes
+    }
+
+    /// Which rows have a number between these two, both included: a bit for each row, the first
+    /// row in the lowest bit of the first word. Compares the stored bytes of the column, at the
+    /// width that they have.
+    #[must_use]
+    pub fn select(&self, column: NumberColumn, least: i128, most: i128) -> Vec<u64> {
+        let (id, is_signed) = (column.id(), column == NumberColumn::Time);
+        let wide = |value: u64| {
+            if is_signed {
+                value.cast_signed().into()
+            } else {
+                i128::from(value)
+            }
+        };
+        let column = self.column(id);
+        let is_between = |value: u64| (least..=most).contains(&wide(value));
+        // Where the sum of base and stored value does not wrap, ranges of one are ranges of the other.
+        let base = wide(column.base);
+        let ceiling =
+            i128::from(column.none()) - i128::from(column.has_none) - i128::from(column.has_wide);
+        let wraps = base + ceiling > wide(u64::MAX >> u32::from(is_signed));
+        let low = least.saturating_sub(base).max(0);
+        let high = most.saturating_sub(base).min(ceiling);
+        let mut words = match column.stored() {
+            Some(Stored::Zero) => {
+                let all = !column.has_none && is_between(column.base);
+                bits(self.n_rows, |_| all)
+            }
+            Some(Stored::U64(values)) if is_signed && column.base == 0 => {
+                let least = least.clamp(i64::MIN.into(), i64::MAX.into()) as i64;
+                let most = most.clamp(i64::MIN.into(), i64::MAX.into()) as i64;
+                let range = least..=most;
+                words_of(values, |value| range.contains(&value.get().cast_signed()))
+            }
+            Some(_) if !wraps && high < low => vec![0; self.n_rows.div_ceil(64)],
+            Some(Stored::U8(values)) if !wraps => {
+                let range = low as u8..=high as u8;
+                words_of(values, |value| range.contains(value))
+            }
+            Some(Stored::U16(values)) if !wraps => {
+                let range = low as u16..=high as u16;
+                words_of(values, |value| range.contains(&value.get()))
+            }
+            Some(Stored::U32(values)) if !wraps => {
+                let range = low as u32..=high as u32;
+                words_of(values, |value| range.contains(&value.get()))
+            }
+            Some(Stored::U64(values)) if !wraps => {
+                let range = low as u64..=high as u64;
+                words_of(values, |value| range.contains(&value.get()))
+            }
+            _ => {
+                return bits(self.n_rows, |row| {
+                    self.number(id, row).is_some_and(is_between)
+                });
+            }
+        };
+        if column.has_wide {
+            self.select_wide(id, &is_between, &mut words);
+        }
+        words
+    }
+
+    /// Corrects the bits of rows whose value was set apart.
+    fn select_wide(&self, id: usize, is_between: &dyn Fn(u64) -> bool, words: &mut [u64]) {
+        let column = self.column(id);
+        for row in (0..self.n_rows).filter(|row| column.value(*row) == Value::Wide) {
+            if let Some(word) = words.get_mut(row / 64)
+                && self.number(id, row).is_some_and(is_between)
+            {
+                *word |= 1 << (row % 64);
+            }
+        }
+    }
+
+    /// Which rows have a string for which the test holds: bits as of [`Page::select`]. Each distinct
+    /// string is looked at once, when it first comes.
+    pub fn select_strings(
+        &self,
+        column: TextColumn,
+        mut test: impl FnMut(&[u8]) -> bool,
+    ) -> Vec<u64> {
+        let mut buffer = Vec::new();
+        let (id, distinct) = match column {
+            TextColumn::Method => (id::METHOD, self.n_strings()),
+            TextColumn::Scheme => (id::SCHEME, self.n_strings()),
+            TextColumn::Authority => (id::AUTHORITY, self.n_strings()),
+            TextColumn::Target => (id::TARGET, self.n_targets()),
+        };
+        let is_target = column == TextColumn::Target;
+        let mut answers: Vec<Option<bool>> = vec![None; distinct];
+        let column = self.column(id);
+        bits(self.n_rows, |row| {
+            let Some(number) = column.get(row) else {
+                return false;
+            };
+            let Some(answer) = answers.get_mut(number as usize) else {
+                return false;
+            };
+            *answer.get_or_insert_with(|| {
+                if is_target {
+                    let Some(target) = self.target(number) else {
+                        return false;
+                    };
+                    buffer.clear();
+                    target.append_to(&mut buffer);
+                    test(&buffer)
+                } else {
+                    self.string(number).is_some_and(&mut test)
+                }
+            })
+        })
+    }
+}
+
+/// A bit for each row.
+fn bits(n_rows: usize, mut test: impl FnMut(usize) -> bool) -> Vec<u64> {
+    let word = |first: usize| {
+        let rows = first..n_rows.min(first + 64);
+        // Not from the last on: strings are looked at in the order of the rows.
+        rows.fold(0, |word, row| word | u64::from(test(row)) << (row % 64))
+    };
+    (0..n_rows).step_by(64).map(word).collect()
+}
+
+/// The same, for a test so plain that the processor puts it to many values at once.
+fn words_of<T>(values: &[T], test: impl Fn(&T) -> bool) -> Vec<u64> {
+    let word = |values: &[T]| {
+        let mut flags = [0_u8; 64];
+        for (flag, value) in flags.iter_mut().zip(values) {
+            *flag = u8::from(test(value));
+        }
+        let (eights, _) = flags.as_chunks::<8>();
+        eights
+            .iter()
+            .rev()
+            .fold(0, |word, flags| word << 8 | low_bits(*flags))
+    };
+    values.chunks(64).map(word).collect()
+}
+
+/// The low bits of eight bytes, that of the first in the lowest. The factor moves bit 8*n* to 56 + *n*,
+/// and no two sums of places meet, so that nothing is carried.
+fn low_bits(flags: [u8; 8]) -> u64 {
+    u64::from_le_bytes(flags).wrapping_mul(0x0102_0408_1020_4080) >> 56
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_low_bits_of_any_eight_flags_are_gathered() {
+        for bits in 0..=u8::MAX {
+            let flags = std::array::from_fn(|n| bits >> n & 1);
+            assert_eq!(low_bits(flags), u64::from(bits));
+        }
+    }
+
+    #[test]
+    fn a_bit_stands_for_its_value() {
+        let values: Vec<u16> = (0..1000).map(|n| n * 31 % 97).collect();
+        for len in [0, 1, 63, 64, 65, 200, 1000] {
+            let values = &values[..len];
+            let expected = bits(len, |row| values[row] < 40);
+            assert_eq!(words_of(values, |value| *value < 40), expected);
+        }
+    }
+}
