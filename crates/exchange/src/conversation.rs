@@ -19,8 +19,8 @@ use std::sync::Arc;
 use tapedeck_http1 as http1;
 use tapedeck_http2 as http2;
 use tapedeck_model::{
-    Connection, Direction, Event, EventSink, Input, Missing, Origin, Role, StreamKey, Timestamp,
-    Workloads,
+    Connection, Direction, Event, EventSink, Gap, GapCause, Input, Missing, Origin, Role,
+    StreamKey, Timestamp, Workloads,
 };
 
 use crate::Recorder;
@@ -165,7 +165,7 @@ impl Conversation {
             builder: &mut self.builder,
             shared,
             recorder,
-            switch: None,
+            switches: Vec::new(),
         };
         let len = match input {
             Input::Data(data) => data.len() as u64,
@@ -179,9 +179,8 @@ impl Conversation {
             Protocol::Http1(reader) => {
                 out.shared.ledger.bytes_http += len;
                 reader.push(at, direction, input, &mut out);
-                if let Some(switch) = out.switch {
-                    self.switch_to_http2(shared, recorder, at, switch);
-                }
+                let switches = out.switches;
+                self.switch_to_http2(shared, recorder, at, switches);
             }
             Protocol::Http2(reader) => {
                 out.shared.ledger.bytes_http += len;
@@ -336,21 +335,34 @@ impl Conversation {
         shared: &mut Shared,
         recorder: &mut impl Recorder,
         at: Timestamp,
-        (stream, direction, rest): (StreamKey, Direction, Vec<u8>),
+        switches: Vec<Switch>,
     ) {
-        self.builder.switch_to_http2(stream);
+        let Some(first) = switches.first() else {
+            return;
+        };
+        self.builder.switch_to_http2(first.stream);
         let mut reader = Box::new(http2::Reader::new(
             shared.limits.http2.clone(),
             http2::Start::Upgraded,
         ));
-        if !rest.is_empty() {
-            let mut out = Out {
-                builder: &mut self.builder,
-                shared,
-                recorder,
-                switch: None,
-            };
-            reader.push(at, direction, Input::Data(&rest), &mut out);
+        let mut out = Out {
+            builder: &mut self.builder,
+            shared,
+            recorder,
+            switches: Vec::new(),
+        };
+        for switch in &switches {
+            let direction = switch.direction;
+            if switch.lost {
+                let gap = Gap {
+                    len: 0,
+                    cause: GapCause::Lost,
+                };
+                reader.push(at, direction, Input::Gap(gap), &mut out);
+            }
+            if !switch.rest.is_empty() {
+                reader.push(at, direction, Input::Data(&switch.rest), &mut out);
+            }
         }
         self.protocol = Protocol::Http2(reader);
     }
@@ -374,7 +386,17 @@ struct Out<'a, R> {
     builder: &'a mut Builder,
     shared: &'a mut Shared,
     recorder: &'a mut R,
-    switch: Option<(StreamKey, Direction, Vec<u8>)>,
+    switches: Vec<Switch>,
+}
+
+/// A direction goes on as HTTP/2.
+struct Switch {
+    /// The exchange that asked for it.
+    stream: StreamKey,
+    direction: Direction,
+    /// Bytes before `rest` may have been lost.
+    lost: bool,
+    rest: Vec<u8>,
 }
 
 impl<R: Recorder> EventSink for Out<'_, R> {
@@ -383,7 +405,7 @@ impl<R: Recorder> EventSink for Out<'_, R> {
             builder,
             shared,
             recorder,
-            switch,
+            switches,
         } = self;
         match event {
             Event::Head {
@@ -434,10 +456,14 @@ impl<R: Recorder> EventSink for Out<'_, R> {
             Event::SwitchToHttp2 {
                 stream,
                 direction,
+                lost,
                 rest,
-            } => {
-                *switch = Some((stream, direction, rest.to_vec()));
-            }
+            } => switches.push(Switch {
+                stream,
+                direction,
+                lost,
+                rest: rest.to_vec(),
+            }),
             Event::Skipped { direction: _, len } => shared.ledger.bytes_skipped += len,
             Event::Anomaly {
                 stream,

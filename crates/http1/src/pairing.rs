@@ -249,6 +249,11 @@ impl Pairing {
             && self.queue.front().is_some_and(|front| front.simple)
     }
 
+    /// Whether responses may have been lost since the last request.
+    pub(crate) const fn in_doubt(&self) -> bool {
+        self.doubt.is_some()
+    }
+
     /// Whether a request waits for its response.
     pub(crate) fn is_waiting(&self) -> bool {
         !self.queue.is_empty()

@@ -157,6 +157,8 @@ pub enum Event<'a> {
         stream: StreamKey,
         /// The direction in which `rest` goes on.
         direction: Direction,
+        /// Bytes of that direction may have been lost before `rest`: `101` was not seen.
+        lost: bool,
         /// What followed the upgrade in the same input.
         rest: &'a [u8],
     },

@@ -26,6 +26,18 @@ impl Reassembler {
     /// The grace for an acknowledgment is over: what it covers and the capture did not show is
     /// lost.
     pub(crate) fn grace_is_over(&mut self, id: HalfId, sink: &mut impl Sink) {
+        if self.is_young_before(id) {
+            // It has a grace, too, and comes first.
+            let half = &mut self.conns[id.slot as usize].halves[id.direction];
+            if let Some(backlog) = half.backlog.as_mut()
+                && let Some(ticket) = backlog.behind.take()
+            {
+                self.behind.remove(ticket);
+                let now = self.now.unwrap_or_default();
+                backlog.behind = Some(self.behind.push(id, now));
+            }
+            return;
+        }
         loop {
             let half = &mut self.conns[id.slot as usize].halves[id.direction];
             let (next, at) = (half.next(), half.last_at);
@@ -52,15 +64,19 @@ impl Reassembler {
             }
         }
         let (half, peer) = self.conns[id.slot as usize].pair(id.direction);
-        let is_held_up = half.waits_for(peer);
+        // Where each waits for the other, one of them is wrong, and neither need wait.
+        let is_held_up = half.waits_for(peer) && !peer.waits_for(half);
         if let Some(backlog) = half.backlog.as_mut() {
             let mark = backlog.mark;
             if let Some(ticket) = backlog.behind.take() {
                 self.behind.remove(ticket);
             }
-            // What is here, and waits for a hole of the other side, is not lost: an answer to it
-            // must wait as well. That hole has a grace of its own.
-            if !is_held_up {
+            if is_held_up {
+                // What is here, and waits for a hole of the other side, is not lost: an answer to it
+                // must wait as well. That hole has a grace of its own. What is behind it may be.
+                let now = self.now.unwrap_or_default();
+                backlog.behind = Some(self.behind.push(id, now));
+            } else {
                 half.settle(mark);
             }
         }
@@ -119,7 +135,8 @@ impl Reassembler {
 
     /// Gives up the bytes at the front of a half up to `end`. Where the other side said something
     /// when it had received only some of them, the gap ends, that is delivered, and another gap
-    /// follows: whoever pairs requests with answers must see that there was a turn in between.
+    /// follows: whoever pairs requests with answers must see that there was a turn in between. A
+    /// hole before that is given up first, since what it stands for was said earlier still.
     pub(crate) fn lose(
         &mut self,
         id: HalfId,
@@ -128,28 +145,60 @@ impl Reassembler {
         at: Timestamp,
         sink: &mut impl Sink,
     ) {
+        let peer = HalfId {
+            direction: !id.direction,
+            ..id
+        };
         loop {
-            let half = &self.conns[id.slot as usize].halves[id.direction];
+            let halves = &self.conns[id.slot as usize].halves;
+            let half = &halves[id.direction];
             let next = half.next();
             if next >= end || half.state == HalfState::Ended {
                 return;
             }
-            let turn = self.turn_within(id, end);
-            self.gap(id, turn.unwrap_or(end) - next, cause, at, sink);
-            if turn.is_some() {
+            if let Some(turn) = self.turn_within(id, end) {
+                self.gap(id, turn - next, cause, at, sink);
                 self.drain_pair(id, sink);
+            } else if let Some(hole) = self.hole_before(id, end) {
+                let half = &halves[peer.direction];
+                let (next, at) = (half.next(), half.last_at);
+                let is_acked = half.backlog.as_ref().is_some_and(|of| of.acked >= hole);
+                let cause = if is_acked { GapCause::Lost } else { cause };
+                self.gap(peer, hole - next, cause, at, sink);
+                self.drain_pair(id, sink);
+            } else {
+                self.gap(id, end - next, cause, at, sink);
             }
         }
     }
 
-    /// What the other side had received when it said what it is to say next, if that lies within
+    /// What the other side had received when it said what is known of it next, if that lies within
     /// the hole at the front of this half, before `end`.
     fn turn_within(&self, id: HalfId, end: u64) -> Option<u64> {
         let halves = &self.conns[id.slot as usize].halves;
         let (half, peer) = (&halves[id.direction], &halves[!id.direction]);
+        let (_, chunk) = peer.backlog.as_ref()?.first()?;
+        (chunk.needs > half.next() && chunk.needs < end).then_some(chunk.needs)
+    }
+
+    /// The end of a hole at the front of the other half, if what is behind that was said when the other
+    /// side had not received all that is before `end` here.
+    fn hole_before(&self, id: HalfId, end: u64) -> Option<u64> {
+        let peer = &self.conns[id.slot as usize].halves[!id.direction];
         let (start, chunk) = peer.backlog.as_ref()?.first()?;
-        let waits = start == peer.next() && chunk.needs > half.next() && chunk.needs < end;
-        waits.then_some(chunk.needs)
+        (start > peer.next() && chunk.needs < end).then_some(start)
+    }
+
+    /// Whether there is such a hole for what was acknowledged here, and it has not been waited for.
+    fn is_young_before(&self, id: HalfId) -> bool {
+        let halves = &self.conns[id.slot as usize].halves;
+        let mark = halves[id.direction].backlog.as_ref();
+        let end = mark.map_or(0, |backlog| backlog.mark);
+        let since = halves[!id.direction].hole_since();
+        let now = self.now.unwrap_or_default();
+        end > halves[id.direction].next()
+            && self.hole_before(id, end).is_some()
+            && since.is_some_and(|since| since.saturating_add(self.limits.ack_grace) > now)
     }
 
     /// The stream went on although a hole further on is known: that hole is not what holds it up,

@@ -394,7 +394,7 @@ impl Reassembler {
             half.anchor(seq, !syn);
         }
         let has_ack = flags.contains(TcpFlags::ACK) && !flags.contains(TcpFlags::RST);
-        if has_ack && peer.state == HalfState::Unseen && !half.soft {
+        if has_ack && peer.state == HalfState::Unseen {
             // A SYN or SYN-ACK was lost. What it carried, or what came since, was lost as well.
             peer.anchor(ack, true);
         }

@@ -60,6 +60,17 @@ impl Suite {
         })
     }
 
+    /// The bytes that every record adds to its content, where that does not depend on the content:
+    /// the tag, and the type (TLS 1.3, without padding) or half of the nonce.
+    pub(crate) const fn cost(self) -> Option<u64> {
+        match (self.bulk, self.tls13) {
+            (Bulk::Cbc(..), _) => None,
+            (_, true) => Some(TAG as u64 + 1),
+            (Bulk::ChaCha20Poly1305, false) => Some(TAG as u64),
+            (Bulk::Aes128Gcm | Bulk::Aes256Gcm, false) => Some(TAG as u64 + 8),
+        }
+    }
+
     fn aead(self) -> Option<(&'static aead::Algorithm, usize)> {
         match self.bulk {
             Bulk::Aes128Gcm => Some((&aead::AES_128_GCM, 16)),

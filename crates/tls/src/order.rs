@@ -1,7 +1,8 @@
 //! The order of what both directions say.
 //!
 //! A direction that waits is read later than the other one. What the other one says in the meantime
-//! waits, too, so that an answer never comes before its request.
+//! waits, too, so that an answer never comes before its request. So it is with what was lost: how much
+//! that was, if anything, is known when the next record opens.
 
 use std::collections::VecDeque;
 
@@ -19,6 +20,8 @@ pub(crate) struct Order {
     pub(crate) now: u64,
     /// The number of the first input of a direction that is still to be read.
     pub(crate) behind: PerDirection<Option<u64>>,
+    /// The number of the input at which a direction lost something that is not told yet.
+    pub(crate) gaps: PerDirection<Option<u64>>,
     /// What is behind such an input, by its number.
     ahead: VecDeque<(u64, Timestamp, Direction, Held)>,
     pub(crate) bytes: usize,
@@ -31,8 +34,21 @@ impl Order {
         self.now = self.count;
     }
 
+    /// Whether a direction said something behind that input, or it is not known yet.
+    pub(crate) fn may_have_spoken(&self, direction: Direction, behind: u64) -> bool {
+        let last = self
+            .ahead
+            .iter()
+            .rev()
+            .find(|(_, _, of, _)| *of == direction);
+        self.behind[direction].is_some()
+            || self.gaps[direction].is_some()
+            || last.is_some_and(|(number, ..)| *number > behind)
+    }
+
     fn must_wait(&self, number: u64, direction: Direction) -> bool {
-        self.behind[!direction].is_some_and(|behind| behind < number)
+        let earlier = |of: Option<u64>| of.is_some_and(|of| of < number);
+        earlier(self.behind[!direction]) || earlier(self.gaps[!direction])
     }
 }
 
@@ -59,6 +75,7 @@ impl<S: Sink> Ordered<'_, S> {
     /// Nothing is waited for any more.
     pub(crate) fn release(&mut self) {
         self.order.behind = PerDirection::default();
+        self.order.gaps = PerDirection::default();
         self.flush();
     }
 }

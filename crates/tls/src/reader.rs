@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 
-use tapedeck_model::{Direction, Gap, GapCause, Input, PerDirection, Timestamp, Tls, Unread};
+use tapedeck_model::{Direction, Input, PerDirection, Timestamp, Tls, Unread};
 
 use crate::Limits;
 use crate::cipher::Opener;
@@ -20,7 +20,7 @@ use crate::half::{HELD_INPUT, Half, Held};
 use crate::key_log::{Keys, Secret};
 use crate::messages;
 use crate::order::{Order, Ordered};
-use crate::records::{Framing, Header, Next, Record, kind};
+use crate::records::{Header, Next, Record, kind};
 use crate::session::{Early, Epoch, Session};
 
 /// Where a [`Reader`] puts the plaintext.
@@ -28,8 +28,8 @@ pub trait Sink {
     /// Told once, before the first plaintext: what the handshake came to.
     fn agreed(&mut self, _facts: &Tls) {}
 
-    /// What comes next in one direction of the connection within TLS. A record that was lost is a
-    /// gap of unknown length; `close_notify` is a [`Fin`](Input::Fin). The time is that of the
+    /// What comes next in one direction of the connection within TLS. Records that were lost are a
+    /// gap; `close_notify` is a [`Fin`](Input::Fin). The time is that of the
     /// record's last byte.
     fn input(&mut self, at: Timestamp, direction: Direction, input: Input<'_>);
 }
@@ -143,19 +143,20 @@ impl Reader {
         let half = &mut self.halves[direction];
         let is_end = matches!(input, Input::Fin | Input::Reset | Input::Cut);
         half.ended |= is_end;
-        if self.closed.is_some() {
-            if is_end {
-                half.end(at, direction, input, sink);
-            }
-            return;
-        }
-        std::mem::swap(&mut self.plain, scratch);
         let mut order = std::mem::take(&mut self.order);
         order.begin();
         let sink = &mut Ordered {
             order: &mut order,
             sink,
         };
+        if self.closed.is_some() {
+            if is_end {
+                half.end(at, direction, input, sink);
+            }
+            self.order = order;
+            return;
+        }
+        std::mem::swap(&mut self.plain, scratch);
         if let Err(closed) = self.try_push(at, direction, input, sink) {
             self.close(at, closed, sink);
         }
@@ -163,17 +164,32 @@ impl Reader {
         std::mem::swap(&mut self.plain, scratch);
     }
 
-    /// Stops reading, because the caller has no room for what this reader holds.
+    /// Does without what this reader holds, because the caller has no room for it; where it needs that,
+    /// it stops reading.
     pub fn give_up(&mut self, at: Timestamp, sink: &mut impl Sink) {
-        if self.closed.is_none() {
+        if self.closed.is_some() {
+            return;
+        }
+        let mut order = std::mem::take(&mut self.order);
+        let sink = &mut Ordered {
+            order: &mut order,
+            sink,
+        };
+        let held = sink.order.bytes;
+        self.tell_gaps(sink);
+        if self.is_waiting() || sink.order.bytes == held {
             let why = self.is_waiting().then(|| self.waits_for()).flatten();
-            let mut order = std::mem::take(&mut self.order);
-            let sink = &mut Ordered {
-                order: &mut order,
-                sink,
-            };
             self.close(at, why.unwrap_or(Unread::Limit), sink);
         }
+        self.order = order;
+    }
+
+    /// Tells what was lost although it is not known how much that was.
+    fn tell_gaps(&mut self, sink: &mut Ordered<'_, impl Sink>) {
+        for direction in Direction::BOTH {
+            self.halves[direction].say_gap(direction, sink);
+        }
+        sink.flush();
     }
 
     fn try_push(
@@ -192,6 +208,15 @@ impl Reader {
         // What one direction says may be what the other one waits for.
         for direction in [!direction, direction, !direction] {
             self.retry(direction, sink)?;
+        }
+        for direction in Direction::BOTH {
+            if self.halves[direction].gap.is_none() {
+                sink.order.gaps[direction] = None;
+            }
+        }
+        sink.flush();
+        if sink.order.bytes > self.limits.behind_gap {
+            self.tell_gaps(sink);
         }
         let halves = [&self.halves.to_server, &self.halves.to_client];
         let most = halves[0].held_bytes.max(halves[1].held_bytes);
@@ -239,7 +264,7 @@ impl Reader {
                     half.held.push_front((sink.order.now, at, held));
                 }
             }
-            Input::Gap(gap) => half.lose(gap),
+            Input::Gap(gap) => half.lose(at, direction, gap, sink),
             Input::Fin | Input::Reset | Input::Cut => half.end(at, direction, input, sink),
         }
         Ok(())
@@ -276,23 +301,13 @@ impl Reader {
     /// Nothing more can be read: ends what will not be ended otherwise.
     fn close(&mut self, at: Timestamp, closed: Unread, sink: &mut Ordered<'_, impl Sink>) {
         self.closed = Some(closed);
+        for direction in Direction::BOTH {
+            self.halves[direction].stop(at, direction, sink);
+        }
+        self.tell_gaps(sink);
         sink.release();
         for direction in Direction::BOTH {
             let half = &mut self.halves[direction];
-            half.framing = Framing::new();
-            half.opener = None;
-            half.secret = None;
-            half.held_bytes = 0;
-            half.waiting = None;
-            if half.talked && half.gap.is_none() {
-                half.gap = Some(Gap {
-                    len: 0,
-                    cause: GapCause::Limit,
-                });
-            }
-            if !half.talked {
-                half.gap = None;
-            }
             for (_, held_at, held) in std::mem::take(&mut half.held) {
                 if let Held::Other(input @ (Input::Fin | Input::Reset | Input::Cut)) = held {
                     half.end(held_at.max(at), direction, input, sink);
@@ -440,6 +455,11 @@ impl Reader {
         let opened = self.open(direction, record, guess, &mut plain);
         let result = match opened {
             Ok(Some(kind)) => {
+                if kind == kind::APPLICATION_DATA {
+                    let added = record.1.len().saturating_sub(plain.len());
+                    let cost = self.session.cost();
+                    self.halves[direction].measure(added as u64, cost);
+                }
                 let result = self.content(at, direction, kind, &plain, sink);
                 result.map(|()| Step::Done)
             }
@@ -456,7 +476,7 @@ impl Reader {
                 // The server skips early data that it refused, and so do we
                 // (RFC 8446 section 4.2.10).
                 if !refused {
-                    half.lose_record();
+                    half.lose_record(at, direction, sink);
                 }
                 Ok(Step::Lost)
             }
@@ -491,8 +511,7 @@ impl Reader {
         if let Some(opener) = &half.opener {
             for seq in half.seq..=half.seq.saturating_add(window) {
                 if let Some(kind) = opener.open(seq, header, payload, plain) {
-                    let exact = seq == half.seq;
-                    half.found(seq, exact);
+                    half.found(seq, header.record_len(), self.session.cost());
                     return Ok(Some(kind));
                 }
                 self.trial_bytes += payload.len().max(LEAST_TRIAL) as u64;
@@ -528,7 +547,7 @@ impl Reader {
                     half.enter(candidate.epoch);
                     half.opener = Some(candidate.opener);
                     half.secret = candidate.secret;
-                    half.found(seq, nothing_said || candidate.epoch < Epoch::Application);
+                    half.found_elsewhere(seq, nothing_said || candidate.epoch < Epoch::Application);
                     return Ok(Some(kind));
                 }
                 self.trial_bytes += payload.len().max(LEAST_TRIAL) as u64;
@@ -599,7 +618,7 @@ impl Reader {
                     if !std::mem::replace(&mut self.agreed, true) {
                         sink.agreed(&self.session.facts);
                     }
-                    half.say_gap(at, direction, sink);
+                    half.say_gap(direction, sink);
                     half.talked = true;
                     sink.input(at, direction, Input::Data(plain));
                 }

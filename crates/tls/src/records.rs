@@ -15,6 +15,8 @@ pub(crate) mod kind {
 
 impl Header {
     pub(crate) const LEN: usize = 5;
+    /// RFC 8446 section 5.1.
+    pub(crate) const MAX_CONTENT: u64 = 16 << 10;
     /// 2^14 bytes, and what TLS 1.2 lets a cipher add (RFC 5246 section 6.2.3).
     const MAX_PAYLOAD: usize = (16 << 10) + 2048;
 
@@ -66,6 +68,8 @@ enum Place {
 pub(crate) struct Framing {
     partial: Vec<u8>,
     place: Place,
+    /// Bytes taken, and lost in known numbers.
+    taken: u64,
 }
 
 /// A record, whole.
@@ -106,7 +110,13 @@ impl Framing {
         Self {
             partial: Vec::new(),
             place: Place::Aligned,
+            taken: 0,
         }
+    }
+
+    /// Where in the stream the record ends that was cut out last.
+    pub(crate) const fn position(&self) -> u64 {
+        self.taken.saturating_sub(self.partial.len() as u64)
     }
 
     pub(crate) const fn memory(&self) -> usize {
@@ -136,6 +146,13 @@ impl Framing {
 
     /// The next record. Takes from `data` what it needs.
     pub(crate) fn next<'a>(&mut self, data: &mut &'a [u8]) -> Next<'a> {
+        let before = data.len();
+        let next = self.cut_next(data);
+        self.taken = self.taken.saturating_add((before - data.len()) as u64);
+        next
+    }
+
+    fn cut_next<'a>(&mut self, data: &mut &'a [u8]) -> Next<'a> {
         if let Place::Inside(open) = self.place {
             let skip = usize::try_from(open).map_or(data.len(), |open| open.min(data.len()));
             *data = data.get(skip..).unwrap_or_default();
@@ -217,6 +234,7 @@ impl Framing {
     /// Bytes are missing here (zero: an unknown number). Says how many records that may have cost
     /// at most.
     pub(crate) fn gap(&mut self, len: u64) -> u64 {
+        self.taken = self.taken.saturating_add(len);
         let open = match self.place {
             Place::Aligned => self.partial.first_chunk().map_or(0, |bytes| {
                 let header = Header { bytes: *bytes };

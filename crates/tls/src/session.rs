@@ -53,6 +53,11 @@ impl Session {
         self.client_random.is_some()
     }
 
+    /// What a record adds to its content, where that is known.
+    pub(crate) fn cost(&self) -> Option<u64> {
+        self.suite.and_then(Suite::cost)
+    }
+
     pub(crate) const fn is_tls13(&self) -> bool {
         matches!(self.facts.version, Some(TlsVersion::Tls13))
     }

@@ -11,7 +11,8 @@ use tapedeck_model::{
 
 use crate::Limits;
 use crate::framing::Framing;
-use crate::pairing::Pairing;
+use crate::pairing::{Pairing, Pending};
+use crate::probe::Probe;
 use half::{Close, Half, State};
 
 /// Reads both directions of one HTTP/1 connection; see the [crate] documentation.
@@ -24,6 +25,8 @@ use half::{Close, Half, State};
 /// - The end of a CONNECT or Upgrade request waits for the decision of the server.
 /// - Where `101` switches to h2c, that head is an interim response: the final one comes in HTTP/2.
 ///   Bytes that the client sent ahead come as a second [`Event::SwitchToHttp2`].
+/// - Where the decision may have been lost, what the client goes on with tells it: a request, or
+///   the preface of HTTP/2.
 /// - Interim and final responses that no request asked for make one exchange.
 #[derive(Debug)]
 pub struct Reader {
@@ -33,6 +36,9 @@ pub struct Reader {
     verdict: Option<Verdict>,
     switched: bool,
 }
+
+/// What a client begins HTTP/2 with (RFC 9113 section 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What a response decides about the request for a tunnel or another protocol before it.
 #[derive(Clone, Copy, Debug)]
@@ -165,11 +171,31 @@ impl Reader {
         let buffer = &mut self.halves.to_server.buffer;
         if buffer.len().saturating_add(data.len()) <= self.limits.undecided {
             buffer.extend_from_slice(data);
+            if self.pairing.in_doubt() {
+                self.decide_by_client(at, key, end, out);
+            }
             return &[];
         }
         // So much is not sent in good faith: it is a message, or nothing.
         self.refuse(at, key, end, out);
         data
+    }
+
+    /// The decision may have been lost: what the client goes on with tells it, where that is HTTP.
+    fn decide_by_client(
+        &mut self,
+        at: Timestamp,
+        key: StreamKey,
+        end: Timestamp,
+        out: &mut impl EventSink,
+    ) {
+        let begin = self.halves.to_server.buffer.as_slice();
+        let asked = |pending: &mut Pending| pending.upgrade;
+        if begin.starts_with(HTTP2_PREFACE) && self.pairing.pending(key).is_some_and(asked) {
+            self.decide(Verdict::Http2(key), at, &[], out);
+        } else if start::resumes(begin, Direction::ToServer) == Probe::Yes(Role::Request) {
+            self.refuse(at, key, end, out);
+        }
     }
 
     /// Acts on the decision of the server; what is left of `rest` for the client's direction.
@@ -216,6 +242,8 @@ impl Reader {
             Verdict::Http2(_) => {
                 self.switched = true;
                 let early = std::mem::take(&mut to_server.buffer);
+                let to_client = &self.halves.to_client.state;
+                let lost = matches!(to_client, State::Lost { .. } | State::Trial);
                 if let Some(end) = asked {
                     self.end_message(end, Direction::ToServer, key, End::WHOLE, out);
                 }
@@ -228,6 +256,7 @@ impl Reader {
                         out.event(Event::SwitchToHttp2 {
                             stream: key,
                             direction,
+                            lost: lost && direction == Direction::ToClient,
                             rest,
                         });
                     }
@@ -414,7 +443,15 @@ impl Reader {
         half.closing = false;
         match direction {
             Direction::ToServer => self.pairing.lost_requests(cause, between),
-            Direction::ToClient => self.pairing.lost_responses(at, cause, out),
+            Direction::ToClient => {
+                // What the client sent ahead may be requests: then there were several to answer.
+                if let State::Undecided { key, at: end } = self.halves.to_server.state {
+                    self.decide_by_client(at, key, end, out);
+                }
+                if !self.switched {
+                    self.pairing.lost_responses(at, cause, out);
+                }
+            }
         }
     }
 

@@ -391,7 +391,7 @@ fn look_first(bytes: &[u8], direction: Direction) -> Look {
 }
 
 /// Whether, behind a loss, a message of that direction begins here.
-fn resumes(bytes: &[u8], direction: Direction) -> Probe {
+pub(super) fn resumes(bytes: &[u8], direction: Direction) -> Probe {
     match direction {
         Direction::ToServer => probe::known_request_line(bytes),
         Direction::ToClient => probe::status_line(bytes),

@@ -837,3 +837,134 @@ fn a_half_that_ended_does_not_begin_again() {
         }
     }
 }
+
+/// What both directions said, in the order in which a sink was told.
+#[derive(Default)]
+struct Turns(Vec<String>);
+
+impl Sink for Turns {
+    fn opened(&mut self, _: Slot, _: Connection) {}
+
+    fn input(&mut self, _: Slot, direction: Direction, _: Timestamp, input: Input<'_>) {
+        let way = if direction == UP { '>' } else { '<' };
+        self.0.push(match input {
+            Input::Data(data) => format!("{way}{}", String::from_utf8_lossy(data)),
+            Input::Gap(gap) => format!("{way}gap {}", gap.len),
+            Input::Fin | Input::Reset | Input::Cut => return,
+        });
+    }
+
+    fn anomaly(&mut self, _: Slot, _: Direction, _: Anomaly) {}
+
+    fn closed(&mut self, _: Slot, _: Timestamp) {}
+}
+
+/// What is told of the segments but for those with these texts; and `late`, much later.
+fn turns(segments: &[SegmentBuf], lost: &[&[u8]], late: bool) -> String {
+    let mut turns = Turns::default();
+    let mut reassembler = Reassembler::new(Limits::default());
+    for segment in segments {
+        if !lost.contains(&segment.payload.as_slice()) {
+            reassembler.push(&segment.as_segment(), &mut turns);
+        }
+    }
+    if late {
+        let mut now = segments.last().expect("a segment").at;
+        for _ in 0..100 {
+            now = now.saturating_add(Duration::from_millis(50));
+            reassembler.handle_timeout(now, &mut turns);
+        }
+    }
+    reassembler.finish(&mut turns);
+    turns.0.join(" ")
+}
+
+/// Of an answer and the request behind it that were both lost, either may be told first.
+fn in_any_order(turns: String) -> String {
+    turns
+        .replace(">gap 4 <gap 7", "<gap 7 >gap 4")
+        .replace(">gap 8 <gap 7", "<gap 7 >gap 8")
+}
+
+#[test]
+fn losses_of_both_directions_are_told_in_turn() {
+    let mut talk = started();
+    for turn in 1..=3 {
+        talk.client(format!("ask{turn}").as_bytes());
+        talk.server(format!("answer{turn}").as_bytes());
+    }
+    let segments = &talk.segments;
+    for late in [false, true] {
+        assert_eq!(
+            in_any_order(turns(segments, &[b"answer1", b"ask2"], late)),
+            ">ask1 <gap 7 >gap 4 <answer2 >ask3 <answer3"
+        );
+        assert_eq!(
+            turns(segments, &[b"ask1", b"answer2"], late),
+            ">gap 4 <answer1 >ask2 <gap 7 >ask3 <answer3"
+        );
+        assert_eq!(
+            in_any_order(turns(segments, &[b"ask2", b"answer2", b"ask3"], late)),
+            ">ask1 <answer1 <gap 7 >gap 8 <answer3"
+        );
+        // Nothing came behind the last one.
+        assert_eq!(
+            in_any_order(turns(segments, &[b"answer2", b"ask3"], late)),
+            ">ask1 <answer1 >ask2 <gap 7 >gap 4 <answer3"
+        );
+    }
+}
+
+#[test]
+fn a_lost_fin_does_not_hide_a_lost_request() {
+    let mut talk = started();
+    for turn in 1..=3 {
+        talk.client(format!("ask{turn}").as_bytes());
+        talk.server(format!("answer{turn}").as_bytes());
+    }
+    talk.ack(UP);
+    talk.fin(UP);
+    let fin = talk.segments.len() - 1;
+    talk.fin(DOWN);
+    talk.ack(UP);
+    talk.segments.remove(fin);
+    for late in [false, true] {
+        assert_eq!(
+            in_any_order(turns(&talk.segments, &[b"answer2", b"ask3"], late))
+                .trim_end_matches(" >gap 1"),
+            ">ask1 <answer1 >ask2 <gap 7 >gap 4 <answer3"
+        );
+    }
+}
+
+#[test]
+fn an_acknowledgment_outlives_what_is_held_up() {
+    // The grace for ask4 ends while ask2 and ask3 wait for answer1; answer4 must not overtake.
+    let mut talk = started();
+    for turn in 1..=4 {
+        talk.client(format!("ask{turn}").as_bytes());
+        talk.server(format!("answer{turn}").as_bytes());
+    }
+    for late in [false, true] {
+        assert_eq!(
+            in_any_order(turns(
+                &talk.segments,
+                &[b"answer1", b"answer3", b"ask4"],
+                late
+            )),
+            ">ask1 <gap 7 >ask2 <answer2 >ask3 <gap 7 >gap 4 <answer4"
+        );
+    }
+}
+
+#[test]
+fn a_lost_handshake_does_not_hide_a_lost_answer() {
+    let mut talk = started();
+    talk.client(b"ask1ask2");
+    talk.server(b"answer1");
+    talk.server(b"answer2");
+    assert_eq!(
+        turns(&talk.segments[3..], &[b"answer1"], true),
+        ">ask1ask2 <gap 7 <answer2"
+    );
+}

@@ -386,6 +386,129 @@ fn a_loss_costs_what_it_touched() {
     }
 }
 
+/// What a sink is told, both directions in one text, with the lengths of gaps.
+fn told<'a>(log: Arc<Keys>, inputs: impl IntoIterator<Item = (Direction, Input<'a>)>) -> String {
+    let mut scratch = Vec::new();
+    let mut reader = Reader::new(Limits::default(), log);
+    let mut text = String::new();
+    let mut sink = |_, direction: Direction, input: Input<'_>| {
+        text.push(match direction {
+            Direction::ToServer => '>',
+            Direction::ToClient => '<',
+        });
+        match input {
+            Input::Data(data) => text.push_str(std::str::from_utf8(data).unwrap()),
+            Input::Gap(gap) => text.push_str(&format!("gap {} ", gap.len)),
+            Input::Fin | Input::Reset | Input::Cut => text.push('.'),
+        }
+    };
+    for (direction, input) in inputs {
+        reader.push(Timestamp::EPOCH, direction, input, &mut scratch, &mut sink);
+    }
+    for direction in Direction::BOTH {
+        let end = Input::Cut;
+        reader.push(Timestamp::EPOCH, direction, end, &mut scratch, &mut sink);
+    }
+    text
+}
+
+/// The flights, with gaps in the place of some.
+fn without(
+    flights: &[Flight],
+    lost: impl Fn(&Flight) -> bool,
+) -> impl Iterator<Item = (Direction, Input<'_>)> {
+    flights.iter().map(move |flight| {
+        let (direction, bytes) = flight;
+        let gap = Gap {
+            len: bytes.len() as u64,
+            cause: GapCause::Lost,
+        };
+        let is_lost = lost(flight);
+        (
+            *direction,
+            if is_lost {
+                Input::Gap(gap)
+            } else {
+                Input::Data(bytes)
+            },
+        )
+    })
+}
+
+#[test]
+fn lost_records_have_a_length_and_a_place() {
+    for peers in cases() {
+        let talk = peers.talk(None, |talk| {
+            for turn in 1..=4 {
+                talk.say(Direction::ToServer, format!("ask{turn} ").as_bytes());
+                let answer = format!("answer{turn} ");
+                talk.say(Direction::ToClient, answer.as_bytes());
+            }
+        });
+        let said = talk.flights.len() - 8;
+        let lose = |lost: &[usize]| {
+            let lost: Vec<_> = lost
+                .iter()
+                .map(|n| talk.flights[said + n].clone())
+                .collect();
+            let inputs = without(&talk.flights, move |flight| lost.contains(flight));
+            told(peers.log(), inputs)
+        };
+        assert_eq!(
+            lose(&[3]),
+            ">ask1 <answer1 >ask2 <gap 8 >ask3 <answer3 >ask4 <answer4 >.<."
+        );
+        // Both directions at once.
+        assert_eq!(
+            lose(&[3, 4]),
+            ">ask1 <answer1 >ask2 <gap 8 >gap 5 <answer3 >ask4 <answer4 >.<."
+        );
+        // A loss that spans a turn of the other side is told turn by turn, and what each part was is not
+        // known.
+        assert_eq!(
+            lose(&[3, 5]),
+            ">ask1 <answer1 >ask2 <gap 0 >ask3 <gap 0 >ask4 <answer4 >.<."
+        );
+        // Nothing was said before: it may have been a ticket.
+        assert_eq!(
+            lose(&[1]),
+            ">ask1 <gap 0 >ask2 <answer2 >ask3 <answer3 >ask4 <answer4 >.<."
+        );
+    }
+}
+
+#[test]
+fn what_waits_for_a_lost_record_is_bounded() {
+    let peers = tls13();
+    let talk = peers.talk(None, |talk| {
+        talk.say(Direction::ToServer, b"ask ");
+        talk.say(Direction::ToClient, b"lost");
+        for _ in 0..20 {
+            talk.say(Direction::ToServer, &[b'x'; 8 << 10]);
+        }
+    });
+    let lost = talk.flights.len() - 21;
+    let lost = talk.flights[lost].clone();
+    let limits = Limits::default();
+    let mut scratch = Vec::new();
+    let mut reader = Reader::new(limits, peers.log());
+    let (mut said, mut gaps) = (0, 0);
+    let inputs = without(&talk.flights, move |flight| *flight == lost);
+    for (direction, input) in inputs {
+        let mut sink = |_, _, input: Input<'_>| match input {
+            Input::Data(data) => said += data.len(),
+            _ => gaps += 1,
+        };
+        reader.push(Timestamp::EPOCH, direction, input, &mut scratch, &mut sink);
+        assert!(reader.memory() <= limits.behind_gap + (32 << 10));
+    }
+    assert_eq!(
+        (said, gaps),
+        (4 + 20 * (8 << 10), 1),
+        "nothing waits any more"
+    );
+}
+
 #[test]
 fn a_lost_end_of_the_handshake_costs_nothing() {
     for peers in cases() {

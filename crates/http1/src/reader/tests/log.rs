@@ -77,11 +77,13 @@ impl Log {
             Event::SwitchToHttp2 {
                 stream,
                 direction,
+                lost,
                 rest,
             } => self.notes.push(format!(
-                "{} http2 {} {:?}",
+                "{} http2 {}{} {:?}",
                 stream.0,
                 arrow(*direction),
+                if *lost { " lost" } else { "" },
                 rest.escape_ascii().to_string()
             )),
             Event::Skipped { direction, len } => {
@@ -186,7 +188,7 @@ pub(super) fn check_grammar(log: &Log) {
             Role::Request
         };
         assert!(
-            log.messages.contains_key(&(*key, other)),
+            switched || log.messages.contains_key(&(*key, other)),
             "nothing is said about the {other:?} of {key}:\n{}",
             log.text()
         );

@@ -121,6 +121,47 @@ fn a_lost_response_is_absent_once_the_client_goes_on() {
 }
 
 #[test]
+fn a_lost_decision_is_told_by_what_the_client_goes_on_with() {
+    let ask = "GET /a HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n";
+    // The server was not interested.
+    check(
+        &[c(ask), gap_s(60), c(GET_B), s(OK)],
+        r#"0 > GET /a end
+           0 < absent{"lost"}
+           1 > GET /b end
+           1 < 200 "body" end"#,
+    );
+    // It may not have waited: then two answers are due.
+    check(
+        &[c(ask), c(GET_B), gap_s(60), s(OK)],
+        r#"0 > GET /a end
+           0 < absent{"lost"}
+           1 > GET /b end
+           1 < absent{"lost"}
+           2 > absent{"lost"}
+           2 < 200 "body" end"#,
+    );
+    let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nx";
+    check(
+        &[
+            c(ask),
+            gap_s(60),
+            c("PRI * HT"),
+            c(&preface["PRI * HT".len()..]),
+        ],
+        r#"0 > GET /a end
+           0 http2 < lost ""
+           0 http2 > "PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\nx""#,
+    );
+    check(
+        &[c(ask), c(preface), gap_s(60), s("anything")],
+        r#"0 > GET /a end
+           0 http2 < lost ""
+           0 http2 > "PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\nx""#,
+    );
+}
+
+#[test]
 fn a_lost_interim_response_does_not_cost_the_final_one() {
     check(
         &[c(GET_A), gap_s(25), s(OK), c(GET_B), s(OK)],
