@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
 use tapedeckd::daemon::{self, Config};
 
@@ -44,10 +44,7 @@ fn run(args: &Args) -> Result<()> {
     if !args.check {
         return daemon::run(path);
     }
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("cannot read the configuration {}", path.display()))?;
-    Config::parse(&text)
-        .with_context(|| format!("the configuration {} has mistakes", path.display()))?;
+    Config::read(path)?;
     writeln!(io::stdout(), "{} is valid", path.display())?;
     Ok(())
 }

@@ -5,7 +5,8 @@
 //! be a default that nobody asked for.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -259,13 +260,22 @@ pub enum LogFormat {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// It is not YAML, or not of the right shape.
-    #[error("{0}")]
-    Syntax(String),
-    /// Values that make no sense; all of them.
-    #[error("{}", .0.join("\n"))]
-    Values(Vec<String>),
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It has mistakes: a line each, with file and place. The first one where it is not YAML, or not of
+    /// the right shape; else all values that make no sense.
+    #[error("{}\n{HELP}", .0.join("\n"))]
+    Mistakes(Vec<String>),
 }
+
+const HELP: &str = "every key is shown in docs/configuration/tapedeckd.yaml, and described by `tapedeckd --schema`";
 
 /// The smallest ring that makes sense: a few of the largest packets.
 const MIN_RING: u64 = 1 << 20;
@@ -277,20 +287,33 @@ const MAX_RING: u64 = 1 << 30;
 const MIN_SEGMENT: u64 = 1 << 20;
 
 impl Config {
-    /// Reads and checks the text of a configuration file (YAML, of which JSON is a part).
+    /// Reads and checks a configuration file (YAML, of which JSON is a part).
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read; what is wrong with it, and where.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, &path.display().to_string())
+    }
+
+    /// Reads and checks the text of a configuration file of that name.
     ///
     /// # Errors
     ///
     /// What is wrong with it, and where.
-    pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let config: Self =
-            serde_saphyr::from_str(text).map_err(|error| ConfigError::Syntax(error.to_string()))?;
+    pub fn parse(text: &str, name: &str) -> Result<Self, ConfigError> {
+        let config: Self = serde_saphyr::from_str(text)
+            .map_err(|error| ConfigError::Mistakes(vec![mistake(&error, name)]))?;
         let problems = config.problems();
         if problems.is_empty() {
-            Ok(config)
-        } else {
-            Err(ConfigError::Values(problems))
+            return Ok(config);
         }
+        let lines = problems.iter().map(|problem| format!("{name}: {problem}"));
+        Err(ConfigError::Mistakes(lines.collect()))
     }
 
     /// The JSON Schema of the file.
@@ -434,6 +457,22 @@ impl Config {
     }
 }
 
+/// What the reader of YAML says, as `FILE:LINE:COLUMN: WHAT`: it says more for a terminal.
+fn mistake(error: &serde_saphyr::Error, name: &str) -> String {
+    let text = error.without_snippet().to_string();
+    let text = text.trim_start_matches("error: ");
+    let what = match text.split(" at line ").next().unwrap_or(text) {
+        "invalid u16" => "expected a port: a whole number from 0 to 65535",
+        "invalid u32" | "invalid u64" | "invalid usize" => "expected a whole number of 0 or more",
+        "invalid f64" => "expected a number",
+        what => what,
+    };
+    match error.location() {
+        Some(at) if at.line() > 0 => format!("{name}:{}:{}: {what}", at.line(), at.column()),
+        _ => format!("{name}: {what}"),
+    }
+}
+
 const fn action(action: ActionConfig) -> Action {
     match action {
         ActionConfig::Capture => Action::Capture,
@@ -444,13 +483,15 @@ const fn action(action: ActionConfig) -> Action {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(text, "a.yaml")
+    }
 
     #[track_caller]
     fn refuse(text: &str, expect: &[&str]) {
-        let error = Config::parse(text).unwrap_err().to_string();
+        let error = parse(text).unwrap_err().to_string();
         for part in expect {
             assert!(error.contains(part), "{part:?} is not in:\n{error}");
         }
@@ -458,7 +499,7 @@ mod tests {
 
     #[test]
     fn the_shortest_configuration_names_a_folder() {
-        let config = Config::parse("archive: { folder: /var/lib/tapedeck }").unwrap();
+        let config = parse("archive: { folder: /var/lib/tapedeck }").unwrap();
         let options = config.options();
         assert_eq!(options.backend, Backend::Auto);
         assert_eq!(options.policy, Policy::default());
@@ -472,7 +513,7 @@ mod tests {
     fn rules_become_a_policy() {
         let parse = |text: &str| {
             let archive = "archive: { folder: a }\n";
-            Config::parse(&format!("{archive}{text}")).unwrap().policy()
+            parse(&format!("{archive}{text}")).unwrap().policy()
         };
         assert_eq!(
             parse("rules: [{ ports: [80, 8080] }]"),
@@ -492,7 +533,14 @@ mod tests {
 
     #[test]
     fn mistakes_are_named_with_their_place() {
-        refuse("archive: { folder: a }\nbudgets: {}", &["budgets"]);
+        refuse(
+            "archive: { folder: a }\nbudgets: {}",
+            &["a.yaml:2:1: unknown field `budgets`, expected one of capture, rules"],
+        );
+        refuse(
+            "archive: { folder: a }\nrules: [{ ports: [70000] }]",
+            &["a.yaml:2:19: expected a port: a whole number from 0 to 65535"],
+        );
         refuse("archive: { folder: a, retain: 1 }", &["retain"]);
         refuse("capture: {}", &["archive"]);
         refuse(
@@ -503,7 +551,7 @@ mod tests {
             "archive: { folder: a }\ncapture: { backend: dtrace }",
             &["dtrace"],
         );
-        refuse("archive: [", &["line"]);
+        refuse("archive: [", &["a.yaml:1:10: "]);
         refuse("", &["end of input"]);
         refuse(
             "archive: { folder: a, segment_size: 10MiB, retain_size: 1MiB }\n\
@@ -511,7 +559,7 @@ mod tests {
              rules: [{ ports: [1], cgroup: b }, { sample: 2.0, ports: [1] }, {}]\n\
              budget: { cpu: 0 }",
             &[
-                "capture.ring_size: 4KiB is not between 1MiB and 1GiB",
+                "a.yaml: capture.ring_size: 4KiB is not between 1MiB and 1GiB",
                 "capture.threads",
                 "rules[0]: names",
                 "rules[1].sample: 2",
@@ -527,10 +575,10 @@ mod tests {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration/schema.json");
         let schema = format!("{:#}\n", Config::schema());
         if std::env::var_os("TAPEDECK_BLESS").is_some() {
-            std::fs::write(&path, &schema).unwrap();
+            fs::write(&path, &schema).unwrap();
             return;
         }
-        let kept = std::fs::read_to_string(&path).unwrap();
+        let kept = fs::read_to_string(&path).unwrap();
         assert!(kept == schema, "stale: run this test with TAPEDECK_BLESS=1");
     }
 
@@ -538,8 +586,8 @@ mod tests {
     fn the_documented_example_is_valid_and_shows_every_key() {
         let path =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration/tapedeckd.yaml");
-        let text = std::fs::read_to_string(path).unwrap();
-        let config = Config::parse(&text).unwrap();
+        let text = fs::read_to_string(path).unwrap();
+        let config = parse(&text).unwrap();
         let value = serde_json::to_value(&config).unwrap();
         let mut keys = Vec::new();
         collect_keys(&value, &mut keys);

@@ -19,6 +19,7 @@ use super::log;
 use super::metrics::{Report, Segments};
 use crate::attribution::Node;
 use crate::capture::{self, Backend, Begin, IsOwn, Opened, Options, Session, Setup, Snapshot};
+use crate::sources::ebpf::cgroup_id;
 use crate::sys::{self, Clock, Signal, Signals};
 use crate::words::in_words;
 
@@ -38,11 +39,12 @@ const RESOLVE: Duration = Duration::from_secs(10);
 ///
 /// What keeps it from starting, or from sealing.
 pub fn run(path: &Path) -> Result<()> {
-    let config = read(path)?;
+    let config = Config::read(path)?;
     // Before there is any other thread.
     let signals = Signals::block().context("cannot wait for signals")?;
     log::begin(&config.log);
     let published = Arc::new(Published::default());
+    let cgroup = cgroup(&config);
     let control = config.control.listen.map(listen).transpose()?;
     let Started {
         session,
@@ -59,18 +61,13 @@ pub fn run(path: &Path) -> Result<()> {
         segments,
         reloads: (0, 0),
         was_failing: false,
+        cgroup,
+        is_cgroup_gone: false,
     };
     daemon.governor.set_budget(budget(&daemon.config.budget));
     let followed = daemon.follow(&signals);
     // Whatever ended it, what was recorded is sealed.
     daemon.end().and(followed)
-}
-
-fn read(path: &Path) -> Result<Config> {
-    let text = fs::read_to_string(path)
-        .with_context(|| format!("cannot read the configuration {}", path.display()))?;
-    Config::parse(&text)
-        .with_context(|| format!("the configuration {} has mistakes", path.display()))
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener> {
@@ -209,6 +206,12 @@ fn node(config: &Config) -> Option<Arc<Node>> {
     Node::of_this_machine(&attribution.node_logs).map(Arc::new)
 }
 
+/// The id of the cgroup that the configuration names. Asked for before that is opened: should another
+/// one take its place in between, that is seen as a change later.
+fn cgroup(config: &Config) -> Option<u64> {
+    cgroup_id(config.capture.cgroup.as_deref()?).ok()
+}
+
 fn budget(config: &BudgetConfig) -> Budget {
     Budget {
         cpu: config.cpu,
@@ -227,6 +230,9 @@ struct Daemon {
     /// Configurations that were applied, and refused.
     reloads: (u64, u64),
     was_failing: bool,
+    /// The id of the cgroup whose sockets are seen, where that is one that can go.
+    cgroup: Option<u64>,
+    is_cgroup_gone: bool,
 }
 
 impl Daemon {
@@ -271,6 +277,8 @@ impl Daemon {
             _ => {}
         }
         self.was_failing = failing.is_some();
+        let cgroup_gone = self.follow_cgroup()?;
+        let not_ready = failing.or(cgroup_gone);
         let report = Report {
             backend: self.session.backend().name(),
             snapshot,
@@ -279,8 +287,40 @@ impl Daemon {
             reloads: self.reloads,
             segments: self.segments,
         };
-        self.published.publish(report, failing);
+        self.published.publish(report, not_ready);
         Ok(())
+    }
+
+    /// A cgroup that is removed takes the programs on it along, without a word; one that takes its place
+    /// is another one. Returns why nothing is recorded now; an error where only a restart helps.
+    fn follow_cgroup(&mut self) -> Result<Option<String>> {
+        let (Some(attached), Some(path)) = (self.cgroup, self.config.capture.cgroup.clone()) else {
+            return Ok(None);
+        };
+        match cgroup_id(&path) {
+            Ok(id) if id == attached => Ok(None),
+            Ok(id) => {
+                let options = self.config.options();
+                self.change_source(&options).with_context(|| {
+                    format!("the cgroup {} is not the one it was", path.display())
+                })?;
+                self.cgroup = Some(id);
+                self.is_cgroup_gone = false;
+                info!(cgroup = %path.display(), "the cgroup is there again: recording it");
+                Ok(None)
+            }
+            Err(why) => {
+                if !self.is_cgroup_gone {
+                    self.is_cgroup_gone = true;
+                    error!(
+                        cgroup = %path.display(),
+                        why = in_words(&why),
+                        "the cgroup is gone: nothing is recorded until it is there again"
+                    );
+                }
+                Ok(Some(format!("the cgroup {} is gone", path.display())))
+            }
+        }
     }
 
     fn govern(&mut self, snapshot: &Snapshot, usage: Usage) {
@@ -325,7 +365,7 @@ impl Daemon {
     }
 
     fn try_reload(&mut self) -> Result<()> {
-        let next = read(&self.path)?;
+        let next = Config::read(&self.path)?;
         let (old, new) = (self.config.options(), next.options());
         let mut fixed: Vec<&str> = Vec::new();
         if next.archive != self.config.archive {
@@ -355,7 +395,9 @@ impl Daemon {
             ..new.clone()
         } != old;
         if is_other_source {
+            let cgroup = cgroup(&next);
             self.change_source(&new)?;
+            self.cgroup = cgroup;
         } else {
             complain(&self.session.set_policy(&policy)?);
         }

@@ -1,9 +1,16 @@
 //! Segments, interruptions, and disks that are full.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Client, Daemon, config, get, is_possible, segments, serve, targets, until};
+use tapedeck_archive::{Archive, Scratch};
+use tapedeck_model::Origin;
+
+use crate::support::{
+    Client, Daemon, Load, config, get, is_possible, segments, serve, targets, until,
+};
 
 #[test]
 fn segments_follow_each_other_and_a_connection_goes_on_through_them() {
@@ -69,6 +76,81 @@ fn after_a_kill_the_next_start_seals_what_was_recorded() {
     };
     let expected: Vec<_> = part("first").chain(part("second")).collect();
     assert_eq!(targets(&archive), expected);
+    // To both runs the connection is one that predates them.
+    let archive = Archive::open(&archive).unwrap();
+    let mut scratch = Scratch::new();
+    for id in 0..archive.len() {
+        let exchange = archive.load(id, &mut scratch).unwrap().to_exchange();
+        assert_eq!(exchange.connection.origin, Origin::Predates);
+    }
+}
+
+/// The ids of what a process has in the kernel, as its descriptors tell: `map_id`, `prog_id`, `link_id`.
+fn bpf_objects(process: u32) -> BTreeSet<(String, u32)> {
+    let mut objects = BTreeSet::new();
+    for entry in fs::read_dir(format!("/proc/{process}/fdinfo")).unwrap() {
+        // One that was closed in between is none.
+        let info = fs::read_to_string(entry.unwrap().path()).unwrap_or_default();
+        for line in info.lines() {
+            if let Some((kind @ ("map_id" | "prog_id" | "link_id"), id)) = line.split_once(':') {
+                objects.insert((kind.to_owned(), id.trim().parse().unwrap()));
+            }
+        }
+    }
+    objects
+}
+
+/// All that there are in the kernel, whoever has them.
+fn all_bpf_objects() -> BTreeSet<(String, u32)> {
+    let programs = aya::programs::loaded_programs().filter_map(Result::ok);
+    let maps = aya::maps::loaded_maps().filter_map(Result::ok);
+    let links = aya::programs::loaded_links().filter_map(Result::ok);
+    let of = |kind: &str, id| (kind.to_owned(), id);
+    programs
+        .map(|program| of("prog_id", program.id()))
+        .chain(maps.map(|map| of("map_id", map.id())))
+        .chain(links.map(|link| of("link_id", link.id())))
+        .collect()
+}
+
+/// Killed while it records, it leaves nothing in the kernel and an archive that holds what it had
+/// flushed; who is recorded does not notice.
+#[test]
+fn a_kill_under_load_leaves_nothing_behind() {
+    if !is_possible() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("tapes");
+    let server = serve();
+    let text = config(&archive, server.port(), "");
+    let daemon = Daemon::start(folder.path(), &text);
+    let load = Load::start(server, 8);
+    let before = daemon.wait_for("tapedeck_exchanges_total", 200.0) as usize;
+    // The bound of what a crash costs is a second.
+    let uptime = daemon.metrics()["tapedeck_uptime_seconds"];
+    daemon.wait_for("tapedeck_uptime_seconds", uptime + 2.5);
+    let had = bpf_objects(daemon.id());
+    for kind in ["prog_id", "map_id", "link_id"] {
+        assert!(had.iter().any(|(of, _)| of == kind), "no {kind} in {had:?}");
+    }
+    assert!(had.is_subset(&all_bpf_objects()));
+    daemon.kill();
+    // The kernel frees them a moment after the last reference is gone.
+    until("nothing is left in the kernel", || {
+        had.is_disjoint(&all_bpf_objects()).then_some(())
+    });
+    // Nobody was told anything: the same connections go on, and every answer comes.
+    let asked = load.stop();
+
+    let daemon = Daemon::start(folder.path(), &text);
+    daemon.wait_for("tapedeck_segments_total{event=\"resumed\"}", 1.0);
+    daemon.stop();
+    let found = targets(&archive);
+    assert!(found.len() >= before, "{} of {before}", found.len());
+    let targets: BTreeSet<_> = found.iter().map(|(target, _)| target.clone()).collect();
+    assert_eq!(targets.len(), found.len(), "each once");
+    assert!(targets.is_subset(&asked));
 }
 
 /// A small file system, until it is dropped.
@@ -87,7 +169,7 @@ fn on_a_full_disk_it_goes_on_as_soon_as_there_is_room() {
     }
     let folder = tempfile::tempdir().unwrap();
     let disk = folder.path().join("disk");
-    std::fs::create_dir(&disk).unwrap();
+    fs::create_dir(&disk).unwrap();
     let mounted = Command::new("mount")
         .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
         .arg(&disk)
@@ -105,7 +187,7 @@ fn on_a_full_disk_it_goes_on_as_soon_as_there_is_room() {
     daemon.wait_for("tapedeck_exchanges_total", 1.0);
     // Somebody else takes the rest of the disk.
     let filler = disk.0.join("filler");
-    drop(std::fs::write(&filler, vec![1; 1 << 20]));
+    drop(fs::write(&filler, vec![1; 1 << 20]));
     let why = until("not ready", || {
         get(server, "/lost");
         let (status, why) = daemon.get("/readyz");
@@ -118,7 +200,7 @@ fn on_a_full_disk_it_goes_on_as_soon_as_there_is_room() {
         "tapedeck_exchanges_not_archived_total{cause=\"no_archive\"}",
         1.0,
     );
-    std::fs::remove_file(&filler).unwrap();
+    fs::remove_file(&filler).unwrap();
     until("ready", || (daemon.get("/readyz").0 == 200).then_some(()));
     get(server, "/after");
     until("/after is taken", || {

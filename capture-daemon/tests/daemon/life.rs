@@ -1,11 +1,10 @@
 //! It starts, follows signals and its configuration, and ends.
 
 use std::fs;
-use std::path::Path;
-use std::process::Output;
 
 use crate::support::{
-    Client, Daemon, command, config, get, is_possible, segments, serve, targets, until,
+    Client, Daemon, Load, command, config, get, is_possible, refused, segments, serve, targets,
+    until,
 };
 
 #[test]
@@ -146,6 +145,56 @@ fn privileges_are_given_up_and_a_reload_that_needs_them_says_so() {
     assert_eq!(targets(&archive), [("/other".to_owned(), true)]);
 }
 
+/// The same while there is a load: nothing of it is missing, whatever changes meanwhile.
+#[test]
+fn a_reload_under_load_loses_nothing() {
+    if !is_possible() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("tapes");
+    let server = serve();
+    let path = folder.path().join("tapedeckd.yaml");
+    let text = config(&archive, server.port(), "");
+    let text = text.replace("backend: ebpf", "backend: ebpf, keep_privileges: true");
+    let daemon = Daemon::start(folder.path(), &text);
+    let load = Load::start(server, 8);
+    let mut taken = 0.0;
+    for (reload, more) in [
+        "ring_size: 4MiB",
+        "ring_size: 8MiB",
+        "ring_size: 16MiB",
+        "ignore_own_cgroup: false",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        // In between, some of the load is recorded by each source.
+        taken = daemon.wait_for("tapedeck_exchanges_total", taken + 100.0);
+        let other = text.replace("ignore_own_cgroup: false", more);
+        let other = other.replace("backend: ebpf", "backend: ebpf, ignore_own_cgroup: false");
+        let next = if more.starts_with("ring") {
+            &other
+        } else {
+            &text
+        };
+        fs::write(&path, next).unwrap();
+        daemon.signal("-HUP");
+        let reloads = (reload + 1) as f64;
+        daemon.wait_for("tapedeck_reloads_total{result=\"applied\"}", reloads);
+    }
+    daemon.wait_for("tapedeck_exchanges_total", taken + 100.0);
+    let asked = load.stop();
+    let log = daemon.stop();
+    let found = targets(&archive);
+    assert_eq!(found.len(), asked.len(), "{log}");
+    assert!(
+        found
+            .iter()
+            .all(|(target, whole)| *whole && asked.contains(target))
+    );
+}
+
 #[test]
 fn over_its_budget_it_refuses_new_connections_and_goes_on_with_the_old() {
     if !is_possible() {
@@ -189,22 +238,18 @@ fn over_its_budget_it_refuses_new_connections_and_goes_on_with_the_old() {
     assert_eq!(found, expected.map(|path| (path.to_owned(), true)));
 }
 
-#[track_caller]
-fn refused(path: &Path, expect: &str) {
-    let Output { status, stderr, .. } = command(path).output().unwrap();
-    let stderr = String::from_utf8_lossy(&stderr);
-    assert!(!status.success(), "{stderr}");
-    assert!(stderr.contains(expect), "{expect:?} is not in:\n{stderr}");
-}
-
 #[test]
 fn a_configuration_with_mistakes_is_refused_before_anything_is_opened() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tapedeckd.yaml");
-    refused(&path, "cannot read the configuration");
+    refused(command(&path), "cannot read the configuration");
     let archive = folder.path().join("tapes");
     fs::write(&path, config(&archive, 80, "budgit: {}\n")).unwrap();
-    refused(&path, "budgit");
+    let place = format!(
+        "{}:5:1: unknown field `budgit`, expected one of",
+        path.display()
+    );
+    refused(command(&path), &place);
     assert!(!archive.exists());
     let check = command(&path).arg("--check").output().unwrap();
     assert!(!check.status.success());
@@ -224,7 +269,10 @@ fn a_second_daemon_leaves_the_first_in_peace() {
     let server = serve();
     let config = config(&archive, server.port(), "");
     let daemon = Daemon::start(folder.path(), &config);
-    refused(&folder.path().join("tapedeckd.yaml"), "another process");
+    refused(
+        command(&folder.path().join("tapedeckd.yaml")),
+        "another process",
+    );
     get(server, "/still");
     daemon.stop();
     assert_eq!(targets(&archive), [("/still".to_owned(), true)]);

@@ -10,6 +10,7 @@
 )]
 
 mod archives;
+mod bad_input;
 mod life;
 mod pods;
 mod support;

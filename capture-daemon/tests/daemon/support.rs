@@ -1,14 +1,15 @@
 //! A daemon, a server, and what they say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use caps::{CapSet, Capability};
@@ -69,12 +70,51 @@ pub(crate) fn command(config: &Path) -> Command {
     command
 }
 
+/// The same by way of other programs, which run the rest of their command line.
+pub(crate) fn under(wrapper: &[String], config: &Path) -> Command {
+    let daemon = command(config);
+    let Some((first, more)) = wrapper.split_first() else {
+        return daemon;
+    };
+    let mut command = Command::new(first);
+    command
+        .args(more)
+        .arg(daemon.get_program())
+        .args(daemon.get_args());
+    command
+}
+
+/// Runs a program that must succeed.
+#[track_caller]
+pub(crate) fn tool(command: &mut Command) {
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {stderr}");
+}
+
+/// Asserts that the daemon ends at once, and says that.
+#[track_caller]
+pub(crate) fn refused(mut command: Command, expect: &str) {
+    let Output { status, stderr, .. } = command.output().unwrap();
+    let stderr = String::from_utf8_lossy(&stderr);
+    assert!(!status.success(), "{stderr}");
+    assert!(stderr.contains(expect), "{expect:?} is not in:\n{stderr}");
+}
+
 impl Daemon {
     /// Starts it, and waits until it records.
     pub(crate) fn start(folder: &Path, config: &str) -> Self {
+        Self::start_by(folder, config, &[])
+    }
+
+    /// The same by way of other programs.
+    pub(crate) fn start_by(folder: &Path, config: &str, wrapper: &[String]) -> Self {
         let path = folder.join("tapedeckd.yaml");
         fs::write(&path, config).unwrap();
-        let mut child = command(&path).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = under(wrapper, &path)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let kept = Arc::clone(&log);
@@ -110,8 +150,17 @@ impl Daemon {
         self.log.lock().unwrap().clone()
     }
 
+    #[track_caller]
     pub(crate) fn wait_for_log(&self, text: &str) {
-        until(text, || self.log().contains(text).then_some(()));
+        let start = Instant::now();
+        while !self.log().contains(text) {
+            assert!(
+                start.elapsed() < SOON,
+                "{text:?} is not in:\n{}",
+                self.log()
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
@@ -165,6 +214,11 @@ impl Daemon {
         let status = self.wait();
         assert!(status.success(), "{}", self.log());
         self.log()
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Ends it at once.
@@ -249,6 +303,48 @@ impl Client {
         let mut answer = [0; 40];
         self.stream.read_exact(&mut answer).unwrap();
         assert!(answer.ends_with(b"ok"));
+    }
+}
+
+/// Clients, each with a connection of its own, that ask and ask until they are told to stop.
+pub(crate) struct Load {
+    stop: Arc<AtomicBool>,
+    clients: Vec<JoinHandle<u64>>,
+}
+
+impl Load {
+    pub(crate) fn start(server: SocketAddr, clients: usize) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let client = |number: usize| {
+            let stop = Arc::clone(&stop);
+            let mut client = Client::connect(server);
+            thread::spawn(move || {
+                let mut asked = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    client.get(&format!("/{number}/{asked}"));
+                    asked += 1;
+                    // Some load, not all that there is: who records is a debug build, and beside
+                    // it run other tests.
+                    thread::sleep(Duration::from_millis(20));
+                }
+                asked
+            })
+        };
+        let clients = (0..clients).map(client).collect();
+        Self { stop, clients }
+    }
+
+    /// Ends it; the targets that were asked for, and answered.
+    pub(crate) fn stop(self) -> BTreeSet<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        let asked = self
+            .clients
+            .into_iter()
+            .map(|client| client.join().unwrap());
+        asked
+            .enumerate()
+            .flat_map(|(number, asked)| (0..asked).map(move |n| format!("/{number}/{n}")))
+            .collect()
     }
 }
 

@@ -76,6 +76,16 @@ pub fn is_root_of_all(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.ino() == ROOT_ID)
 }
 
+/// The id of the cgroup at a path, see [`EbpfOptions`](super::EbpfOptions): another one for each that
+/// is ever made there.
+///
+/// # Errors
+///
+/// When there is none.
+pub fn cgroup_id(path: &Path) -> Result<u64, SourceError> {
+    Cgroup::find(Some(path)).map(|cgroup| cgroup.id)
+}
+
 /// The id of the cgroup of this process, where it has one of its own; `None` in the root, whose
 /// sockets are those of half the machine.
 #[must_use]

@@ -18,5 +18,5 @@ mod object;
 mod source;
 mod tap;
 
-pub use cgroup::{cgroup_root, is_root_of_all, own_cgroup};
+pub use cgroup::{cgroup_id, cgroup_root, is_root_of_all, own_cgroup};
 pub use source::{Ebpf, EbpfOptions, Event, NEEDS};

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
-use std::path::Path;
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use tapedeck_ebpf_abi::{self as abi, Counter, MAX_RULES, Settings, names};
 
-use super::cgroup::Cgroup;
+use super::cgroup::cgroup_id;
 use super::source::{program, take_map};
 use crate::sources::{Action, Drops, Match, Owners, Policy, Queue, Rule, SourceError, Tap};
 use crate::sys::RingGauge;
@@ -246,10 +245,6 @@ impl Owners for SocketOwners {
         let name = owner.name.split(|byte| *byte == 0).next()?;
         Some((owner.pid, String::from_utf8_lossy(name).into_owned()))
     }
-}
-
-fn cgroup_id(path: &Path) -> Result<u64, SourceError> {
-    Cgroup::find(Some(path)).map(|cgroup| cgroup.id)
 }
 
 fn words(rule: &Rule) -> [u32; 2] {
