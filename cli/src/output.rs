@@ -60,6 +60,13 @@ pub(crate) fn count_progress() -> ProgressBar {
     ProgressBar::new(0).with_style(style)
 }
 
+/// A bar that counts, with lines below it; hidden where standard error is no terminal.
+pub(crate) fn live_view() -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {elapsed}\n{msg}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(0).with_style(style)
+}
+
 /// A line that says how something goes; hidden where standard error is no terminal.
 pub(crate) fn message_line() -> ProgressBar {
     if !io::stderr().is_terminal() {

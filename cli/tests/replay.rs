@@ -8,9 +8,10 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use common::{Ran, Tapedeck, temp_folder};
 use serde_json::Value;
@@ -209,6 +210,136 @@ fn every_second_of_a_run_is_a_line_of_the_series() {
             .sum();
         assert_eq!(sent, 40, "{text}");
         assert!((2..5).contains(&(text.lines().count() - usize::from(name.ends_with("csv")))));
+    }
+}
+
+/// The value of a metric on a Prometheus page.
+fn metric(page: &str, name: &str) -> Option<f64> {
+    let mut lines = page.lines();
+    lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+}
+
+#[test]
+fn a_run_is_scraped_while_it_lasts_and_the_target_is_observed() {
+    let bench = Bench::new();
+    let (tape, summary, series) = (
+        bench.path("in.tape"),
+        bench.path("summary.json"),
+        bench.path("series.csv"),
+    );
+    // The target is this very process: its server answers on threads of it.
+    let pid = std::process::id().to_string();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tapedeck"))
+        .args(["replay", tape.to_str().unwrap(), "--target", &bench.target])
+        .args(["--rate", "50/s", "--duration", "30s", "--single"])
+        .args(["--metrics", "127.0.0.1:0", "--observe", &pid])
+        .args(["--summary", summary.to_str().unwrap()])
+        .args(["--series", series.to_str().unwrap()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let line = lines.next().unwrap().unwrap();
+    let address = line.strip_prefix("metrics on http://").expect(&line);
+    let address = address.strip_suffix("/metrics").expect(&line);
+    // Two seconds are over and in the page, and the target was looked at.
+    let page = loop {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+            .unwrap();
+        let mut page = String::new();
+        stream.read_to_string(&mut page).unwrap();
+        assert!(page.starts_with("HTTP/1.1 200 OK\r\n"), "{page}");
+        let reqs = metric(&page, "k6_http_reqs_total").unwrap();
+        if reqs > 60.0 && metric(&page, "tapedeck_target_cpu").is_some() {
+            break page;
+        }
+    };
+    assert!(
+        metric(&page, "k6_http_req_duration_p99").unwrap() > 0.0,
+        "{page}"
+    );
+    let failed = metric(&page, "k6_http_req_failed_rate").unwrap();
+    assert!((failed - 0.2).abs() < 0.05, "one of five pays: {page}");
+    assert!(
+        metric(&page, "k6_data_received_total").unwrap() > 1000.0,
+        "{page}"
+    );
+    assert!(
+        metric(&page, "tapedeck_target_memory_bytes").unwrap() > 1e6,
+        "{page}"
+    );
+    Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(child.wait().unwrap().success());
+    let summary: Value = serde_json::from_slice(&fs::read(&summary).unwrap()).unwrap();
+    let target = &summary["tapedeck"]["target_use"][0];
+    assert_eq!(target["what"], format!("process {pid}"));
+    assert!(
+        target["memory_max"].as_u64().unwrap() > 1_000_000,
+        "{target}"
+    );
+    assert!(target["cpu_max"].as_f64().unwrap() > 0.0, "{target}");
+    let series = fs::read_to_string(series).unwrap();
+    let last = series.lines().last().unwrap();
+    let memory: u64 = last.split(',').nth_back(1).unwrap().parse().expect(last);
+    assert!(memory > 1_000_000, "{last}");
+}
+
+#[test]
+fn what_cannot_be_observed_is_said_before_anything_is_sent() {
+    let bench = Bench::new();
+    let tape = bench.path("in.tape");
+    for (whom, code, said) in [
+        ("4194305", 1, "cannot observe process 4194305: No such file"),
+        ("/nowhere", 1, "cannot observe cgroup /nowhere"),
+        (
+            "nginx",
+            2,
+            "neither the number of a process nor the folder of a cgroup",
+        ),
+    ] {
+        let args = ["replay", tape.to_str().unwrap(), "--target", &bench.target];
+        let ran = Tapedeck::new(args.into_iter().chain(["--observe", whom])).run();
+        assert_eq!(ran.code, code, "{}", ran.stderr);
+        assert!(ran.stderr.contains(said), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_terminal_shows_the_stage_the_rate_and_the_latency() {
+    if !common::has("script") {
+        return;
+    }
+    let bench = Bench::new();
+    let tape = bench.path("in.tape");
+    let line = format!(
+        "{} replay {} --target {} --rate 10/s --stages 3s:50 --single",
+        env!("CARGO_BIN_EXE_tapedeck"),
+        tape.display(),
+        bench.target
+    );
+    let ran = Command::new("script")
+        .args(["-qec", &line, "/dev/null"])
+        .env("TERM", "xterm")
+        .output()
+        .unwrap();
+    let shown = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success(), "{shown}");
+    for part in [
+        "stage    default: from 10 iterations in 1s to 50 iterations in 1s",
+        " in flight, ",
+        "latency  p50 ",
+        "errors   ",
+        "lag p99 ",
+        // And then the results.
+        "Throughput",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
     }
 }
 

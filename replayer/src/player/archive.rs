@@ -6,6 +6,7 @@ use tapedeck_archive::{Archive, BodyBuffer, HeadView, ReadError, Row, Scratch, T
 use tapedeck_filter::Filter;
 use tapedeck_model::Protocol;
 
+use crate::player::options::Options;
 use crate::player::outcome::{Cause, NeverSent};
 use crate::player::request::{Fields, RecordedRequest, behind_start_line};
 use crate::player::schedule::{Candidate, LeftOut};
@@ -16,6 +17,18 @@ pub(crate) struct Recorded {
     pub(crate) archive: Arc<Archive>,
     /// `None`: all.
     pub(crate) filter: Option<Filter>,
+    /// Exchanges that are not whole are meant, too.
+    pub(crate) include_incomplete: bool,
+}
+
+impl Recorded {
+    pub(crate) fn new(archive: Arc<Archive>, options: &Options) -> Self {
+        Self {
+            archive,
+            filter: options.filter.clone(),
+            include_incomplete: options.include_incomplete,
+        }
+    }
 }
 
 impl Source for Recorded {
@@ -25,6 +38,13 @@ impl Source for Recorded {
         let mut scratch = Scratch::new();
         self.archive.rows().map(move |row| {
             let mut candidate = candidate(&row);
+            let can_be_sent = row.method().is_some() && row.target_pieces().is_some();
+            if self.include_incomplete
+                && can_be_sent
+                && candidate.left_out == Some(LeftOut::Incomplete)
+            {
+                candidate.left_out = None;
+            }
             if let Some(filter) = &self.filter {
                 match filter.matches_with(&self.archive, &row, &mut scratch) {
                     Ok(true) => {}
@@ -58,7 +78,8 @@ impl Source for Recorded {
     ) -> Option<T> {
         let record = self.archive.load(id, &mut scratch.block).ok()?;
         let head = record.request()?.head()?;
-        Some(f(head.target()?, &fields_of(&head).ok()?))
+        let fields = fields_of(&head, self.include_incomplete).ok()?;
+        Some(f(head.target()?, &fields))
     }
 
     fn with_request<T>(
@@ -81,14 +102,14 @@ impl Source for Recorded {
             .trailers()
             .map(|trailers| match trailers.protocol() {
                 Protocol::Http10 | Protocol::Http11 => Ok(Fields::Lines(trailers.raw())),
-                Protocol::Http2 => pairs(&trailers),
+                Protocol::Http2 => pairs(&trailers, self.include_incomplete),
             });
         Ok(f(&RecordedRequest {
             protocol: head.protocol(),
             method: head.method().ok_or_else(incomplete)?,
             target: head.target().ok_or_else(incomplete)?,
             authority: self.archive.row(id).and_then(|row| row.authority()),
-            fields: fields_of(&head)?,
+            fields: fields_of(&head, self.include_incomplete)?,
             body,
             trailers: trailers.transpose()?,
         }))
@@ -121,17 +142,19 @@ fn candidate<'a>(row: &Row<'a>) -> Candidate<'a> {
     }
 }
 
-fn fields_of<'a>(head: &HeadView<'a>) -> Result<Fields<'a>, ReadFailure> {
+fn fields_of<'a>(head: &HeadView<'a>, partly: bool) -> Result<Fields<'a>, ReadFailure> {
     match head.protocol() {
         Protocol::Http10 | Protocol::Http11 => Ok(Fields::Lines(behind_start_line(head.raw()))),
-        Protocol::Http2 => pairs(head),
+        Protocol::Http2 => pairs(head, partly),
     }
 }
 
-fn pairs<'a>(head: &HeadView<'a>) -> Result<Fields<'a>, ReadFailure> {
+/// `partly`: fields that could not be decoded are left out.
+fn pairs<'a>(head: &HeadView<'a>, partly: bool) -> Result<Fields<'a>, ReadFailure> {
     let pairs: Option<Vec<_>> = head
         .fields()
         .map(|field| field.name.zip(field.value))
+        .filter(|pair| pair.is_some() || !partly)
         .collect();
     pairs.map(Fields::Pairs).ok_or_else(incomplete)
 }

@@ -144,6 +144,8 @@ pub(crate) fn add_up(live: &[Arc<Live>], mut progress: Progress) -> Progress {
         progress.never_sent += live.never_sent.load(Ordering::Relaxed);
         progress.in_flight += live.in_flight.load(Ordering::Relaxed);
         progress.connections += live.connections.load(Ordering::Relaxed);
+        progress.bytes_sent += live.bytes_sent.load(Ordering::Relaxed);
+        progress.bytes_received += live.bytes_received.load(Ordering::Relaxed);
         progress.vus += live.vus.load(Ordering::Relaxed);
     }
     progress

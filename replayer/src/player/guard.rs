@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::player::plan::Plan;
 use crate::player::resources::{cpu_time, share_of};
 use crate::player::scenario::{Executor, Scenario};
-use crate::player::seconds::{SecondRow, Seconds};
+use crate::player::seconds::{SecondRow, Seconds, SoFar};
 use crate::player::stop::StopFlag;
 use crate::player::summary::Evidence;
 use crate::player::threshold::{Verdict, VerdictReason};
@@ -60,6 +60,7 @@ pub(crate) struct Guard<'a> {
     /// The threshold that ended the run, by its index.
     aborted: Option<(usize, Verdict)>,
     seconds: Seconds,
+    so_far: Arc<SoFar>,
     windows: Windows,
 }
 
@@ -80,6 +81,7 @@ impl<'a> Guard<'a> {
             next: Self::EVERY,
             aborted: None,
             seconds: Seconds::new(workers),
+            so_far: Arc::new(SoFar::new()),
             windows: Windows::new(watch),
         }
     }
@@ -124,12 +126,18 @@ impl<'a> Guard<'a> {
         let mut rows = Vec::new();
         while let Some(second) = self.seconds.next() {
             rows.push(second.tally.row(second.number));
+            Arc::make_mut(&mut self.so_far).add(&second.tally);
             let failed = self.windows.push(second.tally.watched, second.is_cut);
             if let Some((index, verdict)) = failed {
                 self.abort(index, verdict, elapsed);
             }
         }
         rows
+    }
+
+    /// All seconds that are over.
+    pub(crate) fn so_far(&self) -> Arc<SoFar> {
+        Arc::clone(&self.so_far)
     }
 
     fn abort(&mut self, index: usize, mut verdict: Verdict, elapsed: Duration) {

@@ -46,6 +46,7 @@ pub(crate) mod duration;
 mod endpoints;
 mod gate;
 mod guard;
+mod observe;
 mod options;
 mod outcome;
 mod plan;
@@ -72,6 +73,7 @@ mod worker;
 
 pub use dry_run::DryRun;
 pub use endpoints::{ScenarioSignals, Signals};
+pub use observe::{Observe, ParseObserveError, TargetSecond, TargetUse};
 pub use options::{Limits, Options, Reuse};
 pub use outcome::{Failure, FailureCounts, NeverSent, NeverSentCounts};
 pub use report::{Report, ScenarioPlan};
@@ -81,7 +83,7 @@ pub use scenario::{
     ScenarioError, SessionKey, Stage, Weight,
 };
 pub use schedule::{Factor, LeftOut, LeftOutCounts, ParseSpeedError, Speed};
-pub use seconds::SecondRow;
+pub use seconds::{SecondRow, SoFar};
 pub use stop::{Stop, StopFlag};
 pub use summary::{MergeError, SummaryError};
 pub use tally::{Comparison, Tally, Trend, Trends};

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tapedeck_filter::Filter;
 
+use crate::player::observe::Observe;
 use crate::player::scenario::{Executor, Scenario, SessionKey};
 use crate::player::schedule::Speed;
 use crate::player::target::{Route, Target};
@@ -54,6 +55,11 @@ pub struct Options {
     pub filter: Option<Filter>,
     /// Tell of every second ([`Progress::seconds`](crate::player::Progress::seconds)).
     pub every_second: bool,
+    /// Send also what was not recorded whole, as far as it was: without the bytes of its body, and the
+    /// fields, that are missing.
+    pub include_incomplete: bool,
+    /// Whose use of processor and memory is told beside the rest.
+    pub observe: Option<Observe>,
     /// What must hold; those that may end the run are looked at every 2 s, as in k6.
     pub thresholds: Vec<Threshold>,
     /// What the run may use.
@@ -114,6 +120,8 @@ impl Options {
             workers: None,
             filter: None,
             every_second: false,
+            include_incomplete: false,
+            observe: None,
             thresholds: Vec::new(),
             limits: Limits::default(),
         }

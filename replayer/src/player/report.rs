@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::player::duration::show;
 use crate::player::endpoints::{ScenarioSignals, Signals};
+use crate::player::observe::TargetUse;
 use crate::player::outcome::NeverSent;
 use crate::player::scenario::SessionKey;
 use crate::player::schedule::{LeftOutCounts, Speed};
@@ -101,6 +102,8 @@ pub struct Report {
     pub endpoints: Vec<String>,
     /// What became of the thresholds, in the order of the options.
     pub thresholds: Vec<Verdict>,
+    /// What the target took, where it was observed; one of each process that did.
+    pub target_use: Vec<TargetUse>,
     pub(crate) evidence: Evidence,
 }
 
@@ -165,7 +168,8 @@ impl Report {
     /// What has no place in a metric stands in `tapedeck`: `requests` (with `recorded = sent +
     /// never_sent + left_out` and `sent = answered + failed`), `statuses`, `failures`, `never_sent`
     /// and `left_out` by kind, `first_causes` (what was said about the first of each kind),
-    /// `comparison` with the recorded statuses, `saturation` of the player, and `state`, from which
+    /// `comparison` with the recorded statuses, `saturation` of the player, `target_use` of a target
+    /// that was observed, and `state`, from which
     /// [`Report::merge`] adds up what several processes measured.
     #[must_use]
     pub fn to_json(&self) -> Value {
@@ -309,6 +313,7 @@ impl Report {
                 "connections_peak": tally.peak_connections,
                 "in_flight_peak": tally.peak_in_flight,
             },
+            "target_use": self.target_use,
             "state": State::of(self),
         })
     }
@@ -461,6 +466,22 @@ impl Report {
         Ok(())
     }
 
+    fn target_use(&self, target: &TargetUse, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "  {:<22}{}: {:.2} processors, {:.2} at most; {:.1} MiB at most",
+            "Saturation of target",
+            target.what,
+            target.cpu_mean,
+            target.cpu_max,
+            target.memory_max as f64 / f64::from(1 << 20),
+        )?;
+        match target.waiting_mean {
+            Some(waiting) => writeln!(f, "; waited {:.0} % of the time", 100.0 * waiting),
+            None => writeln!(f),
+        }
+    }
+
     fn losses(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tally = &self.tally;
         let failures = tally.failures.iter().map(|(kind, n)| (kind.name(), n));
@@ -547,6 +568,9 @@ impl fmt::Display for Report {
             tally.peak_connections,
             tally.peak_in_flight,
         )?;
+        for target in &self.target_use {
+            self.target_use(target, f)?;
+        }
         self.write_thresholds(f)?;
         if self.stopped != Stop::Run {
             writeln!(

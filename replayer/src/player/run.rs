@@ -12,24 +12,26 @@ use crate::player::dry_run::{DryRun, described};
 use crate::player::endpoints::{Endpoints, Label};
 use crate::player::gate::Gate;
 use crate::player::guard::{Guard, VusSeen, vus_max};
+use crate::player::observe::{Observer, TargetSecond};
 use crate::player::options::Options;
 use crate::player::outcome::NeverSent;
 use crate::player::plan::{Empty, Plan};
 use crate::player::reach::{StdStream, reach_all};
-use crate::player::report::Report;
+use crate::player::report::{Report, ScenarioPlan};
 use crate::player::request::Rules;
 use crate::player::resources::{check_ports, cpu_time, raise_descriptor_limit, share_of};
 use crate::player::scenario::Scenario;
 use crate::player::schedule::{LeftOutCounts, Topology};
-use crate::player::seconds::SecondRow;
+use crate::player::seconds::{SecondRow, SoFar};
 use crate::player::source::Source;
 use crate::player::stop::StopFlag;
+use crate::player::tally::Tally;
 use crate::player::tls::TlsError;
 use crate::player::watch::{Watch, pinned, unknown_tag};
 use crate::player::worker::{Job, Live};
 
 /// How a run is going.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Progress {
     /// Since the start; zero before it.
     pub elapsed: Duration,
@@ -50,9 +52,19 @@ pub struct Progress {
     pub connections: u64,
     /// Active users.
     pub vus: u64,
+    /// Bytes written to connections.
+    pub bytes_sent: u64,
+    /// Bytes read from connections.
+    pub bytes_received: u64,
+    /// The load models, in the order of the report.
+    pub scenarios: Arc<[ScenarioPlan]>,
     /// The seconds that became whole since the last time, where
     /// [`Options::every_second`] is set.
     pub seconds: Vec<SecondRow>,
+    /// All of them together.
+    pub so_far: Option<Arc<SoFar>>,
+    /// What the target took in the last second, where it is observed.
+    pub target: Option<TargetSecond>,
 }
 
 /// Why a run did not begin.
@@ -122,6 +134,14 @@ pub enum RunError {
         /// What the system said.
         error: io::Error,
     },
+    /// The target cannot be observed as asked.
+    #[error("cannot observe {what}: {error}")]
+    Observe {
+        /// What was to be looked at.
+        what: String,
+        /// What the system said.
+        error: io::Error,
+    },
     /// TLS cannot be used as asked.
     #[error("TLS: {0}")]
     Tls(TlsError),
@@ -153,14 +173,12 @@ pub fn run(
     stop: &StopFlag,
     progress: impl Fn(Progress),
 ) -> Result<Report, RunError> {
-    let filter = options.filter.clone();
-    play(Recorded { archive, filter }, options, stop, progress)
+    play(Recorded::new(archive, options), options, stop, progress)
 }
 
 /// What [`run`] would do, without a word to the target.
 pub fn dry_run(archive: Arc<Archive>, options: &Options) -> Result<DryRun, RunError> {
-    let filter = options.filter.clone();
-    let source = Recorded { archive, filter };
+    let source = Recorded::new(archive, options);
     let scenarios = checked_scenarios(options)?;
     let (plan, _) = planned(&source, options, &scenarios)?;
     Ok(DryRun::new(&plan, options, &scenarios))
@@ -214,23 +232,13 @@ pub(crate) fn play<S: Source + 'static>(
     if let [only] = reached.as_slice() {
         check_ports(&only.destination, plan.connections)?;
     }
+    let mut observer = observer(options)?;
     let spares = reached.iter_mut().map(|reached| reached.spare.take());
     let spares: Vec<Option<StdStream>> = spares.collect();
 
     let workers = u32::try_from(plan.parts.len()).unwrap_or(u32::MAX).max(1);
     let cpu_before = cpu_time();
-    let job = Arc::new(Job {
-        source,
-        gate: Gate::new(workers),
-        timeout: options.timeout,
-        grace: options.grace,
-        reuse: options.reuse,
-        min_iteration: options.min_iteration,
-        max_in_flight: (options.limits.in_flight / workers).max(1),
-        max_request_bytes: options.limits.request_bytes / u64::from(workers),
-        stop: stop.watch(),
-        watch: Arc::clone(&watch),
-    });
+    let job = Arc::new(job(source, options, workers, stop, &watch));
     let elapsed = |job: &Job<S>| {
         job.gate
             .start()
@@ -249,6 +257,7 @@ pub(crate) fn play<S: Source + 'static>(
     let parts = std::mem::take(&mut plan.parts);
     let mut guard = Guard::new(&watch, stop, cpu_before, workers as usize);
     let vus = VusSeen::default();
+    let described: Arc<[ScenarioPlan]> = described(&plan, &scenarios).into();
     let observe = |live: &[Arc<Live>]| {
         let mut now = add_up(
             live,
@@ -256,35 +265,39 @@ pub(crate) fn play<S: Source + 'static>(
                 elapsed: elapsed(&job),
                 planned: plan.planned,
                 total: plan.total,
+                scenarios: Arc::clone(&described),
                 ..Progress::default()
             },
         );
+        now.target = observer
+            .as_mut()
+            .and_then(|observer| observer.look(now.elapsed));
         vus.look(now.vus);
         guard.look(elapsed(&job), live, &vus, &plan);
         now.seconds = guard.whole_seconds(elapsed(&job), live);
         for row in &mut now.seconds {
             (row.in_flight, row.connections, row.vus) = (now.in_flight, now.connections, now.vus);
+            row.target = now.target;
         }
+        now.so_far = options.every_second.then(|| guard.so_far());
         progress(now);
     };
     let mut tally = crew.send(parts, spares, observe)?;
-    for (scenario, queue) in &plan.queues {
-        tally.never_sent.add_n(NeverSent::Stopped, queue.left());
-        tally.drop_iterations(*scenario, queue.left());
-    }
-    for cast in &plan.casts {
-        tally.drop_iterations(cast.index(), cast.left());
-    }
+    count_left(&plan, &mut tally);
     let (elapsed, cpu) = (elapsed(&job), cpu_time().saturating_sub(cpu_before));
     let mut observed = tally.observed();
     (observed.vus, observed.vus_max) = (vus.most(), vus_max(&plan, &scenarios));
     let (thresholds, evidence) = guard.verdicts(&observed, elapsed, share_of(cpu, elapsed));
     Ok(Report {
         endpoints: endpoints.labels().iter().map(Label::name).collect(),
+        target_use: observer
+            .map(|observer| observer.sum(elapsed))
+            .into_iter()
+            .collect(),
         thresholds,
         evidence,
         target: options.target.to_string(),
-        scenarios: described(&plan, &scenarios),
+        scenarios: described.to_vec(),
         session_key: plan.session_key.as_ref().map(|found| found.key.clone()),
         vus: vus.range(),
         vus_max: observed.vus_max,
@@ -301,6 +314,48 @@ pub(crate) fn play<S: Source + 'static>(
         stopped: stop.state(),
         tally,
     })
+}
+
+fn job<S>(
+    source: S,
+    options: &Options,
+    workers: u32,
+    stop: &StopFlag,
+    watch: &Arc<Watch>,
+) -> Job<S> {
+    Job {
+        source,
+        gate: Gate::new(workers),
+        timeout: options.timeout,
+        grace: options.grace,
+        reuse: options.reuse,
+        min_iteration: options.min_iteration,
+        max_in_flight: (options.limits.in_flight / workers).max(1),
+        max_request_bytes: options.limits.request_bytes / u64::from(workers),
+        stop: stop.watch(),
+        watch: Arc::clone(watch),
+    }
+}
+
+/// Counts what no worker has taken.
+fn count_left(plan: &Plan, tally: &mut Tally) {
+    for (scenario, queue) in &plan.queues {
+        tally.never_sent.add_n(NeverSent::Stopped, queue.left());
+        tally.drop_iterations(*scenario, queue.left());
+    }
+    for cast in &plan.casts {
+        tally.drop_iterations(cast.index(), cast.left());
+    }
+}
+
+fn observer(options: &Options) -> Result<Option<Observer>, RunError> {
+    let observer = options.observe.as_ref().map(|observe| {
+        Observer::new(observe).map_err(|error| RunError::Observe {
+            what: observe.to_string(),
+            error,
+        })
+    });
+    observer.transpose()
 }
 
 /// What the run changes about every request, whatever its target.

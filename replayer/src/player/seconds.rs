@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::player::observe::TargetSecond;
 use crate::player::tally::Trend;
 use crate::player::watch::{Sample, Watch, Watched};
 
@@ -12,6 +13,7 @@ use crate::player::watch::{Sample, Watch, Watched};
 pub(crate) struct SecondTally {
     pub(crate) watched: Watched,
     sent: u64,
+    attempted: u64,
     answered: u64,
     failed: u64,
     never_sent: u64,
@@ -26,6 +28,7 @@ impl SecondTally {
         Self {
             watched: Watched::coarse(watch),
             sent: 0,
+            attempted: 0,
             answered: 0,
             failed: 0,
             never_sent: 0,
@@ -39,6 +42,7 @@ impl SecondTally {
     pub(crate) fn record(&mut self, sample: &Sample) {
         self.watched.record(sample);
         self.sent += u64::from(sample.sent);
+        self.attempted += u64::from(!sample.stopped);
         self.answered += u64::from(sample.status > 0);
         self.failed += u64::from(!sample.stopped && !sample.expected());
         self.never_sent += u64::from(!sample.sent);
@@ -64,6 +68,7 @@ impl SecondTally {
         let Self {
             watched,
             sent,
+            attempted,
             answered,
             failed,
             never_sent,
@@ -74,6 +79,7 @@ impl SecondTally {
         } = other;
         self.watched.merge(watched);
         self.sent += sent;
+        self.attempted += attempted;
         self.answered += answered;
         self.failed += failed;
         self.never_sent += never_sent;
@@ -100,12 +106,56 @@ impl SecondTally {
             p99: self.duration.percentile(99.0),
             max: self.duration.max(),
             lag_p99: self.lag.percentile(99.0),
+            target: None,
         }
     }
 }
 
+/// What was observed since the start of a run, in whole seconds.
+#[derive(Clone, Debug)]
+pub struct SoFar {
+    /// Requests that were sent, answered or not.
+    pub sent: u64,
+    /// Requests that were sent, or could not be.
+    pub attempted: u64,
+    /// Of these: unanswered, or answered outside of 200 to 399.
+    pub failed: u64,
+    /// Iterations that came to their end.
+    pub iterations: u64,
+    /// Iterations that did not begin.
+    pub dropped: u64,
+    /// From the due time to the last byte; percentiles to two digits.
+    pub duration: Trend,
+    /// The player's own lateness; percentiles to two digits.
+    pub lag: Trend,
+}
+
+impl SoFar {
+    pub(crate) fn new() -> Self {
+        Self {
+            sent: 0,
+            attempted: 0,
+            failed: 0,
+            iterations: 0,
+            dropped: 0,
+            duration: Trend::coarse(),
+            lag: Trend::coarse(),
+        }
+    }
+
+    pub(crate) fn add(&mut self, second: &SecondTally) {
+        self.sent += second.sent;
+        self.attempted += second.attempted;
+        self.failed += second.failed;
+        self.iterations += second.iterations;
+        self.dropped += second.dropped;
+        self.duration.merge(&second.duration);
+        self.lag.merge(&second.lag);
+    }
+}
+
 /// One second of a run. What is counted happened in it: requests count when they end.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct SecondRow {
     /// Since the start, from zero.
     pub second: u64,
@@ -137,6 +187,8 @@ pub struct SecondRow {
     pub max: Duration,
     /// The player's own lateness.
     pub lag_p99: Duration,
+    /// What the target took, where it is observed.
+    pub target: Option<TargetSecond>,
 }
 
 /// A second of one worker.

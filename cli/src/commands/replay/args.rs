@@ -1,5 +1,6 @@
 //! The command line of `tapedeck replay`.
 
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -7,7 +8,9 @@ use std::time::Duration;
 
 use clap::Parser;
 use tapedeck_filter::Filter;
-use tapedeck_replayer::player::{PerTime, Route, SessionKey, Speed, Stage, Target, Threshold};
+use tapedeck_replayer::player::{
+    Observe, PerTime, Route, SessionKey, Speed, Stage, Target, Threshold,
+};
 
 use crate::args::{duration, filter};
 
@@ -167,6 +170,9 @@ pub(crate) struct Replay {
     /// Send only the exchanges that this CEL expression chooses
     #[arg(long, value_name = "CEL", value_parser = filter)]
     pub(crate) filter: Option<Filter>,
+    /// Send also the requests that were not recorded whole, without what is missing of them
+    #[arg(long)]
+    pub(crate) include_incomplete: bool,
     /// Print what would be sent when, and send nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -215,6 +221,12 @@ pub(crate) struct Replay {
     /// Write a line for every second of the run: CSV into *.csv, else a JSON object a line
     #[arg(long, value_name = "FILE", help_heading = "Results")]
     pub(crate) series: Option<PathBuf>,
+    /// Serve http://ADDR/metrics for Prometheus while the run lasts, with k6's names; port 0: any
+    #[arg(long, value_name = "ADDR", help_heading = "Results")]
+    pub(crate) metrics: Option<SocketAddr>,
+    /// Tell how busy the target is, too: the number of its process, or the folder of its cgroup
+    #[arg(long, value_name = "PID|CGROUP", help_heading = "Results")]
+    pub(crate) observe: Option<Observe>,
 }
 
 /// `Name: value`.

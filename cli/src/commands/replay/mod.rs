@@ -1,6 +1,7 @@
 //! `tapedeck replay`.
 
 mod args;
+mod metrics;
 mod series;
 mod show;
 
@@ -17,6 +18,7 @@ use tapedeck_replayer::player::{
 
 pub(crate) use args::Replay;
 
+use self::metrics::Metrics;
 use self::series::Series;
 use crate::interrupt::on_interrupt;
 use crate::output;
@@ -55,11 +57,15 @@ pub(crate) fn run(args: &Replay) -> Result<ExitCode> {
     })?;
 
     let series = args.series.as_deref().map(Series::create).transpose()?;
+    let metrics = args.metrics.map(Metrics::serve).transpose()?;
     let live = show::Live::new();
     let report = player::run(archive, &options, &stop, |progress| {
         live.show(&progress);
         if let Some(series) = &series {
             series.add(&progress.seconds);
+        }
+        if let Some(metrics) = &metrics {
+            metrics.show(&progress);
         }
     });
     live.end();
@@ -107,7 +113,9 @@ fn options(args: &Replay) -> Options {
         routes: args.routes.clone(),
         headers: args.headers.clone(),
         removed_headers: args.removed_headers.clone(),
-        every_second: args.series.is_some(),
+        every_second: args.series.is_some() || args.metrics.is_some() || show::Live::is_wanted(),
+        include_incomplete: args.include_incomplete,
+        observe: args.observe.clone(),
         speed: args.speed,
         duration: args.duration,
         session_by: args.session_by.clone(),

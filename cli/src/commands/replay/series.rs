@@ -47,7 +47,8 @@ impl Series {
 }
 
 const CSV: &str = "second,sent,answered,failed,never_sent,iterations,dropped_iterations,in_flight,\
-                   connections,vus,p50_ms,p95_ms,p99_ms,max_ms,schedule_lag_p99_ms";
+                   connections,vus,p50_ms,p95_ms,p99_ms,max_ms,schedule_lag_p99_ms,\
+                   target_cpu,target_memory_bytes,target_waiting";
 
 fn csv(row: &SecondRow) -> String {
     let counts = [
@@ -65,7 +66,16 @@ fn csv(row: &SecondRow) -> String {
     let times = [row.p50, row.p95, row.p99, row.max, row.lag_p99];
     let counts = counts.iter().map(u64::to_string);
     let times = times.iter().map(|time| format!("{:.3}", millis(*time)));
-    counts.chain(times).collect::<Vec<_>>().join(",")
+    // Empty where the target is not observed.
+    let target = row.target.map(|target| (target.cpu, target.memory));
+    let waiting = row.target.and_then(|target| target.waiting);
+    let target = [
+        target.map_or_else(String::new, |(cpu, _)| format!("{cpu:.3}")),
+        target.map_or_else(String::new, |(_, memory)| memory.to_string()),
+        waiting.map_or_else(String::new, |waiting| format!("{waiting:.3}")),
+    ];
+    let all = counts.chain(times).chain(target);
+    all.collect::<Vec<_>>().join(",")
 }
 
 fn json_line(row: &SecondRow) -> String {
@@ -87,6 +97,11 @@ fn json_line(row: &SecondRow) -> String {
             "max": millis(row.max),
         },
         "schedule_lag": { "p(99)": millis(row.lag_p99) },
+        "target": row.target.map(|target| json!({
+            "cpu": target.cpu,
+            "memory_bytes": target.memory,
+            "waiting": target.waiting,
+        })),
     })
     .to_string()
 }

@@ -1,18 +1,19 @@
 //! How a replay looks while it goes on.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use tapedeck_replayer::player::Progress;
+use tapedeck_replayer::player::{Progress, ScenarioPlan, SecondRow};
 
 use crate::output;
 
-/// A bar on a terminal; elsewhere a line now and then, for the log of a pipeline.
+/// A view of several lines on a terminal; elsewhere a line now and then, for the log of a pipeline.
 pub(super) struct Live {
     bar: Option<ProgressBar>,
     next_line: Cell<Duration>,
+    second: RefCell<Option<SecondRow>>,
 }
 
 impl Live {
@@ -20,16 +21,24 @@ impl Live {
     const LINE_EVERY: Duration = Duration::from_secs(10);
 
     pub(super) fn new() -> Self {
-        let bar = io::stderr().is_terminal().then(output::count_progress);
         Self {
-            bar,
+            bar: Self::is_wanted().then(output::live_view),
             next_line: Cell::new(Self::LINE_EVERY),
+            second: RefCell::default(),
         }
     }
 
+    /// Whether somebody watches.
+    pub(super) fn is_wanted() -> bool {
+        io::stderr().is_terminal()
+    }
+
     pub(super) fn show(&self, progress: &Progress) {
+        if let Some(last) = progress.seconds.last() {
+            self.second.replace(Some(*last));
+        }
         match &self.bar {
-            Some(bar) => on_bar(bar, progress),
+            Some(bar) => on_bar(bar, progress, self.second.borrow().as_ref()),
             None if progress.elapsed >= self.next_line.get() => {
                 self.next_line.set(progress.elapsed + Self::LINE_EVERY);
                 let (elapsed, planned) = (progress.elapsed.as_secs(), progress.planned.as_secs());
@@ -49,7 +58,7 @@ impl Live {
     }
 }
 
-fn on_bar(bar: &ProgressBar, progress: &Progress) {
+fn on_bar(bar: &ProgressBar, progress: &Progress, second: Option<&SecondRow>) {
     let (position, length) = match progress.total {
         Some(total) => (settled(progress), total),
         // Whoever repeats a recording is done when the time is over.
@@ -57,7 +66,70 @@ fn on_bar(bar: &ProgressBar, progress: &Progress) {
     };
     bar.set_length(length);
     bar.set_position(position.min(length));
-    bar.set_message(numbers(progress));
+    bar.set_message(view(progress, second));
+}
+
+/// What stands below the bar.
+fn view(progress: &Progress, second: Option<&SecondRow>) -> String {
+    /// A terminal has few lines.
+    const SCENARIOS: usize = 4;
+    let mut lines = Vec::new();
+    for plan in progress.scenarios.iter().take(SCENARIOS) {
+        lines.push(format!(
+            "  stage    {}: {}",
+            plan.name,
+            stage(plan, progress.elapsed)
+        ));
+    }
+    lines.push(format!("  rate     {}", numbers(progress)));
+    if let Some(second) = second {
+        let time = output::duration;
+        lines.push(format!(
+            "  latency  p50 {}, p95 {}, p99 {}, max {}; {} answered in second {}",
+            time(second.p50),
+            time(second.p95),
+            time(second.p99),
+            time(second.max),
+            second.answered,
+            second.second,
+        ));
+        lines.push(format!(
+            "  errors   {} failed in that second, {} never sent in all; the player's lag p99 {}",
+            second.failed,
+            progress.never_sent,
+            time(second.lag_p99),
+        ));
+    }
+    if let Some(target) = &progress.target {
+        let waiting = target.waiting.map_or_else(String::new, |waiting| {
+            format!(", waits {:.0} % of the time", 100.0 * waiting)
+        });
+        lines.push(format!(
+            "  target   {:.2} processors, {}{waiting}",
+            target.cpu,
+            output::bytes(target.memory)
+        ));
+    }
+    lines.join("\n")
+}
+
+/// What a scenario does at that time.
+fn stage(plan: &ScenarioPlan, elapsed: Duration) -> String {
+    let Some(own) = elapsed.checked_sub(plan.start) else {
+        return format!("begins at {}", output::duration(plan.start));
+    };
+    let next = plan.timetable.iter().position(|(at, _)| *at > own);
+    let (before, behind) = plan
+        .timetable
+        .split_at(next.unwrap_or(plan.timetable.len()));
+    match (before.last(), behind.first()) {
+        (Some((_, from)), Some((at, to))) => {
+            format!("from {from} to {to} at {}", output::duration(*at))
+        }
+        (None, Some((at, to))) => format!("{}; {to} at {}", plan.text, output::duration(*at)),
+        (Some((_, last)), None) => last.clone(),
+        (None, None) => plan.text.clone(),
+    }
 }
 
 const fn settled(progress: &Progress) -> u64 {
@@ -77,4 +149,41 @@ fn numbers(progress: &Progress) -> String {
         progress.failed + progress.never_sent,
         progress.connections
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stage_is_the_one_that_the_clock_is_in() {
+        let second = Duration::from_secs;
+        let plan = |timetable| ScenarioPlan {
+            name: "a".to_owned(),
+            executor: "ramping-vus".to_owned(),
+            text: "users over 2 stages".to_owned(),
+            is_open: false,
+            speed: None,
+            start: second(10),
+            graceful_stop: Duration::ZERO,
+            sessions: 1,
+            exchanges: 1,
+            timetable,
+        };
+        let ramp = plan(vec![
+            (second(0), "1 VUs".to_owned()),
+            (second(30), "100 VUs".to_owned()),
+            (second(60), "0 VUs".to_owned()),
+        ]);
+        for (at, expect) in [
+            (9, "begins at 10.0 s"),
+            (10, "from 1 VUs to 100 VUs at 30.0 s"),
+            (39, "from 1 VUs to 100 VUs at 30.0 s"),
+            (40, "from 100 VUs to 0 VUs at 60.0 s"),
+            (71, "0 VUs"),
+        ] {
+            assert_eq!(stage(&ramp, second(at)), expect, "{at}");
+        }
+        assert_eq!(stage(&plan(Vec::new()), second(11)), "users over 2 stages");
+    }
 }

@@ -113,6 +113,7 @@ impl Report {
         self.planned = self.planned.max(other.planned);
         self.elapsed = self.elapsed.max(other.elapsed);
         self.cpu += other.cpu;
+        self.target_use.extend(other.target_use.iter().cloned());
         self.stopped = self.stopped.max(other.stopped);
         if self.target != other.target {
             self.target = format!("{}, {}", self.target, other.target);
@@ -361,6 +362,7 @@ impl State {
             },
             tally,
             endpoints,
+            target_use: self.target_use,
             // They are judged when all reports are added up.
             thresholds: Vec::new(),
             evidence: Evidence {

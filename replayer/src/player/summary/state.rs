@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::player::endpoints::{ScenarioSignals, Signals};
+use crate::player::observe::TargetUse;
 use crate::player::outcome::{Failure, NeverSent};
 use crate::player::report::{Report, ScenarioPlan};
 use crate::player::schedule::LeftOut;
@@ -40,6 +41,7 @@ pub(crate) struct State {
     pub(crate) watched: BTreeMap<String, KeptState>,
     /// Every second, where there are thresholds over windows; none: there were too many.
     pub(crate) seconds: Option<Vec<SecondState>>,
+    pub(crate) target_use: Vec<TargetUse>,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -189,6 +191,7 @@ impl State {
             thresholds: thresholds(report),
             watched: report.tally.watched.states().collect(),
             seconds: report.evidence.seconds.clone(),
+            target_use: report.target_use.clone(),
         }
     }
 }

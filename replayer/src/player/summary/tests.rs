@@ -156,6 +156,7 @@ fn report(requests: &[Request], names: &[&str], thresholds: &[&str], first: u8) 
         tally,
         endpoints: endpoints.labels().iter().map(Label::name).collect(),
         thresholds: verdicts,
+        target_use: Vec::new(),
         evidence: Evidence {
             aborted: None,
             seconds: windows.into_history(),

@@ -10,7 +10,7 @@ use tapedeck_model::{
 };
 
 use super::server::{options, polite};
-use crate::player::{LeftOut, Report, StopFlag, run};
+use crate::player::{LeftOut, Options, Report, StopFlag, run};
 
 fn span(raw: &[u8], part: &[u8]) -> Span {
     let start = super::server::find(raw, part).unwrap();
@@ -98,6 +98,10 @@ fn exchange(n: u64, request: &str, body: &[u8]) -> Exchange {
 }
 
 fn play(exchanges: impl Iterator<Item = Exchange>, address: std::net::SocketAddr) -> Report {
+    play_with(exchanges, &options(address))
+}
+
+fn play_with(exchanges: impl Iterator<Item = Exchange>, options: &Options) -> Report {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("test.tape");
     let provenance = Provenance {
@@ -115,7 +119,7 @@ fn play(exchanges: impl Iterator<Item = Exchange>, address: std::net::SocketAddr
     writer.seal(&Ledger::default()).unwrap();
     let archive = Arc::new(Archive::open(&path).unwrap());
     let seen = std::cell::Cell::new(0);
-    let report = run(archive, &options(address), &StopFlag::new(), |progress| {
+    let report = run(archive, options, &StopFlag::new(), |progress| {
         seen.set(progress.answered);
     });
     let report = report.unwrap();
@@ -174,4 +178,29 @@ fn incomplete_exchanges_of_an_archive_are_left_out() {
         assert_eq!(report.left_out.of(reason), 1, "{reason}");
     }
     assert_eq!(report.tally.comparison.unknown, 1);
+}
+
+#[test]
+fn incomplete_requests_are_sent_as_far_as_they_were_recorded_where_that_is_asked() {
+    let (address, log) = polite();
+    let put = "PUT /a HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n";
+    let mut exchanges: Vec<_> = (0..3).map(|n| exchange(n, put, b"only")).collect();
+    if let Some(request) = &mut exchanges[0].request {
+        request.missing = Missing::LOST;
+    }
+    // Of these there is nothing that could be sent, or nobody's client sent it.
+    exchanges[1].request = None;
+    exchanges[1].request_absent = Missing::PREDATES_CAPTURE;
+    exchanges[2].tunnel = true;
+    let mut options = options(address);
+    options.include_incomplete = true;
+    let report = play_with(exchanges.into_iter(), &options);
+    assert_eq!((report.tally.answered(), report.left_out.total()), (1, 2));
+    let seen = log.seen();
+    let text = seen[0].text();
+    // The length is that of what is there: else the target would wait for the rest.
+    assert!(
+        text.contains("Content-Length: 4\r\n") && text.ends_with("\r\nonly"),
+        "{text}"
+    );
 }

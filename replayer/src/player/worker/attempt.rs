@@ -163,8 +163,14 @@ impl<S: Source, T: Transport> Drop for Attempt<S, T> {
         in_flight.set(in_flight.get().saturating_sub(1));
         let live = &self.worker.live;
         live.in_flight.fetch_sub(1, Ordering::Relaxed);
-        let open = self.worker.transport.counters().open.get();
-        live.connections.store(open.into(), Ordering::Relaxed);
+        let counters = self.worker.transport.counters();
+        for (live, own) in [
+            (&live.connections, counters.open.get().into()),
+            (&live.bytes_sent, counters.bytes_sent.get()),
+            (&live.bytes_received, counters.bytes_received.get()),
+        ] {
+            live.store(own, Ordering::Relaxed);
+        }
         if !self.settled {
             let lost = self.lost_as(Failure::Unanswered, NeverSent::Stopped);
             self.lose(Instant::now(), lost, &Cause::None);

@@ -53,6 +53,8 @@ pub(crate) struct Live {
     pub(crate) never_sent: AtomicU64,
     pub(crate) in_flight: AtomicU64,
     pub(crate) connections: AtomicU64,
+    pub(crate) bytes_sent: AtomicU64,
+    pub(crate) bytes_received: AtomicU64,
     /// Users that are active.
     pub(crate) vus: AtomicU64,
     /// What was counted so far, where a threshold may end the run.
