@@ -137,6 +137,15 @@ pub(crate) fn ensure_python(folder: &str, what: &[&str]) {
     }
 }
 
+/// Whether the backend `libpcap` can be built here. Where it cannot, its tests are left out.
+pub(crate) fn has_libpcap() -> bool {
+    let has = has("pcap-config");
+    if !has {
+        say("libpcap cannot be built against: the tests of that backend are left out");
+    }
+    has
+}
+
 /// Where gRPC for Python is put; the tests look for it there.
 const GRPC: &str = "target/tools/grpc";
 

@@ -53,13 +53,12 @@ struct Sum {
 fn cargo_test() -> Result<Sum> {
     // One failed crate must not hide the others' results.
     // `--show-output` brings the reasons of skipped tests to light.
-    let mut command = cargo(&[
-        "test",
-        "--workspace",
-        "--no-fail-fast",
-        "--",
-        "--show-output",
-    ]);
+    let mut words = vec!["test", "--workspace", "--no-fail-fast"];
+    if packages::has_libpcap() {
+        words.extend(["--features", "tapedeckd/libpcap,tapedeck/libpcap"]);
+    }
+    words.extend(["--", "--show-output"]);
+    let mut command = cargo(&words);
     say(&format!("$ {}", line(&command)));
     let mut child = command
         .stdout(Stdio::piped())

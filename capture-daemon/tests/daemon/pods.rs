@@ -3,12 +3,12 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 
 use tapedeck_archive::{Archive, Scratch};
-use tapedeck_model::Workload;
+use tapedeck_model::{Exchange, Workload};
 
-use crate::support::{Daemon, config, get, is_possible, serve_at};
+use crate::support::{Daemon, config, get, is_possible, serve_at, tool, until};
 
 const UID: &str = "2f37bcd5-2d1e-4ac2-a8a3-cb8e6bc50d9f";
 const ID: &str = "c7cb1e1b0a2a4f0f8e8e4f8e0f4c5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e";
@@ -20,24 +20,23 @@ struct Container {
 }
 
 impl Container {
-    fn new() -> Self {
+    fn new(test: &str, uid: &str, id: &str) -> Self {
         let root = tapedeckd::sources::ebpf::cgroup_root().unwrap();
-        let top = root.join(format!("tapedeck-pods-{}", std::process::id()));
-        let folder = top.join(format!("kubepods/besteffort/pod{UID}/{ID}"));
+        let top = root.join(format!("tapedeck-{test}-{}", std::process::id()));
+        let folder = top.join(format!("kubepods/besteffort/pod{uid}/{id}"));
         fs::create_dir_all(&folder).unwrap();
         Self { top, folder }
     }
 
-    /// Runs curl in the cgroup.
-    fn curl(&self, url: &str) {
-        let script = "echo $$ > \"$1/cgroup.procs\" && exec curl -s -o /dev/null \"$2\"";
-        let status = Command::new("sh")
+    /// A program that is to run in the cgroup.
+    fn command(&self, program: &[&str]) -> Command {
+        let script = "echo $$ > \"$1/cgroup.procs\" && shift && exec \"$@\"";
+        let mut command = Command::new("sh");
+        command
             .args(["-c", script, "sh"])
             .arg(&self.folder)
-            .arg(url)
-            .status()
-            .unwrap();
-        assert!(status.success(), "{url}");
+            .args(program);
+        command
     }
 
     fn remove(&self) {
@@ -56,6 +55,14 @@ impl Drop for Container {
     }
 }
 
+/// The names that a kubelet leaves in the node's logs.
+fn name_pod(logs: &Path, pod: &str, uid: &str, id: &str) {
+    fs::create_dir_all(logs.join(format!("pods/shop_{pod}_{uid}/nginx"))).unwrap();
+    fs::create_dir_all(logs.join("containers")).unwrap();
+    let container = format!("containers/{pod}_shop_nginx-{id}.log");
+    fs::write(logs.join(container), "").unwrap();
+}
+
 #[test]
 fn a_pod_is_named_even_when_it_is_gone_at_once_and_a_process_where_there_is_none() {
     if !is_possible() {
@@ -63,13 +70,7 @@ fn a_pod_is_named_even_when_it_is_gone_at_once_and_a_process_where_there_is_none
     }
     let folder = tempfile::tempdir().unwrap();
     let logs = folder.path().join("log");
-    fs::create_dir_all(logs.join(format!("pods/shop_cart-0_{UID}/nginx"))).unwrap();
-    fs::create_dir_all(logs.join("containers")).unwrap();
-    fs::write(
-        logs.join(format!("containers/cart-0_shop_nginx-{ID}.log")),
-        "",
-    )
-    .unwrap();
+    name_pod(&logs, "cart-0", UID, ID);
     let archive = folder.path().join("tapes");
     // A free port; who opens a socket is known of those that are opened under the daemon's eyes.
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -79,8 +80,9 @@ fn a_pod_is_named_even_when_it_is_gone_at_once_and_a_process_where_there_is_none
     let daemon = Daemon::start(folder.path(), &config(&archive, server.port(), &more));
     serve_at(server);
     // The cgroup lives as long as one request, and is gone before the exchange is looked at.
-    let container = Container::new();
-    container.curl(&format!("http://{server}/pod"));
+    let container = Container::new("pods", UID, ID);
+    let url = format!("http://{server}/pod");
+    tool(&mut container.command(&["curl", "-s", "-o", "/dev/null", &url]));
     container.remove();
     get(server, "/process");
     daemon.wait_for("tapedeck_exchanges_total", 2.0);
@@ -114,4 +116,207 @@ fn a_pod_is_named_even_when_it_is_gone_at_once_and_a_process_where_there_is_none
             assert_eq!(client.pod, None);
         }
     }
+}
+
+/// Two pods of one node: network namespaces, each with a cgroup of its own, joined by that of the node.
+struct Pods {
+    /// Of the pods, and of the node between them.
+    namespaces: [String; 3],
+    containers: [Container; 2],
+    serving: Option<Child>,
+}
+
+const UIDS: [&str; 2] = [
+    "0a1b2c3d-0000-4000-8000-00000000000a",
+    "0a1b2c3d-0000-4000-8000-00000000000b",
+];
+
+impl Pods {
+    /// Their addresses are 10.NET.0.1 and 10.NET.1.1.
+    fn new(test: &str, net: u8, logs: &Path) -> Self {
+        let process = std::process::id();
+        let namespaces = ["a", "b", "node"].map(|end| format!("tapedeck-{test}-{process}-{end}"));
+        let containers = [0, 1].map(|end| {
+            let id = format!("{end}").repeat(64);
+            name_pod(logs, ["cart-0", "bank-0"][end], UIDS[end], &id);
+            Container::new(&format!("{test}-{end}"), UIDS[end], &id)
+        });
+        let pods = Self {
+            namespaces,
+            containers,
+            serving: None,
+        };
+        for name in &pods.namespaces {
+            ip(&format!("netns add {name}"));
+        }
+        let [a, b, node] = &pods.namespaces;
+        for (number, pod) in [a, b].into_iter().enumerate() {
+            ip(&format!(
+                "link add veth0 netns {pod} type veth peer name pod{number} netns {node}"
+            ));
+            let subnet = format!("10.{net}.{number}");
+            for (name, host, device) in [
+                (pod, 1, "veth0".to_owned()),
+                (node, 254, format!("pod{number}")),
+            ] {
+                ip(&format!(
+                    "-n {name} address add {subnet}.{host}/24 dev {device}"
+                ));
+                ip(&format!("-n {name} link set {device} up"));
+            }
+            ip(&format!("-n {pod} route add default via {subnet}.254"));
+        }
+        pods.on_node(&["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
+        pods
+    }
+
+    /// Runs a program in the namespace between them.
+    #[track_caller]
+    fn on_node(&self, program: &[&str]) {
+        let namespace = ["netns", "exec", &self.namespaces[2]];
+        tool(Command::new("ip").args(namespace).args(program));
+    }
+
+    /// A program that is to run in the pod of that number.
+    fn command(&self, pod: usize, program: &[&str]) -> Command {
+        let mut words = vec!["ip", "netns", "exec", &self.namespaces[pod]];
+        words.extend(program);
+        self.containers[pod].command(&words)
+    }
+
+    /// Lets the second pod serve an empty folder on a port.
+    fn serve(&mut self, folder: &Path, port: u16) {
+        let text = port.to_string();
+        let server = ["python3", "-m", "http.server", "--bind", "0.0.0.0", &text];
+        let mut command = self.command(1, &server);
+        let silent = std::process::Stdio::null;
+        command
+            .current_dir(folder)
+            .stdout(silent())
+            .stderr(silent());
+        self.serving = Some(command.spawn().unwrap());
+        until("the pod serves", || {
+            let mut listening = self.command(1, &["cat", "/proc/net/tcp"]);
+            let output = listening.output().unwrap();
+            let text = String::from_utf8(output.stdout).unwrap();
+            text.contains(&format!(":{port:04X} 00000000:0000 0A"))
+                .then_some(())
+        });
+    }
+}
+
+impl Drop for Pods {
+    fn drop(&mut self) {
+        if let Some(serving) = &mut self.serving {
+            drop(serving.kill());
+            drop(serving.wait());
+        }
+        for name in &self.namespaces {
+            drop(Command::new("ip").args(["netns", "delete", name]).output());
+        }
+    }
+}
+
+#[track_caller]
+fn ip(arguments: &str) {
+    tool(Command::new("ip").args(arguments.split(' ')));
+}
+
+fn exchanges(archive: &Path) -> Vec<Exchange> {
+    let archive = Archive::open(archive).unwrap();
+    let mut scratch = Scratch::new();
+    (0..archive.len())
+        .map(|id| archive.load(id, &mut scratch).unwrap().to_exchange())
+        .collect()
+}
+
+fn pod(workload: Option<&std::sync::Arc<Workload>>) -> Option<&str> {
+    workload?.pod.as_deref()
+}
+
+/// Both ends of a connection are seen, at sockets in two namespaces: it is one all the same.
+#[test]
+fn two_pods_of_a_node_have_one_connection_with_both_named() {
+    if !is_possible() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (logs, archive) = (folder.path().join("log"), folder.path().join("tapes"));
+    let port = 8111;
+    let mut pods = Pods::new("both", 212, &logs);
+    let more = format!("attribution: {{ node_logs: {} }}\n", logs.display());
+    let daemon = Daemon::start(folder.path(), &config(&archive, port, &more));
+    pods.serve(folder.path(), port);
+    let url = format!("http://10.212.1.1:{port}/tapedeckd.yaml");
+    tool(&mut pods.command(0, &["curl", "-sS", "-o", "/dev/null", &url, &url]));
+    daemon.wait_for("tapedeck_exchanges_total", 2.0);
+    daemon.stop();
+    let exchanges = exchanges(&archive);
+    assert_eq!(exchanges.len(), 2);
+    for exchange in exchanges {
+        assert!(exchange.complete());
+        let workloads = &exchange.connection.workloads;
+        assert_eq!(pod(workloads.client.as_ref()), Some("cart-0"));
+        assert_eq!(pod(workloads.server.as_ref()), Some("bank-0"));
+    }
+}
+
+/// Where the node translates the address on the way, as it does for a service, the two ends are of other
+/// addresses, and nothing that sockets see joins them: they are two connections, each with the end
+/// that is known.
+#[test]
+fn two_pods_with_a_translated_address_are_two_connections_with_an_end_each() {
+    if !is_possible() {
+        return;
+    }
+    if Command::new("nft").arg("--version").output().is_err() {
+        let is_required = std::env::var_os("TAPEDECK_REQUIRE_TOOLS").is_some_and(|v| v == "1");
+        assert!(!is_required, "nft is not installed");
+        println!("skipped: nft is not installed");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (logs, archive) = (folder.path().join("log"), folder.path().join("tapes"));
+    let port = 8112;
+    let mut pods = Pods::new("nat", 213, &logs);
+    for rule in [
+        "add table ip nat",
+        "add chain ip nat in { type nat hook prerouting priority -100; }",
+        "add rule ip nat in ip daddr 10.96.0.1 tcp dport 80 dnat to 10.213.1.1:8112",
+    ] {
+        pods.on_node(&["nft", rule]);
+    }
+    let more = format!("attribution: {{ node_logs: {} }}\n", logs.display());
+    let text = config(&archive, port, &more);
+    let text = text.replace("ports: [8112]", "ports: [80, 8112]");
+    let daemon = Daemon::start(folder.path(), &text);
+    pods.serve(folder.path(), port);
+    let url = "http://10.96.0.1/tapedeckd.yaml?translated";
+    tool(&mut pods.command(0, &["curl", "-sS", "-o", "/dev/null", url]));
+    daemon.wait_for("tapedeck_exchanges_total", 2.0);
+    daemon.stop();
+    let mut exchanges = exchanges(&archive);
+    exchanges.retain(|exchange| {
+        let head = exchange.request.as_ref().and_then(|of| of.head.as_ref());
+        head.and_then(|head| head.target())
+            .is_some_and(|target| target.ends_with(b"?translated"))
+    });
+    exchanges.sort_by_key(|exchange| exchange.connection.server.port);
+    let ends: Vec<_> = exchanges
+        .iter()
+        .map(|exchange| {
+            let connection = &exchange.connection;
+            (
+                connection.server.to_string(),
+                pod(connection.workloads.client.as_ref()),
+                pod(connection.workloads.server.as_ref()),
+                exchange.complete(),
+            )
+        })
+        .collect();
+    let expected = [
+        ("10.96.0.1:80".to_owned(), Some("cart-0"), None, true),
+        ("10.213.1.1:8112".to_owned(), None, Some("bank-0"), true),
+    ];
+    assert_eq!(ends, expected);
 }

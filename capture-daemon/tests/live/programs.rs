@@ -8,6 +8,10 @@ use crate::support::{ebpf_options, or_skip};
 
 /// The verifier walks every path. Its limit is a million instructions, and older kernels walk
 /// more of them; a program near the limit here would not load there.
+///
+/// Most of the walk are the ten sizes of records, each of which ends every way through the headers and
+/// the rules: 71,000 instructions for what leaves and 123,000 for what arrives, on Linux 6.18. The bound
+/// leaves room for another compiler, and none for another loop.
 #[test]
 fn programs_are_far_from_the_verifiers_limit() {
     let mut options = ebpf_options(&[80]);
@@ -27,7 +31,7 @@ fn programs_are_far_from_the_verifiers_limit() {
         let instructions = program.size_translated().unwrap() / 8;
         println!("{name}: {instructions} instructions, {verified} walked by the verifier");
         assert!(instructions < 2_000, "{name}: {instructions}");
-        assert!(verified < 200_000, "{name}: {verified}");
+        assert!(verified < 150_000, "{name}: {verified}");
         programs += 1;
     }
     assert!(programs >= 2);

@@ -17,6 +17,7 @@ use tapedeck_exchange::{Engine, Limits, Recorder};
 use tapedeck_model::{BodyPart, Exchange, Missing, UnreadConnection};
 use tapedeck_packet::CaptureReader;
 use tapedeckd::capture::{Backend, Options, Summary};
+use tapedeckd::sources::libpcap;
 
 use crate::support::{has, record, recording_options, writer};
 
@@ -88,8 +89,8 @@ impl BodyOf {
 pub(crate) type Telling = BTreeMap<SocketAddr, Vec<Told>>;
 
 impl Witnesses {
-    /// Lets eBPF, AF_PACKET on one interface and on all, and tcpdump watch the loopback traffic of a
-    /// port.
+    /// Lets eBPF, AF_PACKET and libpcap on one interface and on all, and tcpdump watch the loopback
+    /// traffic of a port.
     pub(crate) fn of(port: u16) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut all = Self {
@@ -98,11 +99,16 @@ impl Witnesses {
             recorders: Vec::new(),
         };
         let lo = Some("lo".to_owned());
-        for (name, backend, interface) in [
+        let mut ways = vec![
             ("ebpf", Backend::Ebpf, None),
             ("af-packet, any", Backend::AfPacket, None),
-            ("af-packet, lo", Backend::AfPacket, lo),
-        ] {
+            ("af-packet, lo", Backend::AfPacket, lo.clone()),
+        ];
+        if libpcap::IS_BUILT {
+            ways.push(("libpcap, any", Backend::Libpcap, None));
+            ways.push(("libpcap, lo", Backend::Libpcap, lo));
+        }
+        for (name, backend, interface) in ways {
             let mut options = recording_options(backend, port);
             options.ring_bytes = 256 << 20;
             options.interface = interface;

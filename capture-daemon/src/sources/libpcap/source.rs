@@ -100,7 +100,7 @@ fn open_here(options: &LibpcapOptions) -> Result<Source, SourceError> {
 fn link_type(handle: &Capture<Active>) -> LinkType {
     match handle.get_datalink() {
         pcap::Linktype(12) => LinkType::RAW,
-        pcap::Linktype(number) => LinkType(number.try_into().unwrap_or(u32::MAX)),
+        pcap::Linktype(number) => LinkType(number.try_into().unwrap_or(u16::MAX)),
     }
 }
 
