@@ -45,6 +45,10 @@ pub(crate) enum Command {
     Verify(Verify),
     /// Save what can be read of an interrupted or damaged archive into a new one
     Recover(Recover),
+    /// Sign archives, so that others see that they are as they were: writes ARCHIVE.minisig
+    Sign(Sign),
+    /// Make keys: to encrypt archives, and to sign them
+    Key(Key),
     /// Copy some of the exchanges of an archive into a new one
     Cut(Cut),
     /// Put several archives into one, by time
@@ -115,6 +119,8 @@ pub(crate) struct Record {
     pub(crate) force: bool,
     #[command(flatten)]
     pub(crate) segments: Segments,
+    #[command(flatten)]
+    pub(crate) encryption: Encryption,
 }
 
 /// Exit code 0: this machine can record; 1: it cannot.
@@ -173,6 +179,39 @@ pub(crate) struct Import {
     /// Replace the archive if it exists
     #[arg(long)]
     pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) encryption: Encryption,
+}
+
+/// What opens encrypted archives.
+#[derive(Debug, Parser)]
+pub(crate) struct Identity {
+    /// Open encrypted archives with the age identities in this file; may be given several times
+    /// [default: the file that TAPEDECK_IDENTITY names]
+    #[arg(long = "identity", value_name = "FILE")]
+    pub(crate) identities: Vec<PathBuf>,
+}
+
+/// To whom an archive is encrypted.
+#[derive(Debug, Parser)]
+pub(crate) struct Encryption {
+    /// Encrypt the archive to this age recipient (age1...), its index too; may be given several times
+    #[arg(long, value_name = "RECIPIENT")]
+    pub(crate) encrypt_to: Vec<String>,
+    /// Encrypt the archive to the age recipients in this file, one a line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) recipients_file: Vec<PathBuf>,
+}
+
+/// To whom an archive is encrypted that is made of others.
+#[derive(Debug, Parser)]
+pub(crate) struct Reencryption {
+    #[command(flatten)]
+    pub(crate) encryption: Encryption,
+    /// Write the archive without encryption [default: what comes from an encrypted archive is
+    /// encrypted to the same recipients]
+    #[arg(long, conflicts_with_all = ["encrypt_to", "recipients_file"])]
+    pub(crate) decrypt: bool,
 }
 
 #[derive(Debug, Parser)]
@@ -189,6 +228,8 @@ pub(crate) struct Ls {
     /// How to print: json is one object a line
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
+    #[command(flatten)]
+    pub(crate) identity: Identity,
 }
 
 #[derive(Debug, Parser)]
@@ -201,6 +242,8 @@ pub(crate) struct Show {
     /// Write only this body to standard output, exactly as it was transferred
     #[arg(long, value_enum, value_name = "SIDE")]
     pub(crate) body: Option<BodySide>,
+    #[command(flatten)]
+    pub(crate) identity: Identity,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -220,6 +263,8 @@ pub(crate) struct Stats {
     /// How to print
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
+    #[command(flatten)]
+    pub(crate) identity: Identity,
 }
 
 #[derive(Debug, Parser)]
@@ -230,6 +275,11 @@ pub(crate) struct Verify {
     /// How to print: json is one object for each file, one a line
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
+    #[command(flatten)]
+    pub(crate) identity: Identity,
+    /// Check the signature beside each file, too, with this minisign key: a file, or the key itself
+    #[arg(short = 'P', long, value_name = "KEY")]
+    pub(crate) public_key: Option<String>,
 }
 
 #[derive(Debug, Parser)]
@@ -240,6 +290,44 @@ pub(crate) struct Recover {
     /// The archive to write [default for a hidden file: NAME; a folder is recovered where it is]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) identity: Identity,
+    #[command(flatten)]
+    pub(crate) reencryption: Reencryption,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct Sign {
+    /// The archives: files, or folders of them. Each file gets a signature of its own
+    #[arg(required = true, value_name = "ARCHIVE")]
+    pub(crate) archive: Vec<PathBuf>,
+    /// The secret key, as `tapedeck key signing` or `minisign -G` makes it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: PathBuf,
+    /// Replace signatures that are there
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct Key {
+    #[command(subcommand)]
+    pub(crate) command: KeyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// An age identity, which opens what is encrypted to its recipient; that is printed
+    Encryption(KeyOutput),
+    /// A minisign key pair: FILE, which is secret, and FILE.pub
+    Signing(KeyOutput),
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct KeyOutput {
+    /// The file for the secret; nobody else can read it
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
 }
 
 #[derive(Debug, Parser)]
@@ -256,6 +344,10 @@ pub(crate) struct Cut {
     /// Replace the archive if it exists
     #[arg(long)]
     pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) identity: Identity,
+    #[command(flatten)]
+    pub(crate) reencryption: Reencryption,
 }
 
 #[derive(Debug, Parser)]
@@ -269,6 +361,10 @@ pub(crate) struct Merge {
     /// Replace the archive if it exists
     #[arg(long)]
     pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) identity: Identity,
+    #[command(flatten)]
+    pub(crate) reencryption: Reencryption,
 }
 
 #[derive(Debug, Parser)]
@@ -298,6 +394,8 @@ pub(crate) struct ExportOne {
     /// Export only the exchanges that this CEL expression chooses
     #[arg(long, value_name = "CEL", value_parser = filter)]
     pub(crate) filter: Option<Filter>,
+    #[command(flatten)]
+    pub(crate) identity: Identity,
 }
 
 #[derive(Debug, Parser)]
@@ -336,6 +434,8 @@ pub(crate) struct Mock {
     /// Write each fault that strikes to this file, a JSON object a line
     #[arg(long, value_name = "FILE", requires = "chaos")]
     pub(crate) chaos_log: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) identity: Identity,
 }
 
 #[derive(Debug, Parser)]

@@ -34,6 +34,8 @@ fn main() -> ExitCode {
         Command::Show(args) => commands::show::run(&args),
         Command::Stats(args) => commands::stats::run(&args),
         Command::Verify(args) => commands::verify::run(&args),
+        Command::Sign(args) => commands::sign::run(&args),
+        Command::Key(args) => commands::key::run(&args),
         Command::Recover(args) => commands::recover::run(&args),
         Command::Cut(args) => commands::cut::run(&args),
         Command::Merge(args) => commands::merge::run(&args),

@@ -47,6 +47,16 @@ pub(crate) const FOR_TESTS: &[Package] = &[
         "nft",
         "addresses that are translated on the way",
     ),
+    package(
+        "age",
+        "age",
+        "opens the keys of encrypted archives, and makes some",
+    ),
+    package(
+        "minisign",
+        "minisign",
+        "checks signatures of archives, and makes some",
+    ),
 ];
 
 /// What the benchmarks run beside Tapedeck.

@@ -10,6 +10,7 @@ use std::{fs, io};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tapedeck_archive::{KeyError, Recipients};
 
 use super::quantities::{Age, Size};
 use crate::capture::{Backend, Options};
@@ -160,6 +161,20 @@ pub struct ArchiveConfig {
     /// Archives are deleted when they are so old. Unset: never.
     #[serde(default)]
     pub retain_age: Option<Age>,
+    /// Archives are encrypted to these age recipients (age1...), their index too: docs/encryption.md.
+    /// Empty: not at all.
+    #[serde(default)]
+    pub encrypt_to: Vec<String>,
+}
+
+impl ArchiveConfig {
+    /// To whom archives are encrypted.
+    pub(crate) fn recipients(&self) -> Result<Option<Recipients>, KeyError> {
+        if self.encrypt_to.is_empty() {
+            return Ok(None);
+        }
+        Recipients::parse(&self.encrypt_to.join("\n")).map(Some)
+    }
 }
 
 fn segment_size() -> Size {
@@ -428,6 +443,9 @@ impl Config {
             archive.folder.as_os_str().is_empty(),
             "archive.folder: is empty".to_owned(),
         );
+        if let Err(error) = archive.recipients() {
+            complain(true, format!("archive.encrypt_to: {error}"));
+        }
         complain(
             archive.segment_size.0 < MIN_SEGMENT,
             format!(
@@ -543,6 +561,10 @@ mod tests {
         );
         refuse("archive: { folder: a, retain: 1 }", &["retain"]);
         refuse("capture: {}", &["archive"]);
+        refuse(
+            "archive: { folder: a, encrypt_to: [age1nobody] }",
+            &["archive.encrypt_to", "not a recipient"],
+        );
         refuse(
             "archive: { folder: a, segment_size: 10 potatoes }",
             &["10 potatoes"],

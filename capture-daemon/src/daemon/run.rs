@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use tapedeck_archive::{Destination, Provenance, Retention, SegmentedWriter, SetEvent, SetOptions};
+use tapedeck_archive::{
+    Destination, Provenance, Retention, SegmentedWriter, SetEvent, SetOptions, WriteError,
+};
 use tapedeck_exchange::Limits;
 use tapedeck_model::{Connection, Scope, Timestamp};
 use tracing::{debug, error, info, warn};
@@ -171,6 +173,9 @@ fn begin(config: &ArchiveConfig, filter: String) -> Begin {
             ..Provenance::default()
         };
         let mut options = SetOptions::new(provenance);
+        options.writer.encrypt_to = config.recipients().map_err(|source| WriteError::Encrypt {
+            source: source.into(),
+        })?;
         options.segment_size = config.segment_size.0;
         options.segment_age = config.segment_age.duration();
         options.retention = Retention {

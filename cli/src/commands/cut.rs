@@ -10,7 +10,7 @@ use tapedeck_archive::{
 use tapedeck_filter::Filter;
 use tapedeck_model::{BodyPart, ConnectionId, Exchange, Ledger, Message, Role, UnreadConnection};
 
-use super::Chosen;
+use super::{Chosen, keys};
 use crate::args;
 use crate::output;
 
@@ -18,8 +18,9 @@ use crate::output;
 const PIECE: usize = 1 << 20;
 
 pub(crate) fn run(args: &args::Cut) -> Result<ExitCode> {
-    let archive = super::open(&args.archive)?;
-    let writer = super::create(&args.output, archive.provenance().clone(), args.force)?;
+    let archive = super::open(&args.archive, &args.identity)?;
+    let to = keys::inherited([&archive].into_iter(), &args.output, &args.reencryption)?;
+    let writer = super::create(&args.output, archive.provenance().clone(), args.force, to)?;
     let cut = cut(&archive, &args.filter, writer)?;
     output::say(format_args!(
         "{}: {} of {} exchanges, {}",

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use tapedeck_archive::Archive;
 use tapedeck_interchange::{har, jsonl, pcap};
 
-use super::Chosen;
+use super::{Chosen, keys};
 use crate::args::{self, ExportFormat};
 use crate::output;
 
@@ -20,7 +20,14 @@ pub(crate) fn run(args: &args::Export) -> Result<ExitCode> {
         ExportFormat::Jsonl(args) => (args, write_jsonl),
         ExportFormat::Pcap(args) => (args, write_pcap),
     };
-    let archive: Archive = super::open(&args.archive)?;
+    let archive: Archive = super::open(&args.archive, &args.identity)?;
+    if archive.recipients().any(|recipients| recipients.is_some()) {
+        let output = args
+            .output
+            .as_deref()
+            .unwrap_or_else(|| Path::new("standard output"));
+        keys::in_the_clear(output);
+    }
     let chosen = Chosen::new(&archive, args.filter.as_ref());
     let unreadable = match args
         .output

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::thread;
 
 use anyhow::{Context, Result, bail};
-use tapedeck_archive::{Provenance, WriteError, Writer};
+use tapedeck_archive::{Identities, Provenance, WriteError, Writer};
 use tapedeck_exchange::{Limits, Pipeline, Recorder};
 use tapedeck_filter::Filter;
 use tapedeck_interchange::har;
@@ -14,7 +14,7 @@ use tapedeck_model::{BodyPart, Exchange, Ledger, UnreadConnection};
 use tapedeck_packet::CaptureReader;
 
 use super::cut::cut;
-use super::{connections, keylog};
+use super::{connections, keylog, keys};
 use crate::args;
 use crate::output;
 
@@ -220,6 +220,8 @@ struct Chosen {
     filter: Filter,
     writer: Writer,
     everything: Temporary,
+    /// Opens it.
+    identity: Identities,
 }
 
 /// What an import came to.
@@ -240,16 +242,25 @@ impl Recording {
                 .collect(),
             ..super::provenance()
         };
-        let mut writer = super::create(&options.output, provenance.clone(), options.force)?;
+        let to = keys::recipients(&options.encryption)?;
+        let is_encrypted = to.is_some();
+        let mut writer = super::create(&options.output, provenance.clone(), options.force, to)?;
         let mut chosen = None;
         if let Some(filter) = options.filter.clone() {
             let everything = Temporary::beside(&options.output);
-            let whole = super::create(&everything.path, provenance, true)?;
+            // For us alone: what is left out of an encrypted archive must not lie beside it.
+            let identity = match is_encrypted {
+                true => Identities::generate()?,
+                false => Identities::none(),
+            };
+            let to = is_encrypted.then(|| identity.recipients()).transpose()?;
+            let whole = super::create(&everything.path, provenance, true, to)?;
             let writer = std::mem::replace(&mut writer, whole);
             chosen = Some(Chosen {
                 filter,
                 writer,
                 everything,
+                identity,
             });
         }
         Ok(Self {
@@ -280,9 +291,10 @@ impl Recording {
             filter,
             writer,
             everything,
+            identity,
         }) = chosen
         {
-            let archive = super::open(&[&everything.path])?;
+            let archive = super::open_with(&[&everything.path], &identity)?;
             let cut = cut(&archive, &filter, writer)?;
             (exchanges, file_len) = (cut.kept, cut.file_len);
         }

@@ -11,7 +11,7 @@ use crate::args::{self, Format};
 use crate::output;
 
 pub(crate) fn run(args: &args::Ls) -> Result<ExitCode> {
-    let archive = super::open(&args.archive)?;
+    let archive = super::open(&args.archive, &args.identity)?;
     let chosen = Chosen::new(&archive, args.filter.as_ref());
     let mut out = BufWriter::new(io::stdout().lock());
     if args.connections {

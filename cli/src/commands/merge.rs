@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use tapedeck_archive::{Archive, Provenance, Selection};
 use tapedeck_model::{ConnectionId, Ledger, Timestamp};
 
-use super::Chosen;
 use super::cut::{Copy, Reading, copy_chosen};
+use super::{Chosen, keys};
 use crate::args;
 use crate::output;
 
@@ -17,7 +17,10 @@ use crate::output;
 pub(crate) fn run(args: &args::Merge) -> Result<ExitCode> {
     let mut archives = Vec::new();
     for path in &args.archives {
-        archives.push((path.display().to_string(), super::open(&[path])?));
+        archives.push((
+            path.display().to_string(),
+            super::open(&[path], &args.identity)?,
+        ));
     }
     if let [(_, archive)] = archives.as_slice() {
         return alone(args, archive);
@@ -39,7 +42,9 @@ pub(crate) fn run(args: &args::Merge) -> Result<ExitCode> {
     for (_, archive) in &archives {
         ledger.merge(archive.ledger());
     }
-    let writer = super::create(&args.output, provenance(&archives), args.force)?;
+    let inputs_read = archives.iter().map(|(_, archive)| archive);
+    let to = keys::inherited(inputs_read, &args.output, &args.reencryption)?;
+    let writer = super::create(&args.output, provenance(&archives), args.force, to)?;
     let mut copy = Copy::new(writer, ledger);
     merge(&mut inputs, &mut copy)?;
     let mut unknown = BTreeMap::<String, u64>::new();
@@ -73,7 +78,8 @@ fn alone(args: &args::Merge, archive: &Archive) -> Result<ExitCode> {
     let mut selection = Selection::none(archive);
     chosen.rows().for_each(|row| selection.insert(row.id()));
     let code = chosen.finish()?;
-    let writer = super::create(&args.output, archive.provenance().clone(), args.force)?;
+    let to = keys::inherited([archive].into_iter(), &args.output, &args.reencryption)?;
+    let writer = super::create(&args.output, archive.provenance().clone(), args.force, to)?;
     let (copied, file_len) = copy_chosen(archive, &selection, 0, writer)?;
     output::say(format_args!(
         "{}: {} exchanges of {} files, {}",

@@ -19,7 +19,7 @@ const MISSES_SHOWN: usize = 10;
 const UNCALLED_SHOWN: usize = 20;
 
 pub(crate) fn run(args: &args::Mock) -> Result<ExitCode> {
-    let archive = Arc::new(super::open(&args.archive)?);
+    let archive = Arc::new(super::open(&args.archive, &args.identity)?);
     let chaos = match args.chaos.as_deref().map(chaos).transpose() {
         Ok(chaos) => chaos,
         Err(error) => {

@@ -7,7 +7,9 @@ pub(crate) mod cut;
 pub(crate) mod doctor;
 pub(crate) mod export;
 pub(crate) mod import;
+pub(crate) mod key;
 mod keylog;
+mod keys;
 pub(crate) mod ls;
 pub(crate) mod merge;
 pub(crate) mod mock;
@@ -15,6 +17,7 @@ pub(crate) mod record;
 pub(crate) mod recover;
 pub(crate) mod replay;
 pub(crate) mod show;
+pub(crate) mod sign;
 pub(crate) mod stats;
 pub(crate) mod summary;
 pub(crate) mod verify;
@@ -25,15 +28,21 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use tapedeck_archive::{Archive, Provenance, Row, WriteError, Writer, WriterOptions};
+use tapedeck_archive::{
+    Archive, Identities, Provenance, Recipients, Row, WriteError, Writer, WriterOptions,
+};
 use tapedeck_filter::Filter;
 use tapedeck_model::Timestamp;
 
-use crate::output;
+use crate::{args, output};
 
 /// Opens an archive for a command that reads it. What is left out of a folder is said.
-fn open<P: AsRef<Path>>(paths: &[P]) -> Result<Archive> {
-    let archive = Archive::open_all(paths)?;
+fn open<P: AsRef<Path>>(paths: &[P], identity: &args::Identity) -> Result<Archive> {
+    open_with(paths, &keys::identities(identity)?)
+}
+
+fn open_with<P: AsRef<Path>>(paths: &[P], identities: &Identities) -> Result<Archive> {
+    let archive = Archive::open_all_with(paths, identities)?;
     for left_out in archive.left_out() {
         output::warn(format_args!(
             "{} is left out: {:#}",
@@ -54,8 +63,14 @@ fn named<P: AsRef<Path>>(paths: &[P]) -> String {
 }
 
 /// Begins an archive for a command that writes one.
-fn create(path: &Path, provenance: Provenance, overwrite: bool) -> Result<Writer> {
+fn create(
+    path: &Path,
+    provenance: Provenance,
+    overwrite: bool,
+    encrypt_to: Option<Recipients>,
+) -> Result<Writer> {
     let mut options = WriterOptions::new(provenance);
+    options.encrypt_to = encrypt_to;
     options.overwrite = overwrite;
     match Writer::create(path, options) {
         Err(error @ WriteError::Exists { .. }) => {

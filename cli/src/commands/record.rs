@@ -11,7 +11,7 @@ use tapedeckd::attribution::Node;
 use tapedeckd::capture::{self, Backend, Ended, Options, Progress, Setup, Summary, Until};
 use tapedeckd::sources::Policy;
 
-use super::connections;
+use super::{connections, keys};
 use crate::args;
 use crate::interrupt::on_interrupt;
 use crate::output;
@@ -76,6 +76,7 @@ fn destination(args: &args::Record, provenance: Provenance) -> Result<Destinatio
     let is_folder =
         args.output.is_dir() || args.output.as_os_str().as_encoded_bytes().ends_with(b"/");
     let segments = &args.segments;
+    let to = keys::recipients(&args.encryption)?;
     if !is_folder {
         if segments.retain_size.is_some() || segments.retain_age.is_some() {
             bail!(
@@ -83,13 +84,14 @@ fn destination(args: &args::Record, provenance: Provenance) -> Result<Destinatio
                 args.output.display()
             );
         }
-        return Ok(super::create(&args.output, provenance, args.force)?.into());
+        return Ok(super::create(&args.output, provenance, args.force, to)?.into());
     }
     if args.force {
         bail!("--force is for a file: segments replace nothing");
     }
     let mut options = SetOptions::new(provenance.clone());
     options.writer = WriterOptions::new(provenance);
+    options.writer.encrypt_to = to;
     options.segment_size = segments.segment_size;
     options.segment_age = segments.segment_age;
     options.retention = Retention {

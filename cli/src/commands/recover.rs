@@ -1,8 +1,9 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Error, Result, bail};
-use tapedeck_archive::SetEvent;
+use tapedeck_archive::{Protection, SetEvent, recover_folder_with, recover_with};
 
+use super::keys;
 use crate::args;
 use crate::output;
 
@@ -19,7 +20,12 @@ pub(crate) fn run(args: &args::Recover) -> Result<ExitCode> {
             .map(|name| args.archive.with_file_name(name))
             .context("where to? -o names the new archive")?,
     };
-    let recovered = tapedeck_archive::recover(&args.archive, &out)?;
+    let identities = keys::identities(&args.identity)?;
+    let protection = keys::protection(&args.reencryption)?;
+    let recovered = recover_with(&args.archive, &out, &identities, &protection)?;
+    if protection == Protection::None && !identities.is_empty() {
+        keys::in_the_clear(&out);
+    }
     output::say(format_args!(
         "{}: {} exchanges recovered, {}",
         out.display(),
@@ -47,7 +53,11 @@ fn folder(args: &args::Recover) -> Result<ExitCode> {
     if args.output.is_some() {
         bail!("a folder is recovered where it is: leave out -o");
     }
-    let events = tapedeck_archive::recover_folder(&args.archive)
+    if keys::protection(&args.reencryption)? != Protection::AsBefore {
+        bail!("what is recovered in a folder stays encrypted as it is: leave out these options");
+    }
+    let identities = keys::identities(&args.identity)?;
+    let events = recover_folder_with(&args.archive, &identities)
         .with_context(|| format!("failed to recover {}", args.archive.display()))?;
     if events.is_empty() {
         output::say(format_args!(

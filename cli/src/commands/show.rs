@@ -20,7 +20,7 @@ const SHOWN_STREAM: stream::Limits = stream::Limits {
 };
 
 pub(crate) fn run(args: &args::Show) -> Result<ExitCode> {
-    let archive = super::open(&[&args.archive])?;
+    let archive = super::open(&[&args.archive], &args.identity)?;
     let id = archive.find(&args.id);
     let Some((id, row)) = id.and_then(|id| Some((id, archive.row(id)?))) else {
         bail!(

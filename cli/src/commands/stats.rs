@@ -15,7 +15,7 @@ use crate::args::{self, Format};
 use crate::output;
 
 pub(crate) fn run(args: &args::Stats) -> Result<ExitCode> {
-    let archive = super::open(&args.archive)?;
+    let archive = super::open(&args.archive, &args.identity)?;
     let chosen = Chosen::new(&archive, args.filter.as_ref());
     let mut stats = Stats::new(&archive);
     for row in chosen.rows() {

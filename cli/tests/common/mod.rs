@@ -82,6 +82,11 @@ impl Tapedeck {
         Self { command, line }
     }
 
+    pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
     pub(crate) fn input(mut self, file: std::fs::File) -> Self {
         self.command.stdin(file);
         self

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::encryption::age::WrapError;
 use crate::format::MAJOR;
 
 /// Why an archive could not be written.
@@ -76,6 +77,12 @@ pub enum WriteError {
         /// The path.
         path: PathBuf,
     },
+    /// The recipients of an archive could not be used, or there are no random numbers.
+    #[error("cannot encrypt")]
+    Encrypt {
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A block could not be encoded.
     #[error("cannot encode a block")]
     Encode {
@@ -146,6 +153,34 @@ pub enum OpenError {
         path: PathBuf,
         /// The version of the file.
         found: u16,
+    },
+    /// It is encrypted, and there is nothing to open it with.
+    #[error("`{path}` is encrypted: `--identity FILE` opens it")]
+    NoIdentity {
+        /// The path.
+        path: PathBuf,
+    },
+    /// It is encrypted to others.
+    #[error(
+        "none of the {identities} identities opens `{path}`, which is encrypted to {recipients} \
+         others"
+    )]
+    WrongIdentity {
+        /// The path.
+        path: PathBuf,
+        /// How many identities were tried.
+        identities: usize,
+        /// To how many it is encrypted.
+        recipients: usize,
+    },
+    /// The key of an encrypted archive is damaged, wherever it lies in the file. Nothing of the archive
+    /// can be read without it.
+    #[error("cannot decrypt `{path}`: {damage}")]
+    Key {
+        /// The path.
+        path: PathBuf,
+        /// What is wrong.
+        damage: WrapError,
     },
     /// There is no footer: the writer was interrupted, or the file was cut.
     #[error(
@@ -234,6 +269,12 @@ pub enum Damage {
     /// The structure contradicts itself.
     #[error("its structure contradicts itself: {0}")]
     Structure(&'static str),
+    /// What was encrypted was changed, or moved, by someone without the key.
+    #[error("it is not what was encrypted there")]
+    Forged,
+    /// The decrypted pages of the index would take more memory than the limit.
+    #[error("the index of an encrypted archive takes more than 1 GiB: read fewer files at once")]
+    TooMuch,
     /// The bytes between two parts are not zero.
     #[error("the padding is not zero")]
     Padding,

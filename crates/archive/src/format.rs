@@ -18,8 +18,11 @@ pub(crate) const CHUNK_MAGIC: [u8; 4] = *b"\x89TCK";
 
 /// The major version: a reader refuses a larger one.
 ///
-/// 1: the first. 2: narrow columns, in blocks and in the index; see ADR 6.
-pub(crate) const MAJOR: u16 = 2;
+/// 1: the first. 2: narrow columns, in blocks and in the index; see ADR 6. 3: the same, encrypted; see
+/// ADR 7.
+pub(crate) const MAJOR: u16 = 3;
+/// The version of what is written without encryption.
+pub(crate) const PLAIN_MAJOR: u16 = 2;
 /// The minor version: a reader accepts a larger one, and passes over what it does not know.
 ///
 /// 0: the first.
@@ -52,6 +55,12 @@ pub(crate) enum ChunkKind {
     Directory = 6,
     /// Connections that could not be read.
     Unread = 7,
+    /// Named values: the key of an encrypted archive, wrapped.
+    Keys = 8,
+    /// Any other chunk, encrypted.
+    Encrypted = 9,
+    /// What the footer of an encrypted archive keeps to itself: see [`End`].
+    End = 10,
 }
 
 impl ChunkKind {
@@ -64,6 +73,9 @@ impl ChunkKind {
             5 => Self::Ledger,
             6 => Self::Directory,
             7 => Self::Unread,
+            8 => Self::Keys,
+            9 => Self::Encrypted,
+            10 => Self::End,
             _ => return None,
         })
     }
@@ -73,6 +85,8 @@ impl ChunkKind {
         match self {
             // Never copied, only mapped.
             Self::Directory => MAX_DIRECTORY,
+            // Decrypted, it is no longer than it was in the file.
+            Self::Encrypted => MAX_DIRECTORY + MAX_RAW,
             _ => MAX_RAW,
         }
     }
@@ -82,6 +96,7 @@ impl ChunkKind {
         match self {
             Self::Exchanges | Self::Page => 2,
             Self::Provenance | Self::Bodies | Self::Ledger | Self::Directory | Self::Unread => 1,
+            Self::Keys | Self::Encrypted | Self::End => 1,
         }
     }
 
@@ -94,6 +109,9 @@ impl ChunkKind {
             Self::Ledger => "ledger",
             Self::Directory => "directory",
             Self::Unread => "list of unread connections",
+            Self::Keys => "wrapped key",
+            Self::Encrypted => "encrypted part",
+            Self::End => "end",
         }
     }
 }
@@ -164,7 +182,38 @@ pub(crate) struct ChunkHeader {
     pub(crate) hash: U64,
 }
 
-/// The last 96 bytes of a sealed file.
+/// How much of a chunk's header is authenticated with what is encrypted behind it: everything but the
+/// hashes. So a part cannot be moved, within its archive or into another.
+pub(crate) const KEY_CONTEXT_LEN: usize = 48;
+
+/// What the header of an encrypted chunk says only to those with the key: the first bytes of what is
+/// encrypted. The fields are those of [`ChunkHeader`].
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct InnerHeader {
+    pub(crate) kind: u8,
+    pub(crate) codec: u8,
+    pub(crate) version: U16,
+    pub(crate) n_references: U32,
+    pub(crate) raw_len: U32,
+    pub(crate) reserved: [u8; 4],
+    pub(crate) first_row: U64,
+    pub(crate) reserved2: [u8; 8],
+}
+
+/// The fields of the [`Footer`] of an encrypted archive: the payload of its last chunk.
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct End {
+    pub(crate) provenance: U64,
+    pub(crate) ledger: U64,
+    pub(crate) directory: U64,
+    pub(crate) n_pages: U64,
+    pub(crate) n_rows: U64,
+}
+
+/// The last 96 bytes of a sealed file. Where it is encrypted, `directory` is where the [`End`] lies, and
+/// the other fields behind the length are zero.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
 #[repr(C)]
 pub(crate) struct Footer {
@@ -222,6 +271,8 @@ const _: () = assert!(size_of::<ChunkHeader>() == HEADER_LEN);
 const _: () = assert!(size_of::<Footer>() == FOOTER_LEN);
 const _: () = assert!(size_of::<PageEntry>() == 64);
 const _: () = assert!(size_of::<PageHeader>() == 16);
+const _: () = assert!(size_of::<InnerHeader>() == 32);
+const _: () = assert!(std::mem::offset_of!(ChunkHeader, payload_hash) == KEY_CONTEXT_LEN);
 
 /// The hash of a structure whose last 8 bytes are its own hash.
 pub(crate) fn self_hash<T: IntoBytes + Immutable>(structure: &T) -> u64 {
@@ -239,12 +290,12 @@ pub(crate) const fn padding(len: usize) -> usize {
 }
 
 impl FileHeader {
-    pub(crate) fn new(archive: u64) -> Self {
+    pub(crate) fn new(archive: u64, major: u16) -> Self {
         let mut header = Self {
             magic: MAGIC,
-            major: MAJOR.into(),
+            major: major.into(),
             minor: MINOR.into(),
-            readable_by: MAJOR.into(),
+            readable_by: major.into(),
             reserved: [0; 2],
             archive: archive.into(),
             reserved2: [0; 32],

@@ -14,6 +14,7 @@
 mod block;
 mod bodies;
 mod details;
+mod encryption;
 mod error;
 mod format;
 mod output;
@@ -33,6 +34,8 @@ mod writer;
 pub(crate) mod tests;
 
 pub use block::view::{BodyView, FieldView, HeadView, InterimView, MessageView, Record};
+pub use encryption::age::WrapError;
+pub use encryption::keys::{Identities, KeyError, Recipients};
 pub use error::{Damage, OpenError, ReadError, WriteError};
 pub use output::partial_path;
 pub use page::details::{TlsView, WorkloadView};
@@ -42,11 +45,13 @@ pub use page::target::Target;
 pub use page::view::Page;
 pub use provenance::Provenance;
 pub use reader::Zone;
-pub use recover::{RecoverError, Recovered, is_being_written, recover};
+pub use recover::{Protection, RecoverError, Recovered, is_being_written, recover, recover_with};
 pub use scratch::{BodyBuffer, Scratch};
 pub use set::archive::{Archive, LeftOut, SegmentInfo, archives_in};
 pub use set::copy::{Copied, CopyError, Selection, copy};
 pub use set::retention::{Cause, Retention};
-pub use set::writer::{Destination, SegmentedWriter, SetEvent, SetOptions, recover_folder};
-pub use verify::{DamageReport, VerifyReport, verify};
+pub use set::writer::{
+    Destination, SegmentedWriter, SetEvent, SetOptions, recover_folder, recover_folder_with,
+};
+pub use verify::{DamageReport, VerifyReport, verify, verify_with};
 pub use writer::{Limits, Summary, Writer, WriterOptions};

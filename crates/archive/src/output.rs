@@ -3,17 +3,19 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use xxhash_rust::xxh3::Xxh3;
-use zerocopy::IntoBytes;
+use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::little_endian::U64;
+use zerocopy::{FromZeros, IntoBytes};
 use zstd::bulk::Compressor;
 use zstd::zstd_safe::{CParameter, Strategy};
 
+use crate::encryption::cipher::{self, Cipher, NONCE_LEN, TAG_LEN};
 use crate::error::WriteError;
 use crate::format::{
-    CHUNK_MAGIC, ChunkHeader, ChunkKind, Codec, FOOTER_MAGIC, FileHeader, Footer, HEADER_LEN,
-    padding, self_hash,
+    CHUNK_MAGIC, ChunkHeader, ChunkKind, Codec, End, FOOTER_MAGIC, FileHeader, Footer, HEADER_LEN,
+    InnerHeader, MAJOR, PLAIN_MAJOR, padding, self_hash,
 };
 use crate::source;
 
@@ -31,7 +33,7 @@ pub(crate) struct Chunk<'a> {
 /// The header of a chunk whose payload is as it will be stored.
 #[derive(Clone, Copy)]
 struct Stored<'a> {
-    kind: u8,
+    kind: ChunkKind,
     codec: Codec,
     version: u16,
     first_row: u64,
@@ -46,6 +48,8 @@ pub(crate) struct Output {
     path: PathBuf,
     overwrite: bool,
     archive: u64,
+    /// Where the archive is encrypted.
+    cipher: Option<Arc<Cipher>>,
     position: u64,
     failed: bool,
     compressor: Compressor<'static>,
@@ -62,6 +66,7 @@ impl Output {
         overwrite: bool,
         archive: u64,
         level: i32,
+        cipher: Option<Arc<Cipher>>,
     ) -> Result<Self, WriteError> {
         let partial = partial_path(path)?;
         if !overwrite && path.symlink_metadata().is_ok() {
@@ -85,12 +90,14 @@ impl Output {
         let compressor = compressor(level).map_err(|source| WriteError::Encode {
             source: source.into(),
         })?;
+        let major = if cipher.is_some() { MAJOR } else { PLAIN_MAJOR };
         let mut output = Self {
             file,
             partial,
             path: path.into(),
             overwrite,
             archive,
+            cipher,
             position: 0,
             failed: false,
             compressor,
@@ -101,7 +108,7 @@ impl Output {
         };
         output
             .buffer
-            .extend_from_slice(FileHeader::new(archive).as_bytes());
+            .extend_from_slice(FileHeader::new(archive, major).as_bytes());
         if let Err(error) = output.write() {
             // Nothing is in it, and it would be in the way of the next writer.
             drop(fs::remove_file(&output.partial));
@@ -117,6 +124,7 @@ impl Output {
         path: &Path,
         archive: u64,
         position: u64,
+        cipher: Option<Arc<Cipher>>,
     ) -> Result<Self, WriteError> {
         file.set_len(position)
             .and_then(|()| file.seek(SeekFrom::Start(position)))
@@ -130,6 +138,7 @@ impl Output {
             path: path.into(),
             overwrite: false,
             archive,
+            cipher,
             position,
             failed: false,
             compressor,
@@ -143,6 +152,11 @@ impl Output {
     /// The hidden file.
     pub(crate) fn partial(&self) -> &Path {
         &self.partial
+    }
+
+    /// The key, where the archive is encrypted.
+    pub(crate) fn cipher(&self) -> Option<Arc<Cipher>> {
+        self.cipher.clone()
     }
 
     /// Where the next chunk will begin.
@@ -183,7 +197,7 @@ impl Output {
             }
         }
         let stored = Stored {
-            kind: kind as u8,
+            kind,
             codec,
             version,
             first_row,
@@ -218,7 +232,7 @@ impl Output {
             0
         };
         let stored = Stored {
-            kind: chunk.kind as u8,
+            kind: chunk.kind,
             codec,
             version: chunk.version,
             first_row,
@@ -229,6 +243,33 @@ impl Output {
     }
 
     fn stored(&mut self, stored: Stored<'_>, bytes: &[u8]) -> Result<u64, WriteError> {
+        match self.cipher.clone() {
+            Some(cipher) if stored.kind != ChunkKind::Keys => {
+                self.encrypted(&cipher, stored, bytes)
+            }
+            _ => self.plain(stored, bytes),
+        }
+    }
+
+    fn plain(&mut self, stored: Stored<'_>, bytes: &[u8]) -> Result<u64, WriteError> {
+        let Stored { references, .. } = stored;
+        let header = self.header(stored, bytes.len());
+        self.buffer.clear();
+        self.buffer.extend_from_slice(header.as_bytes());
+        for reference in references {
+            self.buffer.extend_from_slice(&reference.to_le_bytes());
+        }
+        self.buffer.extend_from_slice(bytes);
+        self.finish(header)
+    }
+
+    /// Writes a chunk in another one, of which only the length can be seen.
+    fn encrypted(
+        &mut self,
+        cipher: &Cipher,
+        stored: Stored<'_>,
+        bytes: &[u8],
+    ) -> Result<u64, WriteError> {
         let Stored {
             kind,
             codec,
@@ -237,35 +278,76 @@ impl Output {
             references,
             raw_len,
         } = stored;
-        let stored = bytes;
-        let mut hash = Xxh3::new();
-        for reference in references {
-            hash.update(&reference.to_le_bytes());
-        }
-        hash.update(stored);
-        let mut header = ChunkHeader {
-            magic: CHUNK_MAGIC,
-            kind,
+        let inner = InnerHeader {
+            kind: kind as u8,
             codec: codec as u8,
             version: version.into(),
             n_references: (references.len() as u32).into(),
-            stored_len: (stored.len() as u32).into(),
+            raw_len: (raw_len as u32).into(),
+            reserved: [0; 4],
+            first_row: first_row.into(),
+            reserved2: [0; 8],
+        };
+        let len = size_of::<InnerHeader>() + references.len() * 8 + bytes.len();
+        let len = NONCE_LEN + len + TAG_LEN;
+        let outer = Stored {
+            kind: ChunkKind::Encrypted,
+            codec: Codec::Raw,
+            version: ChunkKind::Encrypted.version(),
+            first_row: 0,
+            references: &[],
+            raw_len: len,
+        };
+        let header = self.header(outer, len);
+        self.buffer.clear();
+        self.buffer.extend_from_slice(header.as_bytes());
+        cipher::begin(&mut self.buffer, &inner);
+        for reference in references {
+            self.buffer.extend_from_slice(&reference.to_le_bytes());
+        }
+        self.buffer.extend_from_slice(bytes);
+        cipher
+            .encrypt(&mut self.buffer, HEADER_LEN)
+            .map_err(|source| WriteError::Encrypt {
+                source: source.into(),
+            })?;
+        self.finish(header)
+    }
+
+    /// The header of a chunk that is written next, but for its hashes.
+    fn header(&self, stored: Stored<'_>, stored_len: usize) -> ChunkHeader {
+        let Stored {
+            kind,
+            codec,
+            version,
+            first_row,
+            references,
+            raw_len,
+        } = stored;
+        ChunkHeader {
+            magic: CHUNK_MAGIC,
+            kind: kind as u8,
+            codec: codec as u8,
+            version: version.into(),
+            n_references: (references.len() as u32).into(),
+            stored_len: (stored_len as u32).into(),
             raw_len: (raw_len as u32).into(),
             reserved: [0; 4],
             offset: self.position.into(),
             archive: self.archive.into(),
             first_row: first_row.into(),
-            payload_hash: hash.digest().into(),
+            payload_hash: U64::ZERO,
             hash: U64::ZERO,
-        };
-        header.hash = self_hash(&header).into();
-
-        self.buffer.clear();
-        self.buffer.extend_from_slice(header.as_bytes());
-        for reference in references {
-            self.buffer.extend_from_slice(&reference.to_le_bytes());
         }
-        self.buffer.extend_from_slice(stored);
+    }
+
+    /// Writes the chunk in the buffer, with the hashes in its header; says where it begins.
+    fn finish(&mut self, mut header: ChunkHeader) -> Result<u64, WriteError> {
+        if let Some((place, body)) = self.buffer.split_first_chunk_mut::<HEADER_LEN>() {
+            header.payload_hash = xxh3_64(body).into();
+            header.hash = self_hash(&header).into();
+            place.copy_from_slice(header.as_bytes());
+        }
         let padded = self.buffer.len() + padding(self.buffer.len());
         self.buffer.resize(padded, 0);
         let offset = self.position;
@@ -275,6 +357,9 @@ impl Output {
 
     /// Writes the footer, and gives the file its name. Says how long it is.
     pub(crate) fn seal(mut self, mut footer: Footer) -> Result<u64, WriteError> {
+        if self.cipher.is_some() {
+            footer = self.end(&footer)?;
+        }
         footer.magic = FOOTER_MAGIC;
         footer.archive = self.archive.into();
         footer.file_len = (self.position + size_of::<Footer>() as u64).into();
@@ -287,6 +372,29 @@ impl Output {
         self.sync()?;
         give_name(&self.partial, &self.path, self.overwrite)?;
         Ok(self.position)
+    }
+
+    /// Puts what the footer would say into a chunk, which is encrypted; gives the footer that only says
+    /// where that lies.
+    fn end(&mut self, footer: &Footer) -> Result<Footer, WriteError> {
+        let end = End {
+            provenance: footer.provenance,
+            ledger: footer.ledger,
+            directory: footer.directory,
+            n_pages: footer.n_pages,
+            n_rows: footer.n_rows,
+        };
+        let offset = self.chunk(Chunk {
+            kind: ChunkKind::End,
+            version: ChunkKind::End.version(),
+            codec: Codec::Raw,
+            first_row: 0,
+            references: &[],
+            payload: end.as_bytes(),
+        })?;
+        let mut footer = Footer::new_zeroed();
+        footer.directory = offset.into();
+        Ok(footer)
     }
 
     /// Waits until the file is on the disk.

@@ -137,7 +137,8 @@ const EXTRA: &str = "x.";
 /// What the names of anomaly counters begin with on disk.
 const ANOMALY: &str = "anomaly.";
 
-fn encode(values: &[(&str, &[u8])]) -> Vec<u8> {
+/// Named values, as they are stored.
+pub(crate) fn encode(values: &[(&str, &[u8])]) -> Vec<u8> {
     let mut out = (values.len() as u32).to_le_bytes().to_vec();
     for (name, value) in values {
         // Nobody names anything at such a length; cut rather than fail the recording.
@@ -158,7 +159,8 @@ fn encode(values: &[(&str, &[u8])]) -> Vec<u8> {
 const MAX_NAME: usize = 1024;
 const MAX_VALUE: usize = 64 << 10;
 
-fn decode(bytes: &[u8]) -> Option<Vec<(&str, &[u8])>> {
+/// The named values in these bytes.
+pub(crate) fn decode(bytes: &[u8]) -> Option<Vec<(&str, &[u8])>> {
     let (count, mut rest) = bytes.split_first_chunk::<4>()?;
     let count = u32::from_le_bytes(*count);
     let mut values = Vec::new();

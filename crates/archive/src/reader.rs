@@ -2,21 +2,23 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use rkyv::util::AlignedVec;
 use tapedeck_model::{ConnectionId, UnreadConnection};
 use zerocopy::FromBytes;
 
 use crate::block::view::{BodyView, Record};
+use crate::encryption::cipher::{Budget, Opened};
+use crate::encryption::keys::Identities;
 use crate::error::{Damage, OpenError, ReadError};
 use crate::format::{ChunkKind, HEADER_LEN, PageEntry};
 use crate::page::view::Page;
 use crate::provenance::{Provenance, StoredLedger};
 use crate::scan::Scan;
 use crate::scratch::{BodyBuffer, Scratch};
-use crate::source::{Inflater, Source, slice};
+use crate::source::{Chunk, Inflater, Source, slice};
 use crate::unread;
 
 /// A file of an [`Archive`](crate::Archive). Its exchanges and pages are numbered within the
@@ -30,6 +32,9 @@ pub(crate) struct Segment {
     directory: Directory,
     /// For each page, one of [`page_state`].
     page_states: Box<[AtomicU8]>,
+    /// Where the file is encrypted, the pages that were looked at.
+    opened_pages: Box<[OnceLock<OpenedPage>]>,
+    budget: Arc<Budget>,
     ledger: StoredLedger,
     /// Where the lists of unread connections begin.
     unread: Vec<u64>,
@@ -50,6 +55,29 @@ pub(crate) struct Place {
     pub(crate) first_connection: u64,
 }
 
+/// A page of an encrypted file.
+#[derive(Debug)]
+struct OpenedPage {
+    opened: Opened,
+    version: u16,
+}
+
+/// What opening needs besides the path.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Keyring {
+    pub(crate) identities: Identities,
+    pub(crate) budget: Arc<Budget>,
+}
+
+impl Keyring {
+    pub(crate) fn new(identities: &Identities) -> Self {
+        Self {
+            identities: identities.clone(),
+            budget: Arc::default(),
+        }
+    }
+}
+
 /// What opening finds in a file.
 #[derive(Default)]
 struct Contents {
@@ -66,6 +94,8 @@ struct Contents {
 enum Directory {
     /// Here in the file.
     Mapped(std::ops::Range<usize>),
+    /// The file is encrypted: decrypted.
+    Opened(Opened),
     /// The file is still being written, and has none: made of its pages.
     Gathered(Vec<PageEntry>),
 }
@@ -83,17 +113,20 @@ mod page_state {
 
 impl Segment {
     /// Opens a sealed file.
-    pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
-        let source = Source::open(path)?;
-        let Some(footer) = source.footer() else {
-            return Err(OpenError::Unsealed { path: path.into() });
-        };
+    pub(crate) fn open(path: &Path, keyring: &Keyring) -> Result<Self, OpenError> {
+        let source = Source::open(path, &keyring.identities)?;
         let damaged = |offset: u64| {
             move |damage| OpenError::Damaged {
                 path: path.into(),
                 offset,
                 damage,
             }
+        };
+        let footer = source
+            .footer()
+            .map_err(|(offset, damage)| damaged(offset)(damage))?;
+        let Some(footer) = footer else {
+            return Err(OpenError::Unsealed { path: path.into() });
         };
         let mut inflater = Inflater::default();
         let unreadable = Damage::Structure("named values cannot be read");
@@ -111,30 +144,38 @@ impl Segment {
             .and_then(|payload| StoredLedger::decode(&payload).ok_or(unreadable))
             .map_err(damaged(at))?;
         let unread = ledger_chunk.references().collect();
+        drop(ledger_chunk);
         let at = footer.directory.get();
         let n_rows = footer.n_rows.get();
-        let directory = source
+        let chunk = source
             .chunk(at, ChunkKind::Directory)
-            .and_then(|chunk| chunk.plain().ok_or(Damage::Unknown))
+            .map_err(damaged(at))?;
+        let n_pages = chunk
+            .plain()
+            .ok_or(Damage::Unknown)
             .and_then(|entries| check_directory(entries, footer.n_pages.get(), n_rows))
             .map_err(damaged(at))?;
         let start = at as usize + HEADER_LEN;
-        let entries = start..start + directory * size_of::<PageEntry>();
+        let entries = start..start + n_pages * size_of::<PageEntry>();
+        let directory = match chunk.into_opened() {
+            Some(opened) => Directory::Opened(opened),
+            None => Directory::Mapped(entries),
+        };
         let contents = Contents {
             n_rows,
-            n_pages: directory,
-            directory: Directory::Mapped(entries),
+            n_pages,
+            directory,
             ledger,
             unread,
             provenance,
         };
-        Ok(Self::new(source, path, contents))
+        Ok(Self::new(source, path, contents, keyring))
     }
 
     /// Opens a file that is still being written, or was when its writer died: what is seen is what
     /// was in its index pages by now.
-    pub(crate) fn open_unsealed(path: &Path) -> Result<Self, OpenError> {
-        let source = Source::open(path)?;
+    pub(crate) fn open_unsealed(path: &Path, keyring: &Keyring) -> Result<Self, OpenError> {
+        let source = Source::open(path, &keyring.identities)?;
         let mut entries = Vec::new();
         let mut contents = Contents::default();
         let mut inflater = Inflater::default();
@@ -165,18 +206,21 @@ impl Segment {
                 }
                 ChunkKind::Bodies
                 | ChunkKind::Directory
+                | ChunkKind::Encrypted
+                | ChunkKind::End
                 | ChunkKind::Exchanges
+                | ChunkKind::Keys
                 | ChunkKind::Page => {}
             }
         }
         contents.n_pages = entries.len();
         contents.directory = Directory::Gathered(entries);
-        let mut segment = Self::new(source, path, contents);
+        let mut segment = Self::new(source, path, contents, keyring);
         segment.is_sealed = false;
         Ok(segment)
     }
 
-    fn new(source: Source, path: &Path, contents: Contents) -> Self {
+    fn new(source: Source, path: &Path, contents: Contents, keyring: &Keyring) -> Self {
         let Contents {
             n_rows,
             n_pages,
@@ -185,9 +229,12 @@ impl Segment {
             unread,
             provenance,
         } = contents;
+        let n_opened = if source.is_encrypted() { n_pages } else { 0 };
         Self {
             source,
             path: path.into(),
+            opened_pages: (0..n_opened).map(|_| OnceLock::new()).collect(),
+            budget: Arc::clone(&keyring.budget),
             is_sealed: true,
             n_rows,
             directory,
@@ -282,8 +329,11 @@ impl Segment {
             return Err(no_such_page);
         };
         let offset = entry.offset.get();
-        self.check_page(entry, state)
-            .map_err(|damage| ReadError::Damaged { offset, damage })
+        let page = match self.opened_pages.get(number) {
+            Some(place) => self.opened_page(entry, place),
+            None => self.check_page(entry, state),
+        };
+        page.map_err(|damage| ReadError::Damaged { offset, damage })
     }
 
     /// The page that holds the exchange of that local number.
@@ -339,7 +389,7 @@ impl Segment {
             return Err(ReadError::Damaged { offset: 0, damage });
         };
         self.source
-            .load_block(offset, ChunkKind::Exchanges, scratch)
+            .load_block(offset, scratch)
             .map_err(damaged_at(offset))?;
         let record = scratch.record(record).map_err(damaged_at(offset))?;
         Ok(record.with_first_connection(self.place.first_connection))
@@ -361,11 +411,14 @@ impl Segment {
             if found.is_none() {
                 return slice(body.own_bytes(), piece.start, piece.len).map_err(damaged);
             }
-            let chunk = self.source.any_chunk(offset).map_err(damaged)?;
-            if chunk.kind == ChunkKind::Bodies
-                && let Some(plain) = chunk.plain()
-            {
-                return slice(plain, piece.start, piece.len).map_err(damaged);
+            // What is encrypted is decrypted into the buffer, below.
+            if !self.source.is_encrypted() {
+                let chunk = self.source.any_chunk(offset).map_err(damaged)?;
+                if chunk.kind == ChunkKind::Bodies
+                    && let Some(plain) = chunk.mapped()
+                {
+                    return slice(plain, piece.start, piece.len).map_err(damaged);
+                }
             }
         }
         if first.is_none() {
@@ -425,11 +478,11 @@ impl Segment {
     }
 
     fn entries(&self) -> &[PageEntry] {
-        let range = match &self.directory {
-            Directory::Mapped(range) => range.clone(),
+        let bytes = match &self.directory {
+            Directory::Mapped(range) => self.source.bytes().get(range.clone()),
+            Directory::Opened(opened) => Some(opened.stored()),
             Directory::Gathered(entries) => return entries,
         };
-        let bytes = self.source.bytes().get(range);
         bytes
             .and_then(|bytes| <[PageEntry]>::ref_from_bytes(bytes).ok())
             .unwrap_or_default()
@@ -450,17 +503,56 @@ impl Segment {
             return Ok(page.with_first_connection(self.place.first_connection));
         }
         let chunk = self.source.chunk(offset, ChunkKind::Page)?;
-        if chunk.first_row != first_row || chunk.references().next().is_some() {
-            return Err(Damage::Structure("the directory names another page"));
-        }
-        let payload = chunk.plain().ok_or(Damage::Unknown)?;
+        check_entry(entry, &chunk)?;
+        let payload = chunk.mapped().ok_or(Damage::Unknown)?;
         let page = Page::parse(payload, chunk.version, first_id)?
             .with_first_connection(self.place.first_connection);
-        if page.len() != entry.n_rows.get() as usize {
-            return Err(Damage::Structure("the directory names another page"));
-        }
         state.store(page_state::SOUND, Ordering::Relaxed);
         Ok(page)
+    }
+
+    /// A page of an encrypted file: decrypted and checked once.
+    fn opened_page<'a>(
+        &'a self,
+        entry: &PageEntry,
+        place: &'a OnceLock<OpenedPage>,
+    ) -> Result<Page<'a>, Damage> {
+        let first_id = self.place.first_row.saturating_add(entry.first_row.get());
+        let page = match place.get() {
+            Some(page) => page,
+            None => {
+                let chunk = self.source.chunk(entry.offset.get(), ChunkKind::Page)?;
+                check_entry(entry, &chunk)?;
+                let version = chunk.version;
+                let opened = chunk.into_opened().ok_or(Damage::Unknown)?;
+                let len = opened.stored().len() as u64;
+                if !self.budget.take(len) {
+                    return Err(Damage::TooMuch);
+                }
+                if place.set(OpenedPage { opened, version }).is_err() {
+                    // Another thread did the same.
+                    self.budget.give(len);
+                }
+                place.get().ok_or(Damage::Unknown)?
+            }
+        };
+        let page = Page::parsed(page.opened.stored(), page.version, first_id)?;
+        Ok(page.with_first_connection(self.place.first_connection))
+    }
+}
+
+/// Whether a chunk is the page that an entry of the directory names, and is sound.
+fn check_entry(entry: &PageEntry, chunk: &Chunk<'_>) -> Result<(), Damage> {
+    let other = Damage::Structure("the directory names another page");
+    if chunk.first_row != entry.first_row.get() || chunk.references().next().is_some() {
+        return Err(other);
+    }
+    let payload = chunk.plain().ok_or(Damage::Unknown)?;
+    let page = Page::parse(payload, chunk.version, chunk.first_row)?;
+    if page.len() == entry.n_rows.get() as usize {
+        Ok(())
+    } else {
+        Err(other)
     }
 }
 

@@ -8,6 +8,7 @@ use tapedeck_model::exchange::BodyGap;
 use tapedeck_model::{BodyPart, Exchange, Gap, GapCause, Message, Missing, Role};
 
 use crate::block::view::{BodyView, MessageView, Record};
+use crate::encryption::keys::{Identities, Recipients};
 use crate::error::{OpenError, ReadError, WriteError};
 use crate::format::ChunkKind;
 use crate::output::{give_name, partial_path};
@@ -42,6 +43,15 @@ pub enum RecoverError {
     /// The new archive cannot be written.
     #[error(transparent)]
     Write(WriteError),
+    /// The old archive is encrypted, and where it says to whom is damaged.
+    #[error(
+        "`{path}` is encrypted, and where it says to whom is damaged: say to whom what is recovered \
+         is to be encrypted (`--encrypt-to`), or that it is not (`--decrypt`)"
+    )]
+    Recipients {
+        /// The old archive.
+        path: PathBuf,
+    },
     /// The old archive is still being written.
     #[error("`{path}` is still being written")]
     Busy {
@@ -50,13 +60,48 @@ pub enum RecoverError {
     },
 }
 
+/// What is done about encryption when an archive is made of others.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Protection {
+    /// It is encrypted to those that the others were encrypted to, if they were.
+    #[default]
+    AsBefore,
+    /// It is not encrypted.
+    None,
+    /// It is encrypted to these.
+    To(Recipients),
+}
+
+impl Protection {
+    /// To whom an archive is encrypted that is made of one which comes from there.
+    #[must_use]
+    pub fn of(&self, provenance: &Provenance) -> Option<Recipients> {
+        match self {
+            Self::AsBefore => Recipients::of(provenance),
+            Self::None => None,
+            Self::To(these) => Some(these.clone()),
+        }
+    }
+}
+
 /// Writes every exchange that can be read of `path`, sealed or not, to a new archive.
 ///
 /// `out` may be the name that the interrupted archive was to have.
 pub fn recover(path: &Path, out: &Path) -> Result<Recovered, RecoverError> {
+    recover_with(path, out, &Identities::none(), &Protection::AsBefore)
+}
+
+/// Like [`recover`], of an archive that may be encrypted.
+pub fn recover_with(
+    path: &Path,
+    out: &Path,
+    identities: &Identities,
+    protection: &Protection,
+) -> Result<Recovered, RecoverError> {
     let partial = partial_path(out).map_err(RecoverError::Write)?;
+    let recover_to = |out: &Path| recover_to(path, out, identities, protection);
     if !is_same_file(path, &partial) {
-        return recover_to(path, out);
+        return recover_to(out);
     }
     // A writer of `out` would begin where the interrupted one still lies.
     let name = out.file_name().unwrap_or_default().to_string_lossy();
@@ -64,7 +109,7 @@ pub fn recover(path: &Path, out: &Path) -> Result<Recovered, RecoverError> {
     if out.symlink_metadata().is_ok() {
         return Err(RecoverError::Write(WriteError::Exists { path: out.into() }));
     }
-    let recovered = recover_to(path, &beside)?;
+    let recovered = recover_to(&beside)?;
     give_name(&beside, out, false).map_err(RecoverError::Write)?;
     Ok(recovered)
 }
@@ -76,14 +121,30 @@ fn is_same_file(a: &Path, b: &Path) -> bool {
     }
 }
 
-fn recover_to(path: &Path, out: &Path) -> Result<Recovered, RecoverError> {
+fn recover_to(
+    path: &Path,
+    out: &Path,
+    identities: &Identities,
+    protection: &Protection,
+) -> Result<Recovered, RecoverError> {
     let (source, _) = Source::open_damaged(path).map_err(RecoverError::Open)?;
+    let source = source
+        .unlock(path, identities)
+        .map_err(RecoverError::Open)?;
     if is_being_written(path) {
         return Err(RecoverError::Busy { path: path.into() });
     }
     let (provenance, ledger) = named_values(&source);
+    if source.is_encrypted()
+        && *protection == Protection::AsBefore
+        && Recipients::of(&provenance).is_none()
+    {
+        return Err(RecoverError::Recipients { path: path.into() });
+    }
+    let mut options = WriterOptions::new(provenance);
+    options.encrypt_to = protection.of(&options.provenance);
     let mut recovery = Recovery {
-        writer: Writer::create(out, WriterOptions::new(provenance)).map_err(RecoverError::Write)?,
+        writer: Writer::create(out, options).map_err(RecoverError::Write)?,
         source: &source,
         scratch: Scratch::new(),
         pieces: Scratch::new(),

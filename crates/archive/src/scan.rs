@@ -12,7 +12,6 @@ pub(crate) struct Scan<'a> {
 }
 
 /// What lies at a place.
-#[derive(Clone, Copy)]
 pub(crate) struct Found<'a> {
     pub(crate) offset: u64,
     /// Up to where the next thing is looked for.
@@ -28,7 +27,7 @@ impl<'a> Scan<'a> {
     /// From the first chunk up to the footer, or the end where there is no sound one.
     pub(crate) fn new(source: &'a Source) -> Self {
         let len = source.bytes().len() as u64;
-        let end = match source.footer() {
+        let end = match source.outer_footer() {
             Some(_) => len - FOOTER_LEN as u64,
             None => len,
         };
@@ -84,11 +83,13 @@ impl<'a> Iterator for Scan<'a> {
         self.offset = next;
         let padding = offset + HEADER_LEN as u64 + header.body_len();
         let padding = self.source.bytes().get(padding as usize..next as usize);
+        let chunk = self.source.any_chunk(offset);
+        let kind = chunk.as_ref().map(|chunk| chunk.kind).ok();
         Some(Found {
             offset,
             len: next - offset,
-            kind: ChunkKind::from_number(header.kind),
-            chunk: self.source.any_chunk(offset),
+            kind: kind.or_else(|| ChunkKind::from_number(header.kind)),
+            chunk,
             is_padding_damaged: padding.is_none_or(|bytes| bytes.iter().any(|byte| *byte != 0)),
         })
     }

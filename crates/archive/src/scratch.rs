@@ -17,8 +17,10 @@ pub struct Scratch {
     layout: Layout,
     references: Vec<u64>,
     inflater: Inflater,
-    /// Which block is there: the number of the open archive, and the place.
-    loaded: Option<(u64, u64)>,
+    /// Which block is there: the number of the open archive, the place, and the kind.
+    loaded: Option<(u64, u64, ChunkKind)>,
+    /// Where a block is decrypted before it is decompressed.
+    opened: AlignedVec,
 }
 
 impl Scratch {
@@ -29,7 +31,20 @@ impl Scratch {
     }
 
     pub(crate) fn holds(&self, archive: u64, offset: u64) -> bool {
-        self.loaded == Some((archive, offset))
+        let loaded = self.loaded;
+        loaded.is_some_and(|(held, at, _)| (held, at) == (archive, offset))
+    }
+
+    /// The buffer in which a block is decrypted.
+    pub(crate) fn take_opened(&mut self) -> AlignedVec {
+        std::mem::take(&mut self.opened)
+    }
+
+    /// Gives the buffer back.
+    pub(crate) fn give_opened(&mut self, chunk: Chunk<'_>) {
+        if let Some(opened) = chunk.into_opened() {
+            self.opened = opened.into_buffer();
+        }
     }
 
     /// Decompresses a block and checks everything in it.
@@ -50,7 +65,7 @@ impl Scratch {
             }
             self.layout.compute(access(&self.buffer)?, chunk.version)?;
         }
-        self.loaded = Some((archive, offset));
+        self.loaded = Some((archive, offset, chunk.kind));
         Ok(())
     }
 
@@ -61,7 +76,7 @@ impl Scratch {
 
     /// A record of the block.
     pub(crate) fn record(&self, number: usize) -> Result<Record<'_>, Damage> {
-        let (archive, offset) = self.loaded.ok_or(Damage::Kind)?;
+        let (archive, offset, _) = self.loaded.ok_or(Damage::Kind)?;
         let start = self
             .layout
             .start(number)
@@ -78,11 +93,12 @@ impl Scratch {
     }
 
     /// The bytes that pieces point into.
-    pub(crate) fn bytes(&self, kind: ChunkKind) -> Result<&[u8], Damage> {
-        match kind {
-            ChunkKind::Exchanges => Ok(access(&self.buffer)?.bodies.as_slice()),
-            _ => Ok(&self.buffer),
+    pub(crate) fn bytes(&self) -> Result<&[u8], Damage> {
+        let (_, _, kind) = self.loaded.ok_or(Damage::Kind)?;
+        if kind == ChunkKind::Exchanges {
+            return Ok(access(&self.buffer)?.bodies.as_slice());
         }
+        Ok(&self.buffer)
     }
 }
 

@@ -1,23 +1,27 @@
 //! The bytes of a file, and the chunks in them.
 
-use std::borrow::Cow;
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::Mmap;
 use rkyv::util::AlignedVec;
 use xxhash_rust::xxh3::xxh3_64;
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, IntoBytes};
 use zstd::bulk::Decompressor;
 
 use crate::block::view::{BodyView, Piece};
+use crate::encryption::age::WrapError;
+use crate::encryption::cipher::{Cipher, Opened};
+use crate::encryption::keys::Identities;
 use crate::error::{Damage, OpenError, ReadError};
 use crate::format::{
-    ALIGNMENT, ChunkHeader, ChunkKind, Codec, FOOTER_LEN, FOOTER_MAGIC, FileHeader, Footer,
-    HEADER_LEN, MAGIC, MAJOR, self_hash,
+    ALIGNMENT, CHUNK_MAGIC, ChunkHeader, ChunkKind, Codec, End, FOOTER_LEN, FOOTER_MAGIC,
+    FileHeader, Footer, HEADER_LEN, MAGIC, MAJOR, PLAIN_MAJOR, self_hash,
 };
+use crate::provenance;
 use crate::scratch::Scratch;
 
 /// A mapped file whose header is sound.
@@ -26,24 +30,34 @@ pub(crate) struct Source {
     map: Mmap,
     /// [`FileHeader::archive`].
     archive: u64,
+    /// The major version that the header says; 0 where it is damaged.
+    major: u16,
+    is_encrypted: bool,
+    /// Its key, if it is encrypted and was opened with an identity.
+    cipher: Option<Arc<Cipher>>,
     /// Unique in this process: what a [`Scratch`] holds is told apart by it.
     instance: u64,
 }
 
 impl Source {
-    /// Opens a file whose header is sound.
-    pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
+    /// Opens a file whose header is sound, and decrypts its key where it is encrypted.
+    pub(crate) fn open(path: &Path, identities: &Identities) -> Result<Self, OpenError> {
+        Self::open_locked(path)?.unlock(path, identities)
+    }
+
+    /// Opens a file whose header is sound. What is encrypted in it stays so.
+    pub(crate) fn open_locked(path: &Path) -> Result<Self, OpenError> {
         let map = open_map(path)?;
-        let archive = check_header(&map, path)?;
-        Ok(Self::new(map, archive))
+        let header = check_header(&map, path)?;
+        Ok(Self::new(map, header))
     }
 
     /// Opens a file whatever its header says, if only one of its first chunks tells to which archive
-    /// it belongs. Says what is wrong with the header.
+    /// it belongs. Says what is wrong with the header. What is encrypted in it stays so.
     pub(crate) fn open_damaged(path: &Path) -> Result<(Self, Option<Damage>), OpenError> {
         let map = open_map(path)?;
         let error = match check_header(&map, path) {
-            Ok(archive) => return Ok((Self::new(map, archive), None)),
+            Ok(header) => return Ok((Self::new(map, header), None)),
             Err(error @ OpenError::TooNew { .. }) => return Err(error),
             Err(error) => error,
         };
@@ -51,20 +65,106 @@ impl Source {
         let found = offsets.into_iter().find_map(|offset| {
             let (header, _) = ChunkHeader::ref_from_prefix(map.get(offset..)?).ok()?;
             let archive = header.archive.get();
-            header.is_sound(archive, offset as u64).then_some(archive)
+            let kind = ChunkKind::from_number(header.kind);
+            let is_encrypted = matches!(kind, Some(ChunkKind::Keys | ChunkKind::Encrypted));
+            let told = Told {
+                archive,
+                major: 0,
+                is_encrypted,
+            };
+            header.is_sound(archive, offset as u64).then_some(told)
         });
         match found {
-            Some(archive) => Ok((Self::new(map, archive), Some(Damage::Header))),
+            Some(told) => Ok((Self::new(map, told), Some(Damage::Header))),
             None => Err(error),
         }
     }
 
-    fn new(map: Mmap, archive: u64) -> Self {
+    fn new(map: Mmap, told: Told) -> Self {
+        let Told {
+            archive,
+            major,
+            is_encrypted,
+        } = told;
         Self {
             map,
             archive,
+            major,
+            is_encrypted,
+            cipher: None,
             instance: NEXT_INSTANCE.fetch_add(1, Ordering::Relaxed),
         }
+    }
+
+    /// Decrypts the key, where the file is encrypted.
+    pub(crate) fn unlock(
+        mut self,
+        path: &Path,
+        identities: &Identities,
+    ) -> Result<Self, OpenError> {
+        if !self.is_encrypted() {
+            return Ok(self);
+        }
+        if identities.is_empty() {
+            return Err(OpenError::NoIdentity { path: path.into() });
+        }
+        let mut failure = WrapError::Damaged("it is not in the file");
+        // Where one copy is damaged, there may be a better one.
+        let unwrapped = self.keys().find_map(|keys| {
+            let unwrapped = match keys.value(WRAPPED) {
+                Some(wrapped) => Cipher::unwrap(wrapped, identities),
+                None => Err(WrapError::Damaged("named values cannot be read")),
+            };
+            unwrapped.map_err(|error| failure = error).ok()
+        });
+        self.cipher = unwrapped.map(Arc::new);
+        match failure {
+            _ if self.cipher.is_some() => Ok(self),
+            WrapError::NotForUs { recipients } => Err(OpenError::WrongIdentity {
+                path: path.into(),
+                identities: identities.len(),
+                recipients,
+            }),
+            damage => Err(OpenError::Key {
+                path: path.into(),
+                damage,
+            }),
+        }
+    }
+
+    /// Opens it with a key that is at hand.
+    pub(crate) fn with_cipher(self, cipher: Option<Arc<Cipher>>) -> Self {
+        Self { cipher, ..self }
+    }
+
+    /// Whether what is in it is encrypted.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.is_encrypted
+    }
+
+    /// Whether it is encrypted, and its key is not at hand.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.is_encrypted() && self.cipher.is_none()
+    }
+
+    /// The key, where it is encrypted and was opened.
+    pub(crate) fn cipher(&self) -> Option<Arc<Cipher>> {
+        self.cipher.clone()
+    }
+
+    /// The copies of the wrapped key. All but the first are searched for: they are of use where that is
+    /// damaged.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Keys> {
+        let end = if self.is_encrypted { self.map.len() } else { 0 };
+        let offsets = (HEADER_LEN..end).step_by(ALIGNMENT);
+        offsets.filter_map(|offset| {
+            let bytes = self.map.get(offset..)?;
+            if !bytes.starts_with(&CHUNK_MAGIC) {
+                return None;
+            }
+            let chunk = self.chunk(offset as u64, ChunkKind::Keys).ok()?;
+            chunk.plain().map(|payload| Keys(payload.to_vec()))
+        })
     }
 
     /// [`FileHeader::archive`].
@@ -84,7 +184,7 @@ impl Source {
 
     /// Whether the header says the version that is written today.
     pub(crate) fn is_of_this_version(&self) -> bool {
-        FileHeader::read_from_prefix(&self.map).is_ok_and(|(header, _)| header.major.get() == MAJOR)
+        matches!(self.major, PLAIN_MAJOR | MAJOR)
     }
 
     /// Every byte of the file.
@@ -92,8 +192,9 @@ impl Source {
         &self.map
     }
 
-    /// The footer, where a sound one ends the file.
-    pub(crate) fn footer(&self) -> Option<Footer> {
+    /// The footer as it lies in the file, where a sound one ends it. That of an encrypted file only says
+    /// where its [`End`] lies.
+    pub(crate) fn outer_footer(&self) -> Option<Footer> {
         let (_, bytes) = self.map.split_last_chunk::<FOOTER_LEN>()?;
         let footer = Footer::read_from_bytes(bytes).ok()?;
         let is_sound = footer.magic == FOOTER_MAGIC
@@ -101,6 +202,30 @@ impl Source {
             && footer.archive.get() == self.archive
             && footer.file_len.get() == self.map.len() as u64;
         is_sound.then_some(footer)
+    }
+
+    /// The footer, where a sound one ends the file. An error: what it says is encrypted, and damaged.
+    pub(crate) fn footer(&self) -> Result<Option<Footer>, (u64, Damage)> {
+        let Some(footer) = self.outer_footer() else {
+            return Ok(None);
+        };
+        if !self.is_encrypted() {
+            return Ok(Some(footer));
+        }
+        let offset = footer.directory.get();
+        let end = self.chunk(offset, ChunkKind::End).and_then(|chunk| {
+            let payload = chunk.plain().ok_or(Damage::Unknown)?;
+            End::read_from_bytes(payload).map_err(|_| Damage::Length)
+        });
+        let end = end.map_err(|damage| (offset, damage))?;
+        Ok(Some(Footer {
+            provenance: end.provenance,
+            ledger: end.ledger,
+            directory: end.directory,
+            n_pages: end.n_pages,
+            n_rows: end.n_rows,
+            ..footer
+        }))
     }
 
     /// The header of the chunk at this offset, if a sound one is there, and the chunk lies within
@@ -128,14 +253,18 @@ impl Source {
         }
     }
 
-    /// The chunk at this offset, of any kind that is known, with its checksum verified.
+    /// The chunk at this offset, of any kind that is known, with its checksum verified, and decrypted.
     pub(crate) fn any_chunk(&self, offset: u64) -> Result<Chunk<'_>, Damage> {
+        self.any_chunk_into(offset, AlignedVec::new())
+    }
+
+    /// Like [`Source::any_chunk`]; what is decrypted goes into a buffer that is reused.
+    fn any_chunk_into(&self, offset: u64, buffer: AlignedVec) -> Result<Chunk<'_>, Damage> {
         let header = self.chunk_header(offset)?;
         let kind = ChunkKind::from_number(header.kind).ok_or(Damage::Unknown)?;
-        let codec = Codec::from_number(header.codec).ok_or(Damage::Unknown)?;
-        let version = header.version.get();
-        if version == 0 || version > kind.version() {
-            return Err(Damage::Unknown);
+        let is_envelope = matches!(kind, ChunkKind::Keys | ChunkKind::Encrypted);
+        if is_envelope != self.is_encrypted() {
+            return Err(Damage::Kind);
         }
         let start = offset as usize + HEADER_LEN;
         let body = self
@@ -148,19 +277,35 @@ impl Source {
         let (references, stored) = body
             .split_at_checked(header.n_references.get() as usize * 8)
             .ok_or(Damage::Outside)?;
-        let raw_len = header.raw_len.get() as usize;
-        if raw_len > kind.max_raw() || (codec == Codec::Raw && raw_len != stored.len()) {
-            return Err(Damage::Length);
-        }
-        Ok(Chunk {
+        let chunk = Described {
             kind,
-            version,
-            codec,
+            codec: header.codec,
+            version: header.version.get(),
             first_row: header.first_row.get(),
-            references,
-            stored,
-            raw_len,
-        })
+            raw_len: header.raw_len.get() as usize,
+        }
+        .chunk(Data::Mapped { references, stored })?;
+        let Some(cipher) = self
+            .cipher
+            .as_ref()
+            .filter(|_| kind == ChunkKind::Encrypted)
+        else {
+            return Ok(chunk);
+        };
+        let opened = cipher.decrypt(header.as_bytes(), stored, buffer)?;
+        let inner = opened.header();
+        let kind = ChunkKind::from_number(inner.kind).ok_or(Damage::Unknown)?;
+        if matches!(kind, ChunkKind::Keys | ChunkKind::Encrypted) {
+            return Err(Damage::Kind);
+        }
+        Described {
+            kind,
+            codec: inner.codec,
+            version: inner.version.get(),
+            first_row: inner.first_row.get(),
+            raw_len: inner.raw_len.get() as usize,
+        }
+        .chunk(Data::Opened(opened))
     }
 
     /// Gives the bytes of a body piece by piece.
@@ -201,13 +346,9 @@ impl Source {
                 continue;
             };
             let damaged = |damage| ReadError::Damaged { offset, damage };
-            let kind = self.chunk_header(offset).map_err(damaged)?.kind;
-            let kind = ChunkKind::from_number(kind)
-                .filter(|kind| matches!(kind, ChunkKind::Bodies | ChunkKind::Exchanges))
-                .ok_or_else(|| damaged(Damage::Kind))?;
-            self.load_block(offset, kind, block).map_err(damaged)?;
+            self.load_block(offset, block).map_err(damaged)?;
             let bytes = block
-                .bytes(kind)
+                .bytes()
                 .and_then(|bytes| slice(bytes, start, len))
                 .map_err(damaged)?;
             each(within(bytes, place, &range))?;
@@ -238,18 +379,38 @@ impl Source {
         })
     }
 
-    /// Sees to it that the scratch holds the block at this offset, checked.
-    pub(crate) fn load_block(
-        &self,
-        offset: u64,
-        kind: ChunkKind,
-        scratch: &mut Scratch,
-    ) -> Result<(), Damage> {
+    /// Sees to it that the scratch holds the block at this offset, checked: of exchanges or of bodies.
+    pub(crate) fn load_block(&self, offset: u64, scratch: &mut Scratch) -> Result<(), Damage> {
         if scratch.holds(self.instance, offset) {
             return Ok(());
         }
-        let chunk = self.chunk(offset, kind)?;
-        scratch.fill(&chunk, self.instance, offset)
+        let chunk = self.any_chunk_into(offset, scratch.take_opened())?;
+        if !matches!(chunk.kind, ChunkKind::Bodies | ChunkKind::Exchanges) {
+            return Err(Damage::Kind);
+        }
+        scratch.fill(&chunk, self.instance, offset)?;
+        scratch.give_opened(chunk);
+        Ok(())
+    }
+}
+
+/// A wrapped key: named values, in the clear.
+pub(crate) struct Keys(Vec<u8>);
+
+/// The name of the wrapped key itself.
+pub(crate) const WRAPPED: &str = "age";
+
+impl Keys {
+    /// The payload as it is stored.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
+    /// A value by its name.
+    pub(crate) fn value(&self, name: &str) -> Option<&[u8]> {
+        let values = provenance::decode(&self.0)?;
+        let found = values.into_iter().find(|(found, _)| *found == name);
+        found.map(|(_, value)| value)
     }
 }
 
@@ -276,8 +437,14 @@ fn open_map(path: &Path) -> Result<Mmap, OpenError> {
     map(&file).map_err(io_error("map"))
 }
 
-/// The archive that the file's header names.
-fn check_header(map: &[u8], path: &Path) -> Result<u64, OpenError> {
+/// What the file's header tells of it.
+struct Told {
+    archive: u64,
+    major: u16,
+    is_encrypted: bool,
+}
+
+fn check_header(map: &[u8], path: &Path) -> Result<Told, OpenError> {
     let not_an_archive = || OpenError::NotAnArchive { path: path.into() };
     if !map.starts_with(&MAGIC) {
         return Err(not_an_archive());
@@ -297,43 +464,118 @@ fn check_header(map: &[u8], path: &Path) -> Result<u64, OpenError> {
             found: header.major.get(),
         });
     }
-    Ok(header.archive.get())
+    Ok(Told {
+        archive: header.archive.get(),
+        major: header.major.get(),
+        is_encrypted: header.readable_by.get() > PLAIN_MAJOR,
+    })
 }
 
 /// A chunk whose checksum matches.
-#[derive(Clone, Copy)]
 pub(crate) struct Chunk<'a> {
     pub(crate) kind: ChunkKind,
     /// Of the payload's structure: between 1 and [`ChunkKind::version`].
     pub(crate) version: u16,
     codec: Codec,
     pub(crate) first_row: u64,
-    references: &'a [u8],
-    stored: &'a [u8],
+    data: Data<'a>,
     raw_len: usize,
 }
 
+/// Where the bytes of a chunk are.
+enum Data<'a> {
+    /// In the mapped file.
+    Mapped {
+        references: &'a [u8],
+        stored: &'a [u8],
+    },
+    /// They were decrypted.
+    Opened(Opened),
+}
+
+/// What a header says of its chunk.
+struct Described {
+    kind: ChunkKind,
+    codec: u8,
+    version: u16,
+    first_row: u64,
+    raw_len: usize,
+}
+
+impl Described {
+    /// The chunk, if this program can read it.
+    fn chunk(self, data: Data<'_>) -> Result<Chunk<'_>, Damage> {
+        let Self {
+            kind,
+            codec,
+            version,
+            first_row,
+            raw_len,
+        } = self;
+        let codec = Codec::from_number(codec).ok_or(Damage::Unknown)?;
+        if version == 0 || version > kind.version() {
+            return Err(Damage::Unknown);
+        }
+        let chunk = Chunk {
+            kind,
+            version,
+            codec,
+            first_row,
+            data,
+            raw_len,
+        };
+        let is_raw = codec == Codec::Raw;
+        if raw_len > kind.max_raw() || (is_raw && raw_len != chunk.bytes().len()) {
+            return Err(Damage::Length);
+        }
+        Ok(chunk)
+    }
+}
+
 impl<'a> Chunk<'a> {
+    fn bytes(&self) -> &[u8] {
+        match &self.data {
+            Data::Mapped { stored, .. } => stored,
+            Data::Opened(opened) => opened.stored(),
+        }
+    }
+
     /// The payload, where it is stored as it is.
-    pub(crate) fn plain(&self) -> Option<&'a [u8]> {
-        (self.codec == Codec::Raw).then_some(self.stored)
+    pub(crate) fn plain(&self) -> Option<&[u8]> {
+        (self.codec == Codec::Raw).then(|| self.bytes())
+    }
+
+    /// The payload, where it is stored as it is, in the mapped file.
+    pub(crate) fn mapped(&self) -> Option<&'a [u8]> {
+        match self.data {
+            Data::Mapped { stored, .. } if self.codec == Codec::Raw => Some(stored),
+            Data::Mapped { .. } | Data::Opened(_) => None,
+        }
+    }
+
+    /// What was decrypted.
+    pub(crate) fn into_opened(self) -> Option<Opened> {
+        match self.data {
+            Data::Opened(opened) => Some(opened),
+            Data::Mapped { .. } => None,
+        }
     }
 
     /// The payload of a chunk that is small and seldom read.
-    pub(crate) fn payload(&self, inflater: &mut Inflater) -> Result<Cow<'a, [u8]>, Damage> {
+    pub(crate) fn payload(&self, inflater: &mut Inflater) -> Result<Vec<u8>, Damage> {
         match self.plain() {
-            Some(plain) => Ok(plain.into()),
+            Some(plain) => Ok(plain.to_vec()),
             None => {
                 let mut buffer = AlignedVec::new();
                 inflater.inflate(self, &mut buffer)?;
-                Ok(Cow::Owned(buffer.to_vec()))
+                Ok(buffer.to_vec())
             }
         }
     }
 
     /// As it is stored: the codec, the bytes, and how long they are once decoded.
-    pub(crate) fn stored(&self) -> (Codec, &'a [u8], usize) {
-        (self.codec, self.stored, self.raw_len)
+    pub(crate) fn stored(&self) -> (Codec, &[u8], usize) {
+        (self.codec, self.bytes(), self.raw_len)
     }
 
     /// How long the payload is once decoded.
@@ -341,8 +583,12 @@ impl<'a> Chunk<'a> {
         self.raw_len
     }
 
-    pub(crate) fn references(&self) -> impl Iterator<Item = u64> + use<'a> {
-        let (references, _) = self.references.as_chunks::<8>();
+    pub(crate) fn references(&self) -> impl Iterator<Item = u64> {
+        let references = match &self.data {
+            Data::Mapped { references, .. } => references,
+            Data::Opened(opened) => opened.references(),
+        };
+        let (references, _) = references.as_chunks::<8>();
         references.iter().map(|bytes| u64::from_le_bytes(*bytes))
     }
 }
@@ -362,7 +608,7 @@ impl Inflater {
         buffer.resize(chunk.raw_len, 0);
         let len = match chunk.codec {
             Codec::Raw => {
-                buffer.copy_from_slice(chunk.stored);
+                buffer.copy_from_slice(chunk.bytes());
                 chunk.raw_len
             }
             Codec::Zstd => {
@@ -371,7 +617,7 @@ impl Inflater {
                     none => none.insert(Decompressor::new().map_err(|_| Damage::Compression)?),
                 };
                 context
-                    .decompress_to_buffer(chunk.stored, &mut buffer[..])
+                    .decompress_to_buffer(chunk.bytes(), &mut buffer[..])
                     .map_err(|_| Damage::Compression)?
             }
         };

@@ -7,6 +7,7 @@ use rkyv::util::AlignedVec;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::block::view::{BodyView, Piece, Record};
+use crate::encryption::keys::Identities;
 use crate::error::{Damage, OpenError};
 use crate::format::{ChunkKind, Footer, PageEntry};
 use crate::page::builder::{Bodies, PageBuilder};
@@ -23,6 +24,10 @@ use crate::unread;
 pub struct VerifyReport {
     /// Whether the file was completed: footer, directory and ledger are there and sound.
     pub sealed: bool,
+    /// Whether it is encrypted.
+    pub encrypted: bool,
+    /// Whether it is encrypted, and no identity was given: nothing is known of its exchanges.
+    pub locked: bool,
     /// The length of the file.
     pub file_len: u64,
     /// Exchanges whose records can be read.
@@ -66,8 +71,21 @@ pub struct DamageReport {
 
 /// Reads a whole archive, sealed or not, and checks everything in it: checksums, structure, bodies, and
 /// that the index says what the records say. Does not stop at the first damage.
+///
+/// Of an encrypted archive, what can be seen without its key: every checksum, the lengths, the footer.
+/// [`VerifyReport::locked`] says so.
 pub fn verify(path: &Path) -> Result<VerifyReport, OpenError> {
+    verify_with(path, &Identities::none())
+}
+
+/// Like [`verify`], and opens what is encrypted. Without an identity it is [`verify`].
+pub fn verify_with(path: &Path, identities: &Identities) -> Result<VerifyReport, OpenError> {
     let (source, header_damage) = Source::open_damaged(path)?;
+    let source = if identities.is_empty() {
+        source
+    } else {
+        source.unlock(path, identities)?
+    };
     let mut verifier = Verifier::new(&source);
     if let Some(damage) = header_damage {
         verifier.damaged(0, crate::format::HEADER_LEN as u64, "header", damage);
@@ -102,6 +120,8 @@ struct Verifier<'a> {
     ledger: Option<u64>,
     provenance: Option<u64>,
     directory: Option<u64>,
+    /// The first copy of the wrapped key.
+    keys: Option<Vec<u8>>,
 }
 
 impl<'a> Verifier<'a> {
@@ -109,6 +129,8 @@ impl<'a> Verifier<'a> {
         Self {
             report: VerifyReport {
                 file_len: source.bytes().len() as u64,
+                encrypted: source.is_encrypted(),
+                locked: source.is_locked(),
                 ..VerifyReport::default()
             },
             source,
@@ -126,6 +148,7 @@ impl<'a> Verifier<'a> {
             ledger: None,
             provenance: None,
             directory: None,
+            keys: None,
         }
     }
 
@@ -139,7 +162,10 @@ impl<'a> Verifier<'a> {
         }
         let checked = found.chunk.and_then(|chunk| self.chunk(offset, &chunk));
         if let Err(damage) = checked {
-            if matches!(kind, None | Some(ChunkKind::Exchanges)) {
+            if matches!(
+                kind,
+                None | Some(ChunkKind::Exchanges | ChunkKind::Encrypted)
+            ) {
                 self.is_page_known = false;
             }
             self.damaged(offset, len, what, damage);
@@ -170,6 +196,9 @@ impl<'a> Verifier<'a> {
             }
             ChunkKind::Directory => self.directory(offset, chunk),
             ChunkKind::Unread => self.unread(offset, chunk),
+            ChunkKind::Keys => self.keys(chunk),
+            // Nothing is known of what is in it without a key; the end is read with the footer.
+            ChunkKind::Encrypted | ChunkKind::End => Ok(()),
         }
     }
 
@@ -195,7 +224,7 @@ impl<'a> Verifier<'a> {
             self.is_page_known = false;
             self.report.exchanges_lost += chunk.first_row - self.next_row;
         }
-        let bytes = scratch.bytes(ChunkKind::Exchanges)?.len() as u32;
+        let bytes = scratch.bytes()?.len() as u32;
         self.blocks.insert(offset, bytes);
         for number in 0..scratch.n_records() {
             let record = scratch.record(number)?;
@@ -265,6 +294,16 @@ impl<'a> Verifier<'a> {
         Ok(())
     }
 
+    /// All copies of the wrapped key are alike.
+    fn keys(&mut self, chunk: &Chunk<'_>) -> Result<(), Damage> {
+        let payload = chunk.plain().ok_or(Damage::Unknown)?;
+        if self.keys.get_or_insert_with(|| payload.to_vec()) == payload {
+            Ok(())
+        } else {
+            Err(Damage::Forged)
+        }
+    }
+
     fn unread(&mut self, offset: u64, chunk: &Chunk<'_>) -> Result<(), Damage> {
         self.inflater.inflate(chunk, &mut self.buffer)?;
         let connections = unread::decode(&self.buffer)?;
@@ -295,8 +334,18 @@ impl<'a> Verifier<'a> {
 
     fn finish(mut self) -> VerifyReport {
         match self.source.footer() {
-            Some(footer) => self.footer(&footer),
-            None => self.report.sealed = false,
+            _ if self.source.is_locked() => {
+                self.report.sealed = self.source.outer_footer().is_some();
+            }
+            Ok(Some(footer)) => self.footer(&footer),
+            Ok(None) => self.report.sealed = false,
+            Err((offset, damage)) => {
+                self.report.sealed = true;
+                let is_known = self.report.damages.iter().any(|it| it.offset == offset);
+                if !is_known {
+                    self.damaged(offset, 0, ChunkKind::End.name(), damage);
+                }
+            }
         }
         let Self { mut report, .. } = self;
         report.damages.sort_by_key(|damage| damage.offset);

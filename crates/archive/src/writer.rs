@@ -3,8 +3,11 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::error::Unspecified;
+use aws_lc_rs::rand;
 use rkyv::util::AlignedVec;
 use tapedeck_model::{BodyPart, Exchange, Ledger, Message, Missing, Role, UnreadConnection};
 use xxhash_rust::xxh3::xxh3_64;
@@ -12,13 +15,16 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use crate::block::builder::{BlockBuilder, Location, Placement};
 use crate::bodies::{BodyStore, Hash, is_dense};
+use crate::encryption::cipher::Cipher;
+use crate::encryption::keys::Recipients;
 use crate::error::{Damage, WriteError};
 use crate::format::{ChunkKind, Codec, Footer, MAX_PAGE_ROWS, MAX_RAW, PageEntry};
 use crate::output::{Chunk, DEFAULT_LEVEL, Output};
 use crate::page::builder::{Bodies, PageBuilder, StoredBody};
-use crate::provenance::{Provenance, StoredLedger};
+use crate::provenance::{self, Provenance, StoredLedger};
 use crate::scratch::Scratch;
-use crate::source::{self, Source, slice};
+use crate::set::provenance::SET;
+use crate::source::{self, Source, WRAPPED, slice};
 use crate::unread::{self, UnreadBuilder};
 
 /// How an archive is written.
@@ -31,6 +37,8 @@ pub struct WriterOptions {
     pub overwrite: bool,
     /// The zstd level of blocks. The default is zstd's own, with parameters chosen for HTTP.
     pub level: i32,
+    /// Who can read the archive. `None`: everybody who has it.
+    pub encrypt_to: Option<Recipients>,
     /// What the writer may hold.
     pub limits: Limits,
 }
@@ -43,6 +51,7 @@ impl WriterOptions {
             provenance,
             overwrite: false,
             level: DEFAULT_LEVEL,
+            encrypt_to: None,
             limits: Limits::default(),
         }
     }
@@ -135,6 +144,8 @@ pub struct Writer {
     unread_chunks: Vec<u64>,
     /// Counters of newer versions, in a copy.
     unknown_counters: BTreeMap<String, u64>,
+    /// The wrapped key of an encrypted archive, as it is stored.
+    keys: Option<Vec<u8>>,
     /// When [`Writer::tick`] flushed last, and how long the file was then.
     ticked: Duration,
     ticked_len: u64,
@@ -153,20 +164,32 @@ pub(crate) struct Resumed {
     pub(crate) unread_chunks: Vec<u64>,
     pub(crate) n_unread: u64,
     pub(crate) unknown_counters: BTreeMap<String, u64>,
+    pub(crate) keys: Option<Vec<u8>>,
 }
 
 impl Writer {
     /// Begins an archive. The output must not exist, unless [`WriterOptions::overwrite`] is set.
     pub fn create(path: &Path, options: WriterOptions) -> Result<Self, WriteError> {
         let WriterOptions {
-            provenance,
+            mut provenance,
             overwrite,
             level,
+            encrypt_to,
             limits,
         } = options;
+        Recipients::note(encrypt_to.as_ref(), &mut provenance);
+        let encryption = encrypt_to.map(|to| Encryption::new(&to, &provenance));
+        let encryption = encryption.transpose()?;
         let provenance = provenance.encode();
-        let archive = xxh3_64(&provenance);
-        let mut output = Output::create(path, overwrite, archive, level)?;
+        let (archive, cipher, keys) = match encryption {
+            // The hash of what is encrypted would tell it to those who can guess it.
+            Some(it) => (it.archive, Some(it.cipher), Some(it.keys)),
+            None => (xxh3_64(&provenance), None, None),
+        };
+        let mut output = Output::create(path, overwrite, archive, level, cipher)?;
+        if let Some(keys) = &keys {
+            write_keys(&mut output, keys)?;
+        }
         // A block can come out five times as long as it was estimated.
         let block_limit = limits.block.clamp(1, MAX_RAW / 8);
         let provenance = output.chunk(Chunk {
@@ -187,6 +210,7 @@ impl Writer {
             unread_chunks: Vec::new(),
             n_unread: 0,
             unknown_counters: BTreeMap::new(),
+            keys,
         };
         let limits = Limits {
             block: block_limit,
@@ -208,6 +232,7 @@ impl Writer {
             unread_chunks,
             n_unread,
             unknown_counters,
+            keys,
         } = resumed;
         Self {
             group_start: output.position(),
@@ -234,6 +259,7 @@ impl Writer {
             n_unread,
             unread_chunks,
             unknown_counters,
+            keys,
             ticked: Duration::ZERO,
         }
     }
@@ -416,10 +442,12 @@ impl Writer {
         self.close_group()?;
         self.bodies.flush(&mut self.output)?;
         let path = || self.output.partial().to_owned();
-        let source = Source::open(self.output.partial()).map_err(|source| WriteError::Carry {
-            path: path(),
-            source: source.into(),
-        })?;
+        let source = Source::open_locked(self.output.partial())
+            .map_err(|source| WriteError::Carry {
+                path: path(),
+                source: source.into(),
+            })?
+            .with_cipher(self.output.cipher());
         let mut open: Vec<_> = self.open_bodies.drain().collect();
         // In the order of the file, so that each block is decompressed about once.
         open.sort_by_key(|((key, role), pieces)| {
@@ -449,6 +477,10 @@ impl Writer {
         let unread = std::mem::take(&mut self.unread_chunks);
         let ledger = self.write_ledger(ledger, &unread)?;
         let directory = self.write_directory()?;
+        if let Some(keys) = &self.keys {
+            // All depends on it: a damaged place must not cost both copies.
+            write_keys(&mut self.output, keys)?;
+        }
         let mut footer = Footer::new_zeroed();
         footer.provenance = self.provenance.into();
         footer.ledger = ledger.into();
@@ -655,9 +687,48 @@ fn piece_of<'s>(
     scratch: &'s mut Scratch,
 ) -> Result<&'s [u8], Damage> {
     let offset = piece.block.offset().ok_or(Damage::Outside)?;
-    let kind = source.any_chunk(offset)?.kind;
-    source.load_block(offset, kind, scratch)?;
-    slice(scratch.bytes(kind)?, piece.start, piece.len)
+    source.load_block(offset, scratch)?;
+    slice(scratch.bytes()?, piece.start, piece.len)
+}
+
+/// What an encrypted archive begins with.
+struct Encryption {
+    archive: u64,
+    cipher: Arc<Cipher>,
+    /// The payload of the chunk with the wrapped key.
+    keys: Vec<u8>,
+}
+
+impl Encryption {
+    fn new(to: &Recipients, provenance: &Provenance) -> Result<Self, WriteError> {
+        let failed = |source: Unspecified| WriteError::Encrypt {
+            source: source.into(),
+        };
+        let (cipher, wrapped) = Cipher::generate(to).map_err(failed)?;
+        let mut archive = [0; 8];
+        rand::fill(&mut archive).map_err(failed)?;
+        let mut values = vec![(WRAPPED, wrapped.as_slice())];
+        if let Some(set) = provenance.extra.get(SET) {
+            // Retention has to tell its segments from others, without the key.
+            values.push((SET, set.as_bytes()));
+        }
+        Ok(Self {
+            archive: u64::from_le_bytes(archive),
+            cipher: Arc::new(cipher),
+            keys: provenance::encode(&values),
+        })
+    }
+}
+
+fn write_keys(output: &mut Output, keys: &[u8]) -> Result<u64, WriteError> {
+    output.chunk(Chunk {
+        kind: ChunkKind::Keys,
+        version: ChunkKind::Keys.version(),
+        codec: Codec::Raw,
+        first_row: 0,
+        references: &[],
+        payload: keys,
+    })
 }
 
 /// What became of a body.

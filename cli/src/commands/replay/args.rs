@@ -12,7 +12,7 @@ use tapedeck_replayer::player::{
     Observe, PerTime, Route, SessionKey, Speed, Stage, Target, Threshold,
 };
 
-use crate::args::{duration, filter};
+use crate::args::{Identity, duration, filter};
 
 const THRESHOLD_HELP: &str = "\
 Exit code 99 if this does not hold at the end; k6's grammar; repeatable
@@ -227,6 +227,8 @@ pub(crate) struct Replay {
     /// Tell how busy the target is, too: the number of its process, or the folder of its cgroup
     #[arg(long, value_name = "PID|CGROUP", help_heading = "Results")]
     pub(crate) observe: Option<Observe>,
+    #[command(flatten)]
+    pub(crate) identity: Identity,
 }
 
 /// `Name: value`.

@@ -38,7 +38,7 @@ pub(crate) fn run(args: &Replay) -> Result<ExitCode> {
             "certificates are not checked: whoever stands between can read and change all",
         );
     }
-    let archive = Arc::new(super::open(&args.archive)?);
+    let archive = Arc::new(super::open(&args.archive, &args.identity)?);
     if args.dry_run {
         return match player::dry_run(archive, &options) {
             Ok(plan) => {

@@ -9,12 +9,13 @@ use tapedeck_model::{Ledger, UnreadConnection};
 use super::name::{EXTENSION, name_of_partial, segment_number};
 use super::provenance::{RECORDING, SET};
 use crate::block::view::{BodyView, Record};
+use crate::encryption::keys::{Identities, Recipients};
 use crate::error::{OpenError, ReadError};
 use crate::output::partial_path;
 use crate::page::row::Row;
 use crate::page::view::Page;
 use crate::provenance::{Provenance, StoredLedger};
-use crate::reader::{Place, Segment, Zone};
+use crate::reader::{Keyring, Place, Segment, Zone};
 use crate::scratch::{BodyBuffer, Scratch};
 use crate::source;
 
@@ -85,19 +86,33 @@ impl Archive {
         Self::open_all(&[path])
     }
 
+    /// Opens an archive that may be encrypted.
+    pub fn open_with(path: &Path, identities: &Identities) -> Result<Self, OpenError> {
+        Self::open_all_with(&[path], identities)
+    }
+
     /// Opens several files and folders as one archive. A file that is named must be readable; of a
     /// folder, what cannot be read is left out.
     pub fn open_all<P: AsRef<Path>>(paths: &[P]) -> Result<Self, OpenError> {
+        Self::open_all_with(paths, &Identities::none())
+    }
+
+    /// Opens several files and folders, any of which may be encrypted, as one archive.
+    pub fn open_all_with<P: AsRef<Path>>(
+        paths: &[P],
+        identities: &Identities,
+    ) -> Result<Self, OpenError> {
+        let keyring = &Keyring::new(identities);
         let mut segments = Vec::new();
         let mut left_out = Vec::new();
         for path in paths {
             let path = path.as_ref();
             if !path.is_dir() {
-                segments.push(Segment::open(path)?);
+                segments.push(Segment::open(path, keyring)?);
                 continue;
             }
             let room = Self::MAX_SEGMENTS.saturating_sub(segments.len());
-            let opened = open_folder(path, room)?;
+            let opened = open_folder(path, room, keyring)?;
             segments.extend(opened.0);
             left_out.extend(opened.1);
         }
@@ -297,6 +312,11 @@ impl Archive {
         &self.provenance
     }
 
+    /// To whom the files are encrypted; `None` for each that is not.
+    pub fn recipients(&self) -> impl Iterator<Item = Option<Recipients>> {
+        self.provenances().map(Recipients::of)
+    }
+
     /// Where each file comes from, in the order of [`Archive::segments`].
     pub fn provenances(&self) -> impl Iterator<Item = &Provenance> + Clone {
         self.segments.iter().map(Segment::provenance)
@@ -409,7 +429,11 @@ pub fn archives_in(folder: &Path) -> Result<BTreeSet<PathBuf>, OpenError> {
 }
 
 /// Opens the archives in a folder.
-fn open_folder(folder: &Path, room: usize) -> Result<(Vec<Segment>, Vec<LeftOut>), OpenError> {
+fn open_folder(
+    folder: &Path,
+    room: usize,
+    keyring: &Keyring,
+) -> Result<(Vec<Segment>, Vec<LeftOut>), OpenError> {
     let mut names = archives_in(folder)?;
     // A folder is not listed in one instant: a segment that is sealed, and so renamed, meanwhile
     // may be in the list under neither name. It is in the next one.
@@ -427,7 +451,7 @@ fn open_folder(folder: &Path, room: usize) -> Result<(Vec<Segment>, Vec<LeftOut>
         }
         let (mut segments, mut left_out) = (Vec::new(), Vec::new());
         for path in &names {
-            match open_file(path) {
+            match open_file(path, keyring) {
                 Ok(segment) => segments.push(segment),
                 // It was deleted since, as segments are that nobody is to keep.
                 Err(_) if !path.exists() && !is_being_written(path) => {}
@@ -457,14 +481,14 @@ fn is_being_written(path: &Path) -> bool {
 }
 
 /// Opens a file of a folder; under its hidden name where it is not sealed.
-fn open_file(path: &Path) -> Result<Segment, OpenError> {
+fn open_file(path: &Path, keyring: &Keyring) -> Result<Segment, OpenError> {
     let hidden = partial_path(path).ok().filter(|_| !path.exists());
-    let unsealed = hidden.map(|hidden| Segment::open_unsealed(&hidden));
+    let unsealed = hidden.map(|hidden| Segment::open_unsealed(&hidden, keyring));
     match unsealed {
         Some(Ok(segment)) => Ok(segment),
         // It may have been sealed since.
-        Some(Err(error)) => Segment::open(path).map_err(|_| error),
-        None => Segment::open(path),
+        Some(Err(error)) => Segment::open(path, keyring).map_err(|_| error),
+        None => Segment::open(path, keyring),
     }
 }
 

@@ -7,7 +7,7 @@
 pub(crate) mod archive;
 pub(crate) mod copy;
 pub(crate) mod name;
-mod provenance;
+pub(crate) mod provenance;
 pub(crate) mod resume;
 pub(crate) mod retention;
 pub(crate) mod writer;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use rkyv::util::AlignedVec;
 
+use crate::encryption::keys::Identities;
 use crate::error::{Damage, OpenError, WriteError};
 use crate::format::{ChunkKind, HEADER_LEN, PageEntry};
 use crate::output::{Output, give_name, io_error};
@@ -14,9 +15,9 @@ use crate::provenance::StoredLedger;
 use crate::recover::RecoverError;
 use crate::scan::Scan;
 use crate::scratch::Scratch;
-use crate::source::{Chunk, Inflater, Source};
+use crate::source::{Chunk, Inflater, Keys, Source};
 use crate::unread;
-use crate::verify::verify;
+use crate::verify::verify_with;
 use crate::writer::{Limits, Resumed, Summary, Writer};
 
 /// Seals the hidden file of an interrupted writer under its name. Takes no more space than the index
@@ -24,7 +25,11 @@ use crate::writer::{Limits, Resumed, Summary, Writer};
 ///
 /// `None`: there is damage before the torn end, or in a file that has no torn end. The file is as it was; [`recover`](crate::recover)
 /// copies what is sound.
-pub(crate) fn seal_in_place(partial: &Path, name: &Path) -> Result<Option<Summary>, RecoverError> {
+pub(crate) fn seal_in_place(
+    partial: &Path,
+    name: &Path,
+    identities: &Identities,
+) -> Result<Option<Summary>, RecoverError> {
     let open = OpenOptions::new().read(true).write(true).open(partial);
     let file = open.map_err(|source| RecoverError::Open(io(partial, source)))?;
     if let Err(TryLockError::WouldBlock) = file.try_lock() {
@@ -36,11 +41,14 @@ pub(crate) fn seal_in_place(partial: &Path, name: &Path) -> Result<Option<Summar
         let path = name.into();
         return Err(RecoverError::Write(WriteError::Exists { path }));
     }
-    let source = Source::open(partial).map_err(RecoverError::Open)?;
-    if let Some(footer) = source.footer() {
+    let source = Source::open(partial, identities).map_err(RecoverError::Open)?;
+    let Ok(footer) = source.footer() else {
+        return Ok(None);
+    };
+    if let Some(footer) = footer {
         // It died between the footer and the name. Under its name, a file that cannot be opened would
         // be nobody's to recover.
-        if !verify(partial).is_ok_and(|report| report.is_whole()) {
+        if !verify_with(partial, identities).is_ok_and(|report| report.is_whole()) {
             return Ok(None);
         }
         let sealed = Summary {
@@ -156,8 +164,9 @@ impl<'a> Whole<'a> {
                 self.page_first_row = self.n_rows;
             }
             // Of an earlier attempt to seal it.
-            ChunkKind::Directory => {}
-            ChunkKind::Bodies => {}
+            ChunkKind::Directory | ChunkKind::End => {}
+            ChunkKind::Bodies | ChunkKind::Keys => {}
+            ChunkKind::Encrypted => return Err(Damage::Kind),
         }
         Ok(())
     }
@@ -181,7 +190,10 @@ impl<'a> Whole<'a> {
 
     fn seal(self, file: File, partial: &Path, name: &Path) -> Result<Summary, WriteError> {
         let archive = self.source.archive();
-        let output = Output::resume(file, partial, name, archive, self.end)?;
+        let cipher = self.source.cipher();
+        // What is behind the end is cut off now: nothing there may be looked at any more.
+        let keys = self.source.keys().next().map(Keys::into_bytes);
+        let output = Output::resume(file, partial, name, archive, self.end, cipher)?;
         let resumed = Resumed {
             output,
             provenance: self.provenance.unwrap_or_default(),
@@ -192,6 +204,7 @@ impl<'a> Whole<'a> {
             unread_chunks: self.unread_chunks,
             n_unread: self.n_unread,
             unknown_counters: self.ledger.unknown,
+            keys,
         };
         Writer::resume(resumed, Limits::default()).seal(&self.ledger.ledger)
     }

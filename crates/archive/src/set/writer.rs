@@ -12,11 +12,12 @@ use super::name::{EXTENSION, name_of_partial, segment_name, segment_number};
 use super::provenance::{RECORDING, SEGMENT, SET};
 use super::resume::seal_in_place;
 use super::retention::{Cause, Kept, Retention, Shelf};
-use crate::error::WriteError;
+use crate::encryption::keys::Identities;
+use crate::error::{OpenError, WriteError};
 use crate::format::{ChunkKind, HEADER_LEN, MAGIC};
 use crate::output::{io_error, partial_path};
 use crate::provenance::Provenance;
-use crate::recover::{RecoverError, recover};
+use crate::recover::{Protection, RecoverError, recover_with};
 use crate::scan::Scan;
 use crate::source::{Inflater, Source};
 use crate::writer::{Summary, Writer, WriterOptions};
@@ -494,17 +495,22 @@ impl Found {
                     continue;
                 }
                 Some(name) if matches!(&of, Ok(Some(of)) if of == set) => {
-                    match finish(&path, &name) {
+                    match finish(&path, &name, &Identities::none()) {
                         Ok(summary) => {
                             let path = name.clone();
                             events.push(SetEvent::Recovered { path, summary });
+                            name
                         }
                         Err(error) => {
+                            // Who only writes cannot seal it, but deletes it when its time has come.
+                            let is_locked =
+                                matches!(error, RecoverError::Open(OpenError::NoIdentity { .. }));
+                            let left = is_locked.then(|| path.clone());
                             events.push(SetEvent::NotRecovered { path, error });
-                            continue;
+                            let Some(left) = left else { continue };
+                            left
                         }
                     }
-                    name
                 }
                 Some(_) => continue,
             };
@@ -529,8 +535,12 @@ impl Found {
 }
 
 /// Seals what an interrupted writer left; where that is damaged, what can be read of it.
-pub(crate) fn finish(partial: &Path, name: &Path) -> Result<Summary, RecoverError> {
-    if let Some(summary) = seal_in_place(partial, name)? {
+pub(crate) fn finish(
+    partial: &Path,
+    name: &Path,
+    identities: &Identities,
+) -> Result<Summary, RecoverError> {
+    if let Some(summary) = seal_in_place(partial, name, identities)? {
         return Ok(summary);
     }
     // An earlier attempt may have left these; nothing is in them that is not in `partial`.
@@ -539,7 +549,7 @@ pub(crate) fn finish(partial: &Path, name: &Path) -> Result<Summary, RecoverErro
         drop(fs::remove_file(&copy));
         drop(partial_path(&copy).map(fs::remove_file));
     }
-    let recovered = recover(partial, name)?;
+    let recovered = recover_with(partial, name, identities, &Protection::AsBefore)?;
     // What could not be read is lost; the rest is in the new file.
     drop(fs::remove_file(partial));
     Ok(recovered.summary)
@@ -547,6 +557,14 @@ pub(crate) fn finish(partial: &Path, name: &Path) -> Result<Summary, RecoverErro
 
 /// Seals what interrupted writers left in a folder. What cannot be sealed is told, and stays.
 pub fn recover_folder(folder: &Path) -> Result<Vec<SetEvent>, WriteError> {
+    recover_folder_with(folder, &Identities::none())
+}
+
+/// Like [`recover_folder`], of segments that may be encrypted. They stay encrypted as they are.
+pub fn recover_folder_with(
+    folder: &Path,
+    identities: &Identities,
+) -> Result<Vec<SetEvent>, WriteError> {
     let path = folder.join(LOCK);
     let lock = File::open(&path).map(|lock| lock.try_lock_shared().map(|()| lock));
     if matches!(lock, Ok(Err(TryLockError::WouldBlock))) {
@@ -563,7 +581,7 @@ pub fn recover_folder(folder: &Path) -> Result<Vec<SetEvent>, WriteError> {
         else {
             continue;
         };
-        events.push(match finish(&path, &name) {
+        events.push(match finish(&path, &name, identities) {
             Ok(summary) => SetEvent::Recovered {
                 path: name,
                 summary,
@@ -577,8 +595,11 @@ pub fn recover_folder(folder: &Path) -> Result<Vec<SetEvent>, WriteError> {
 /// Whether a hidden file is that of a writer that died before it had said where its exchanges come
 /// from: nothing else is in it.
 fn is_unbegun(path: &Path) -> bool {
-    match Source::open(path) {
-        Ok(source) => Scan::new(&source).all(|found| found.chunk.is_err()),
+    match Source::open_locked(path) {
+        Ok(source) => {
+            let mut chunks = Scan::new(&source).filter_map(|found| found.chunk.ok());
+            chunks.all(|chunk| chunk.kind == ChunkKind::Keys)
+        }
         Err(_) => fs::read(path).is_ok_and(|bytes| {
             bytes.len() < HEADER_LEN && (bytes.starts_with(&MAGIC) || MAGIC.starts_with(&bytes))
         }),
@@ -586,10 +607,15 @@ fn is_unbegun(path: &Path) -> bool {
 }
 
 /// The set that a segment belongs to, as its first chunk says. `None`: it names none.
-fn set_of(path: &Path) -> Result<Option<String>, crate::OpenError> {
-    let source = Source::open(path)?;
+fn set_of(path: &Path) -> Result<Option<String>, OpenError> {
+    let source = Source::open_locked(path)?;
+    if source.is_encrypted() {
+        let keys = source.keys().next();
+        let set = keys.and_then(|keys| String::from_utf8(keys.value(SET)?.to_vec()).ok());
+        return Ok(set);
+    }
     let chunk = source.chunk(HEADER_LEN as u64, ChunkKind::Provenance);
-    let payload = chunk.and_then(|chunk| Ok(chunk.payload(&mut Inflater::default())?.into_owned()));
+    let payload = chunk.and_then(|chunk| chunk.payload(&mut Inflater::default()));
     let provenance = payload
         .ok()
         .and_then(|payload| Provenance::decode(&payload));

@@ -5,24 +5,33 @@ use std::path::Path;
 
 use tapedeck_model::{Exchange, Missing};
 
+use super::encrypted::{identities, recipients};
 use super::samples::{expected, memory, noise, provenance, read, shop, unread, write_with};
 use crate::{
-    Archive, BodyBuffer, Limits, OpenError, ReadError, Scratch, WriterOptions, recover, verify,
+    Archive, BodyBuffer, Limits, OpenError, Protection, ReadError, Recipients, Scratch,
+    WriterOptions, recover, recover_with, verify, verify_with,
 };
 
 /// A small archive with everything in it: several blocks and pages, shared bodies, a raw block.
 fn small(path: &Path) -> (Vec<u8>, Vec<Exchange>) {
-    let mut samples: Vec<_> = (0..15).map(shop).collect();
-    for (n, body) in [
-        (3, noise(1_100, 1)),
-        (9, noise(1_100, 1)),
-        (11, vec![b'z'; 6_000]),
-    ] {
+    small_to(path, None)
+}
+
+fn small_to(path: &Path, encrypt_to: Option<Recipients>) -> (Vec<u8>, Vec<Exchange>) {
+    // What is behind the encryption is tried without it; a smaller one will do with it.
+    let (len, places) = match encrypt_to {
+        None => (15, [3, 9, 11]),
+        Some(_) => (5, [1, 2, 4]),
+    };
+    let mut samples: Vec<_> = (0..len).map(shop).collect();
+    let bodies = [noise(1_100, 1), noise(1_100, 1), vec![b'z'; 6_000]];
+    for (n, body) in places.into_iter().zip(bodies) {
         let message = samples[n].exchange.response.as_mut().unwrap();
         message.body.len = body.len() as u64;
         message.body.tail = body;
     }
     let mut options = WriterOptions::new(provenance());
+    options.encrypt_to = encrypt_to;
     options.limits = Limits {
         block: 4 << 10,
         group: 4 << 10,
@@ -33,8 +42,8 @@ fn small(path: &Path) -> (Vec<u8>, Vec<Exchange>) {
     let closed: Vec<_> = (0..2).map(unread).collect();
     let summary = write_with(path, &samples, &closed, options);
     assert_eq!(summary.deduplicated_bytes, 1_100);
-    let archive = Archive::open(path).unwrap();
-    assert!(archive.pages().count() >= 2);
+    let archive = Archive::open_with(path, &identities()).unwrap();
+    assert!(archive.pages().count() >= len as usize / 7);
     let bytes = fs::read(path).unwrap();
     assert_eq!(summary.file_len, bytes.len() as u64);
     (bytes, samples.iter().map(expected).collect())
@@ -42,7 +51,7 @@ fn small(path: &Path) -> (Vec<u8>, Vec<Exchange>) {
 
 /// Reads whatever can be read, and sees to it that it is right.
 fn check_reader(path: &Path, originals: &[Exchange], place: usize) {
-    let Ok(archive) = Archive::open(path) else {
+    let Ok(archive) = Archive::open_with(path, &identities()) else {
         return;
     };
     assert_eq!(archive.len(), originals.len() as u64, "at {place}");
@@ -82,7 +91,7 @@ fn check_reader(path: &Path, originals: &[Exchange], place: usize) {
 /// Recovers, and sees to it that what comes out is a part of what went in.
 fn check_recovery(path: &Path, originals: &[Exchange], place: usize) -> usize {
     let out = path.with_extension("recovered");
-    let Ok(recovered) = recover(path, &out) else {
+    let Ok(recovered) = recover_with(path, &out, &identities(), &Protection::None) else {
         return 0;
     };
     let archive = Archive::open(&out).unwrap();
@@ -104,15 +113,28 @@ fn check_recovery(path: &Path, originals: &[Exchange], place: usize) -> usize {
 
 #[test]
 fn every_flipped_byte_is_found() {
+    flip_every_byte(None);
+}
+
+#[test]
+fn every_flipped_byte_of_an_encrypted_archive_is_found() {
+    flip_every_byte(Some(recipients()));
+}
+
+fn flip_every_byte(encrypt_to: Option<Recipients>) {
     let folder = memory();
     let path = folder.path().join("a.tape");
-    let (bytes, originals) = small(&path);
+    let (bytes, originals) = small_to(&path, encrypt_to);
+    let verify = |path: &Path| verify_with(path, &identities());
     assert!(verify(&path).unwrap().is_whole());
     let mut most_lost = 0;
     for place in 0..bytes.len() {
         let mut damaged = bytes.clone();
         damaged[place] ^= 1 << (place % 8);
         fs::write(&path, &damaged).unwrap();
+        // Without the key, too.
+        let seen = crate::verify(&path).map(|report| report.is_whole());
+        assert!(!matches!(seen, Ok(true)), "verify did not see byte {place}");
         if let Ok(report) = verify(&path) {
             assert!(!report.is_whole(), "verify did not see byte {place}");
             let known = report.exchanges_readable + report.exchanges_lost;
@@ -133,13 +155,25 @@ fn every_flipped_byte_is_found() {
 
 #[test]
 fn every_cut_is_found() {
+    cut_everywhere(None);
+}
+
+#[test]
+fn every_cut_of_an_encrypted_archive_is_found() {
+    cut_everywhere(Some(recipients()));
+}
+
+fn cut_everywhere(encrypt_to: Option<Recipients>) {
     let folder = memory();
     let path = folder.path().join("a.tape");
-    let (bytes, originals) = small(&path);
+    let is_encrypted = encrypt_to.is_some();
+    let (bytes, originals) = small_to(&path, encrypt_to);
     let mut saved = 0;
     for len in 0..bytes.len() {
         fs::write(&path, &bytes[..len]).unwrap();
-        match Archive::open(&path) {
+        match Archive::open_with(&path, &identities()) {
+            // Cut within its key.
+            Err(OpenError::Key { .. }) if is_encrypted && len < 1_000 => {}
             Err(
                 OpenError::Empty { .. }
                 | OpenError::NotAnArchive { .. }
@@ -147,7 +181,8 @@ fn every_cut_is_found() {
             ) => {}
             other => panic!("{other:?} at {len}"),
         }
-        if let Ok(report) = verify(&path) {
+        for report in [verify(&path), verify_with(&path, &identities())] {
+            let Ok(report) = report else { continue };
             assert!(!report.sealed && !report.is_whole(), "at {len}");
         }
         if len % 61 == 0 {

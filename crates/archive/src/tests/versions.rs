@@ -10,8 +10,10 @@ use tapedeck_model::UnreadConnection;
 use super::samples::{
     Sample, expected, noise, provenance, read, shop, tls_connection, unread, write_with,
 };
-use crate::format::MAJOR;
-use crate::{Archive, Limits, Scratch, WriterOptions, verify};
+use crate::format::{ChunkKind, MAJOR};
+use crate::scan::Scan;
+use crate::source::Source;
+use crate::{Archive, Identities, Limits, Scratch, WriterOptions, verify_with};
 
 fn folder(version: u16) -> PathBuf {
     let archives = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/archives");
@@ -19,7 +21,15 @@ fn folder(version: u16) -> PathBuf {
 }
 
 /// Versions of which there are fixtures.
-const VERSIONS: [u16; 2] = [1, 2];
+const VERSIONS: [u16; 3] = [1, 2, 3];
+
+/// What opens those that are encrypted; committed beside them.
+fn identities(version: u16) -> Identities {
+    match fs::read_to_string(folder(version).join("identity.txt")) {
+        Ok(text) => Identities::parse(&text).unwrap(),
+        Err(_) => Identities::none(),
+    }
+}
 
 fn samples(version: u16) -> Vec<Sample> {
     let mut samples: Vec<_> = (0..30).map(shop).collect();
@@ -41,10 +51,10 @@ fn unread_connections(version: u16) -> Vec<UnreadConnection> {
 }
 
 /// Where the first exchange block's header begins.
-fn first_exchange_block(bytes: &[u8]) -> usize {
-    let starts = (64..bytes.len()).step_by(16);
-    let mut found = starts.filter(|at| bytes[*at..].starts_with(b"\x89TCK\x02"));
-    found.next().unwrap()
+fn first_exchange_block(path: &Path, identities: &Identities) -> usize {
+    let source = Source::open(path, identities).unwrap();
+    let mut found = Scan::new(&source).filter(|found| found.kind == Some(ChunkKind::Exchanges));
+    found.next().unwrap().offset as usize
 }
 
 /// Writes the fixtures. Done once a version; see their README.
@@ -56,6 +66,7 @@ fn bless() {
     let scratch = tempdir().unwrap();
     let path = scratch.path().join("shop.tape");
     let mut options = WriterOptions::new(provenance());
+    options.encrypt_to = Some(identities(MAJOR).recipients().unwrap());
     options.limits = Limits {
         block: 4 << 10,
         group: 8 << 10,
@@ -66,7 +77,7 @@ fn bless() {
     write_with(&path, &samples(MAJOR), &unread, options);
     let mut bytes = fs::read(&path).unwrap();
     fs::write(folder(MAJOR).join("shop.tape"), &bytes).unwrap();
-    let block = first_exchange_block(&bytes);
+    let block = first_exchange_block(&path, &identities(MAJOR));
     bytes[block + 100] ^= 1;
     fs::write(folder(MAJOR).join("damaged.tape"), &bytes).unwrap();
 }
@@ -75,9 +86,11 @@ fn bless() {
 fn every_version_is_read() {
     for version in VERSIONS {
         let path = folder(version).join("shop.tape");
-        let report = verify(&path).unwrap();
+        let identities = identities(version);
+        let report = verify_with(&path, &identities).unwrap();
         assert!(report.is_whole(), "{version}: {report:?}");
-        let archive = Archive::open(&path).unwrap();
+        assert_eq!(report.encrypted, version == 3);
+        let archive = Archive::open_with(&path, &identities).unwrap();
         let expected: Vec<_> = samples(version).iter().map(expected).collect();
         assert_eq!(read(&archive), expected);
         let unread: Vec<_> = archive.unread().map(Result::unwrap).collect();
@@ -92,23 +105,29 @@ fn every_version_is_read() {
             assert_eq!(row.tls().is_some(), exchange.connection.tls.is_some());
         }
         assert_eq!(archive.ledger().exchanges, 30);
-        assert_eq!(archive.provenance(), &provenance());
+        let mut provenance = provenance();
+        if version == 3 {
+            let to = identities.recipients().unwrap().to_string();
+            provenance.extra.insert("encrypted_to".into(), to);
+        }
+        assert_eq!(archive.provenance(), &provenance);
     }
 }
 
 #[test]
 fn damaged_ones_are_read_around_the_damage() {
     for version in VERSIONS {
-        damaged(&folder(version).join("damaged.tape"));
+        let path = folder(version).join("damaged.tape");
+        damaged(&path, &identities(version));
     }
 }
 
-fn damaged(path: &Path) {
-    let report = verify(path).unwrap();
+fn damaged(path: &Path, identities: &Identities) {
+    let report = verify_with(path, identities).unwrap();
     assert_eq!(report.damages.len(), 1);
     assert!(report.exchanges_lost > 0 && report.exchanges_readable > 0);
     assert_eq!(report.exchanges_lost + report.exchanges_readable, 30);
-    let archive = Archive::open(path).unwrap();
+    let archive = Archive::open_with(path, identities).unwrap();
     assert_eq!(archive.rows().count(), 30);
     let mut scratch = Scratch::new();
     let readable = (0..30).filter(|id| archive.load(*id, &mut scratch).is_ok());
@@ -119,7 +138,7 @@ fn damaged(path: &Path) {
 #[test]
 fn the_root_lies_as_documented() {
     let bytes = fs::read(folder(1).join("shop.tape")).unwrap();
-    let block = first_exchange_block(&bytes);
+    let block = first_exchange_block(&folder(1).join("shop.tape"), &Identities::none());
     let u32_at =
         |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
     let n_references = u32_at(&bytes, block + 8) as usize;

@@ -11,10 +11,11 @@ use tapedeck_model::Ledger;
 use super::{names, samples, small, writer_options};
 use crate::set::resume::seal_in_place;
 use crate::tests::crash::NO_CHILD_STARTS;
+use crate::tests::encrypted::{identities, recipients};
 use crate::tests::samples::{add, expected, memory, read, write};
 use crate::{
-    Archive, Limits, SegmentedWriter, SetEvent, SetOptions, Writer, WriterOptions, partial_path,
-    recover_folder, verify,
+    Archive, Identities, Limits, Recipients, SegmentedWriter, SetEvent, SetOptions, Writer,
+    WriterOptions, partial_path, recover_folder, verify, verify_with,
 };
 
 /// Every tick flushes.
@@ -207,7 +208,7 @@ fn a_power_cut_costs_only_what_came_since_the_last_tick() {
         }
         bytes.truncate(synced + round * 997 % (bytes.len() - synced));
         fs::write(&partial, &bytes).unwrap();
-        super::super::writer::finish(&partial, &path).unwrap();
+        super::super::writer::finish(&partial, &path, &Identities::none()).unwrap();
         assert!(!partial.exists() && verify(&path).unwrap().is_whole());
         let archive = Archive::open(&path).unwrap();
         assert!(
@@ -222,24 +223,44 @@ fn a_power_cut_costs_only_what_came_since_the_last_tick() {
 
 #[test]
 fn a_file_cut_anywhere_is_sealed_where_it_lies() {
+    cut_anywhere(None);
+}
+
+#[test]
+fn an_encrypted_file_cut_anywhere_is_sealed_where_it_lies() {
+    cut_anywhere(Some(recipients()));
+}
+
+fn cut_anywhere(encrypt_to: Option<Recipients>) {
+    let is_encrypted = encrypt_to.is_some();
     let folder = memory();
     let path = folder.path().join("a.tape");
     let partial = partial_path(&path).unwrap();
     let samples = samples(0..60);
-    write(&path, &samples, writer_options());
+    let mut options = writer_options();
+    options.encrypt_to = encrypt_to;
+    write(&path, &samples, options);
     let whole = fs::read(&path).unwrap();
     let originals: Vec<_> = samples.iter().map(expected).collect();
     fs::remove_file(&path).unwrap();
     let mut most = 0;
     for len in (200..whole.len()).step_by(401).chain([whole.len()]) {
         fs::write(&partial, &whole[..len]).unwrap();
-        let Some(sealed) = seal_in_place(&partial, &path).unwrap() else {
-            assert!(len < 400, "it does not say where it comes from");
+        if is_encrypted && len < 384 {
+            // Cut within its key.
+            seal_in_place(&partial, &path, &identities()).unwrap_err();
+            continue;
+        }
+        let Some(sealed) = seal_in_place(&partial, &path, &identities()).unwrap() else {
+            assert!(
+                len < if is_encrypted { 1_000 } else { 400 },
+                "it does not say where it comes from"
+            );
             assert_eq!(fs::read(&partial).unwrap(), whole[..len]);
             continue;
         };
-        assert!(verify(&path).unwrap().is_whole());
-        let archive = Archive::open(&path).unwrap();
+        assert!(verify_with(&path, &identities()).unwrap().is_whole());
+        let archive = Archive::open_with(&path, &identities()).unwrap();
         assert_eq!(sealed.exchanges, archive.len());
         assert_eq!(sealed.file_len, fs::metadata(&path).unwrap().len());
         assert!(read(&archive)[..] == originals[..archive.len() as usize]);
@@ -250,10 +271,10 @@ fn a_file_cut_anywhere_is_sealed_where_it_lies() {
     assert_eq!(most, 60);
     // Damage in the middle is not for this: nothing behind it is to be lost.
     let mut damaged = whole.clone();
-    damaged[300] ^= 1;
+    damaged[1_500] ^= 1;
     damaged.truncate(whole.len() - 10);
     fs::write(&partial, &damaged).unwrap();
-    let refused = seal_in_place(&partial, &path);
+    let refused = seal_in_place(&partial, &path, &identities());
     if let Ok(Some(sealed)) = refused {
         panic!("{sealed:?}");
     }
@@ -275,13 +296,21 @@ fn a_complete_file_with_damage_is_recovered_and_not_just_named() {
         damaged[place] ^= 1;
         fs::write(&partial, &damaged).unwrap();
         assert!(!verify(&partial).unwrap().is_whole());
-        assert!(seal_in_place(&partial, &name).unwrap().is_none());
+        assert!(
+            seal_in_place(&partial, &name, &identities())
+                .unwrap()
+                .is_none()
+        );
         recover_folder(folder.path()).unwrap();
         assert!(verify(&name).unwrap().is_whole(), "at {place}");
         assert!(!partial.exists());
         fs::remove_file(&name).unwrap();
     }
     fs::write(&partial, &whole).unwrap();
-    assert!(seal_in_place(&partial, &name).unwrap().is_some());
+    assert!(
+        seal_in_place(&partial, &name, &identities())
+            .unwrap()
+            .is_some()
+    );
     assert!(fs::read(&name).unwrap() == whole);
 }
