@@ -96,13 +96,15 @@ pub fn configuration(bytes: &[u8]) {
     let Ok(text) = str::from_utf8(bytes) else {
         return;
     };
-    let config = match Config::parse(text) {
+    let config = match Config::parse(text, "config") {
         Ok(config) => config,
         Err(error) => return assert!(!error.to_string().is_empty()),
     };
     std::hint::black_box(config.options());
     let written = serde_json::to_string(&config);
-    let again = written.ok().and_then(|text| Config::parse(&text).ok());
+    let again = written
+        .ok()
+        .and_then(|text| Config::parse(&text, "config").ok());
     assert_eq!(again, Some(config));
 }
 
