@@ -129,7 +129,11 @@ impl<'a> Column<'a> {
                 Some(byte) => u64::from(*byte),
                 None => return Value::None,
             },
-            width => match self.bytes.get(number * width..(number + 1) * width) {
+            // Where the number comes from another column, it may be any.
+            width => match number
+                .checked_mul(width)
+                .and_then(|start| self.bytes.get(start..)?.get(..width))
+            {
                 Some(bytes) => little_endian(bytes),
                 None => return Value::None,
             },

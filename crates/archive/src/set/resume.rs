@@ -11,7 +11,7 @@ use crate::format::{ChunkKind, HEADER_LEN, PageEntry};
 use crate::output::{Output, give_name, io_error};
 use crate::page::builder::{Bodies, PageBuilder};
 use crate::page::view::Page;
-use crate::provenance::StoredLedger;
+use crate::provenance::{Provenance, StoredLedger};
 use crate::recover::RecoverError;
 use crate::scan::Scan;
 use crate::scratch::Scratch;
@@ -140,7 +140,11 @@ impl<'a> Whole<'a> {
     fn chunk(&mut self, offset: u64, chunk: &Chunk<'_>) -> Result<(), Damage> {
         let unreadable = Damage::Structure("named values cannot be read");
         match chunk.kind {
-            ChunkKind::Provenance => self.provenance = Some(offset),
+            ChunkKind::Provenance => {
+                let payload = chunk.payload(&mut self.inflater)?;
+                Provenance::decode(&payload).ok_or(unreadable)?;
+                self.provenance = Some(offset);
+            }
             ChunkKind::Ledger => {
                 let payload = chunk.payload(&mut self.inflater)?;
                 self.ledger = StoredLedger::decode(&payload).ok_or(unreadable)?;
