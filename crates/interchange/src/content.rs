@@ -37,6 +37,10 @@ pub enum DecodeError {
 /// Codings in a row that are undone. Servers apply one; two have been seen.
 const MAX_CODINGS: usize = 4;
 
+/// The largest window of zstd: 8 MiB, as RFC 9659 section 3 has it for the content coding. A decoder
+/// holds all of the window that a frame asks for, whatever comes out.
+const ZSTD_WINDOW_LOG: u32 = 23;
+
 /// Undoes the codings of a `Content-Encoding` value; at most `cap` bytes come out of each.
 ///
 /// # Errors
@@ -73,21 +77,34 @@ fn decode_one(coding: &str, body: &[u8], cap: usize) -> Result<Vec<u8>, DecodeEr
         // RFC 9110 says zlib; some servers have always sent raw deflate.
         "deflate" => read_capped(ZlibDecoder::new(body), coding, cap)
             .or_else(|_| read_capped(DeflateDecoder::new(body), coding, cap)),
+        "br" if is_large_window(body) => Err(DecodeError::Invalid {
+            coding: coding.to_owned(),
+            source: io::Error::new(io::ErrorKind::InvalidData, "a window beyond 16 MiB"),
+        }),
         "br" => read_capped(
             brotli_decompressor::Decompressor::new(body, 4096),
             coding,
             cap,
         ),
         "zstd" => {
-            let decoder =
-                zstd::stream::read::Decoder::new(body).map_err(|source| DecodeError::Invalid {
-                    coding: coding.to_owned(),
-                    source,
-                })?;
+            let decoder = zstd::stream::read::Decoder::new(body).and_then(|mut decoder| {
+                decoder.window_log_max(ZSTD_WINDOW_LOG)?;
+                Ok(decoder)
+            });
+            let decoder = decoder.map_err(|source| DecodeError::Invalid {
+                coding: coding.to_owned(),
+                source,
+            })?;
             read_capped(decoder, coding, cap)
         }
         _ => Err(DecodeError::UnknownCoding(coding.to_owned())),
     }
+}
+
+/// Whether a body is of the brotli that is no content coding, with windows up to 1 GiB, which its
+/// decoder would hold: in RFC 7932 section 9.1, these bits are no window size.
+fn is_large_window(body: &[u8]) -> bool {
+    body.first().is_some_and(|first| first & 0x7f == 0x11)
 }
 
 fn read_capped(decoder: impl Read, coding: &str, cap: usize) -> Result<Vec<u8>, DecodeError> {
@@ -153,6 +170,20 @@ mod tests {
             decode(Some(b"gzip"), &bomb, 1 << 20).unwrap().len(),
             1 << 20
         );
+    }
+
+    /// Two bytes of a head ask for 128 MiB, which zstd's own default grants.
+    #[test]
+    fn a_window_beyond_that_of_the_coding_is_refused() {
+        let coded = |log: u32| {
+            let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+            encoder.window_log(log).unwrap();
+            encoder.write_all(b"hello").unwrap();
+            encoder.finish().unwrap()
+        };
+        assert_eq!(&*decode(Some(b"zstd"), &coded(23), 9).unwrap(), b"hello");
+        let refused = decode(Some(b"zstd"), &coded(27), 9).unwrap_err();
+        assert!(matches!(refused, DecodeError::Invalid { .. }), "{refused}");
     }
 
     #[test]
