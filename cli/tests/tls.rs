@@ -179,3 +179,117 @@ fn what_is_no_key_log_is_refused_before_anything_is_written() {
     let other = folder.path().join("o.tape");
     import(&input(), &[&empty], &other).fails(1, &["empty.log is empty", "3 no-keys"]);
 }
+
+/// The connections that could not be read.
+fn unread(tape: &Path) -> Vec<Value> {
+    read("ls", tape, &["--connections", "--format", "json"]).lines()
+}
+
+/// The counters of an archive. The laws of `model::Ledger` hold in it.
+fn ledger(tape: &Path) -> serde_json::Map<String, Value> {
+    let stats = read("stats", tape, &["--format", "json"]).stdout;
+    let stats: Value = serde_json::from_str(&stats).unwrap();
+    let ledger = stats["ledger"].as_object().unwrap().clone();
+    let sum = |names: &[&str]| -> u64 {
+        let of = |name: &&str| ledger.get(*name).and_then(Value::as_u64).unwrap_or(0);
+        names.iter().map(of).sum()
+    };
+    for (whole, parts) in [
+        (
+            &["packets_seen"][..],
+            &[
+                "segments",
+                "packets_not_tcp",
+                "packets_fragment",
+                "packets_joined",
+                "packets_undecodable",
+            ][..],
+        ),
+        (
+            &["payload_bytes_seen"],
+            &[
+                "payload_bytes_delivered",
+                "payload_bytes_duplicate",
+                "payload_bytes_dropped",
+            ],
+        ),
+        (
+            &["payload_bytes_delivered", "bytes_tls_plain"],
+            &["bytes_http", "bytes_not_http", "bytes_tls"],
+        ),
+    ] {
+        assert!(sum(whole) > 0, "{whole:?}");
+        assert_eq!(sum(whole), sum(parts), "{whole:?} of {}", tape.display());
+    }
+    ledger
+}
+
+/// Connections that were not read belong to no exchange that a filter could choose: they go along.
+#[test]
+fn what_stays_closed_goes_through_import_cut_and_merge() {
+    let folder = temp_folder();
+    let file = |name: &str| folder.path().join(name);
+    let half = file("half.log");
+    let text = fs::read_to_string(keys()).unwrap();
+    let old = text.lines().find(|line| line.starts_with("CLIENT_RANDOM"));
+    fs::write(&half, old.unwrap()).unwrap();
+    let (a, b) = (file("a.tape"), file("b.tape"));
+    import(&input(), &[&half], &a).succeeds();
+    let case = pcaps().join("113-tls-midstream");
+    import(&case.join("input.pcap"), &[&case.join("keys.log")], &b).succeeds();
+    let (of_a, of_b) = (unread(&a), unread(&b));
+    assert_eq!((of_a.len(), of_b.len()), (2, 1));
+
+    let paths = |tape: &Path| -> Vec<Value> {
+        let lines = read("ls", tape, &["--format", "json"]).lines();
+        lines.iter().map(|line| line["path"].clone()).collect()
+    };
+    let first = paths(&a)[0].as_str().unwrap().to_owned();
+    let filter = format!("request.path == '{first}'");
+    let (chosen, cut) = (file("chosen.tape"), file("cut.tape"));
+    let args = ["import", "--filter", &filter, "--keylog"].map(OsString::from);
+    let more = [
+        half.into(),
+        input().into(),
+        "-o".into(),
+        chosen.clone().into(),
+    ];
+    Tapedeck::new(args.into_iter().chain(more)).succeeds();
+    read(
+        "cut",
+        &a,
+        &["--filter", &filter, "-o", cut.to_str().unwrap()],
+    );
+    for tape in [&chosen, &cut] {
+        let left_out = ledger(tape)["exchanges_not_chosen"].as_u64().unwrap();
+        assert!(left_out > 0, "{}", tape.display());
+        assert_eq!(paths(tape).len() as u64 + left_out, paths(&a).len() as u64);
+        assert_eq!(unread(tape), of_a, "{}", tape.display());
+    }
+
+    let merged = file("merged.tape");
+    let with_b = [b.to_str().unwrap(), "-o", merged.to_str().unwrap()];
+    read("merge", &a, &with_b);
+    assert_eq!(unread(&merged), [of_a, of_b].concat());
+    // Every counter is the sum, the reasons of closed connections among them.
+    let (of_a, of_b, both) = (ledger(&a), ledger(&b), ledger(&merged));
+    for (name, value) in &both {
+        let of = |ledger: &serde_json::Map<String, Value>| ledger.get(name).and_then(Value::as_u64);
+        if let Some(sum) = value.as_u64() {
+            assert_eq!(
+                Some(sum),
+                Some(of(&of_a).unwrap_or(0) + of(&of_b).unwrap_or(0)),
+                "{name}"
+            );
+        }
+    }
+    let reasons = both.iter().filter(|(name, _)| name.starts_with("tls_"));
+    let told: u64 = reasons.filter_map(|(_, value)| value.as_u64()).sum();
+    assert_eq!(told, 3, "a reason for each that is listed");
+
+    // Of one archive alone, whole blocks are copied: the list comes along there, too.
+    let alone = file("alone.tape");
+    read("merge", &merged, &["-o", alone.to_str().unwrap()]);
+    assert_eq!(unread(&alone), unread(&merged));
+    assert_eq!(ledger(&alone), both);
+}
