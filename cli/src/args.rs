@@ -418,6 +418,12 @@ pub(crate) struct Mock {
     /// Exit code 1 if any request found no recorded answer
     #[arg(long)]
     pub(crate) strict: bool,
+    /// What a request and the recorded one that answers it may differ in (YAML or JSON): docs/mock.md
+    #[arg(long, value_name = "FILE")]
+    pub(crate) rules: Option<PathBuf>,
+    /// Print rules for what differs in every recorded request (ids, times, nonces), and end
+    #[arg(long, conflicts_with_all = ["rules", "chaos", "control", "verify", "strict"])]
+    pub(crate) suggest: bool,
     /// Exit code 1 if any recorded exchange was never asked for
     #[arg(long)]
     pub(crate) verify: bool,

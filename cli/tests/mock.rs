@@ -394,6 +394,35 @@ fn filters_choose_among_recorded_exchanges() {
 }
 
 #[test]
+fn rules_let_through_what_differs_in_every_request() {
+    let stage = Stage::new();
+    let tape = stage.tape.to_str().unwrap();
+    let file = stage.folder.path().join("rules.yaml");
+    let text = "rules:\n  - request: GET /reservations/available/dates\n    query: {ts: ignore}\n";
+    std::fs::write(&file, text).unwrap();
+    let file = file.to_str().unwrap();
+    for (more, expected) in [(&["--rules", file][..], STATUS), (&[], "501")] {
+        let mock = Mock::start(&stage.tape, more);
+        let (said, _) = curl(&[&format!("http://127.0.0.1:{}{TARGET}&ts=12345", mock.port)]);
+        assert!(said.starts_with(expected), "{said}");
+        mock.stop();
+    }
+    let wrong = stage.folder.path().join("wrong.yaml");
+    std::fs::write(&wrong, "rules:\n  - request: pay\n").unwrap();
+    Tapedeck::new(["mock", tape, "--rules", wrong.to_str().unwrap()]).fails(
+        2,
+        &["wrong.yaml", "line 2, column", "no pattern of requests"],
+    );
+    // What is proposed is a rules file.
+    let proposed = Tapedeck::new(["mock", tape, "--suggest"]).succeeds().stdout;
+    std::fs::write(file, proposed).unwrap();
+    let mock = Mock::start(&stage.tape, &["--rules", file]);
+    let (said, _) = curl(&[&format!("http://127.0.0.1:{}{TARGET}", mock.port)]);
+    assert!(said.starts_with(STATUS), "{said}");
+    mock.stop();
+}
+
+#[test]
 fn mistakes_in_a_chaos_file_are_said_with_their_place() {
     let stage = Stage::new();
     let file = stage.folder.path().join("chaos.yaml");

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use anyhow::{Context, Result};
+use tapedeck_archive::Archive;
 use tapedeck_replayer::mock::chaos::{Chaos, OnFault};
-use tapedeck_replayer::mock::{Mock, Options, Repeat, Stats, Uncalled};
+use tapedeck_replayer::mock::{Mock, Options, Repeat, Rules, Stats, Uncalled};
 
 use crate::args;
 use crate::interrupt::on_interrupt;
@@ -20,8 +21,11 @@ const UNCALLED_SHOWN: usize = 20;
 
 pub(crate) fn run(args: &args::Mock) -> Result<ExitCode> {
     let archive = Arc::new(super::open(&args.archive, &args.identity)?);
-    let chaos = match args.chaos.as_deref().map(chaos).transpose() {
-        Ok(chaos) => chaos,
+    if args.suggest {
+        return suggest(archive, args);
+    }
+    let (chaos, rules) = match files(args) {
+        Ok(read) => read,
         Err(error) => {
             output::error(&error);
             return Ok(ExitCode::from(crate::USAGE));
@@ -36,6 +40,7 @@ pub(crate) fn run(args: &args::Mock) -> Result<ExitCode> {
         on_shutdown: Some(Arc::new(move || ask_to_stop.send(()).unwrap_or_default())),
         authority: authority.clone(),
         chaos,
+        rules,
         on_fault,
         listen: args.listen,
         latency: args.latency,
@@ -126,10 +131,39 @@ fn tell(stats: &Stats) {
     }
 }
 
-fn chaos(path: &Path) -> Result<Chaos> {
-    let text =
-        fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))?;
-    Chaos::parse(&text).with_context(|| format!("in the chaos file {}", path.display()))
+/// What the files that were named say.
+fn files(args: &args::Mock) -> Result<(Option<Chaos>, Rules)> {
+    let read = |path: &Path| {
+        fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))
+    };
+    let chaos = match &args.chaos {
+        Some(path) => Some(
+            Chaos::parse(&read(path)?)
+                .with_context(|| format!("in the chaos file {}", path.display()))?,
+        ),
+        None => None,
+    };
+    let rules = match &args.rules {
+        Some(path) => Rules::parse(&read(path)?)
+            .with_context(|| format!("in the rules file {}", path.display()))?,
+        None => Rules::default(),
+    };
+    Ok((chaos, rules))
+}
+
+/// Prints a rules file for what differs in every recorded request.
+fn suggest(archive: Arc<Archive>, args: &args::Mock) -> Result<ExitCode> {
+    let found = Rules::suggest(archive, args.filter.as_ref())
+        .with_context(|| format!("failed to read {}", super::named(&args.archive)))?;
+    if found.is_empty() {
+        output::say("no field of the recorded requests looks volatile: no rules are needed");
+        output::print("rules: []\n")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rules: String = found.iter().map(ToString::to_string).collect();
+    output::print(format_args!("rules:\n{rules}"))?;
+    output::say("read it before you use it with --rules: a field may differ because it matters");
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Writes each fault down as it strikes: a mock that is killed has told all of them.

@@ -2,6 +2,9 @@
 
 use std::borrow::Cow;
 
+use http::HeaderMap;
+use tapedeck_archive::HeadView;
+
 /// The parts of a request that are compared.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Call<'a> {
@@ -13,7 +16,40 @@ pub(crate) struct Call<'a> {
     pub(crate) content_type: Option<&'a [u8]>,
     /// What tells one user from another: the Authorization field, or else the cookies.
     pub(crate) session: Option<&'a [u8]>,
+    /// Its fields, for rules that compare some of them.
+    pub(crate) headers: Headers<'a>,
     pub(crate) body: &'a [u8],
+}
+
+/// The fields of a request, wherever it came from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Headers<'a> {
+    /// They are not known, or there are none.
+    None,
+    /// The lines of an HTTP/1 head.
+    Lines(&'a [u8]),
+    /// Those of an HTTP/2 request.
+    Map(&'a HeaderMap),
+    /// Recorded ones.
+    Recorded(HeadView<'a>),
+}
+
+impl<'a> Headers<'a> {
+    /// The value of the first field of that name, which is in lower case.
+    pub(crate) fn get(self, name: &str) -> Option<&'a [u8]> {
+        match self {
+            Self::None => None,
+            Self::Lines(lines) => lines.split(|byte| *byte == b'\n').find_map(|line| {
+                let at = line.iter().position(|byte| *byte == b':')?;
+                let (found, value) = line.split_at(at);
+                found
+                    .eq_ignore_ascii_case(name.as_bytes())
+                    .then(|| value.get(1..).unwrap_or_default().trim_ascii())
+            }),
+            Self::Map(map) => map.get(name).map(http::HeaderValue::as_bytes),
+            Self::Recorded(head) => head.field(name),
+        }
+    }
 }
 
 impl<'a> Call<'a> {

@@ -15,7 +15,7 @@ use http::{Request, StatusCode, header, request};
 use tokio::sync::Notify;
 use tokio::time::{Instant, Interval, interval, sleep_until, timeout, timeout_at};
 
-use super::call::Call;
+use super::call::{Call, Headers};
 use super::chaos::{ConnectionFaults, Effect, Harm, Pace, Place};
 use super::connection::{Line, Stop};
 use super::responder::{Reply, Responder, scaled};
@@ -444,6 +444,7 @@ fn call<'a>(head: &'a request::Parts, body: &'a [u8]) -> Call<'a> {
         target: target.as_bytes(),
         content_type: field(header::CONTENT_TYPE),
         session: field(header::AUTHORIZATION).or_else(|| field(header::COOKIE)),
+        headers: Headers::Map(&head.headers),
         body,
     }
 }

@@ -3,7 +3,8 @@
 //! # Matching
 //! A request is answered by a recorded one with the same method, path, query and body, found in one
 //! lookup. What does not matter: the order of query parameters, form fields and JSON members, the
-//! spelling of escapes and numbers, a multipart boundary ([`Rules`] leaves out more). Where the
+//! spelling of escapes and numbers, a multipart boundary. [`Rules`] say what may differ beyond that:
+//! what finds no equal request is looked up once more by them. Where the
 //! archive holds several authorities and the request names one of them, only that one answers.
 //! A request that was recorded several times walks through its answers in recorded order;
 //! [`Repeat`] says what comes then. Only exchanges that were recorded whole are served; the others
@@ -47,6 +48,7 @@ mod index;
 mod miss;
 mod options;
 mod responder;
+mod rules;
 mod server;
 mod socket;
 mod source;
@@ -54,8 +56,9 @@ mod tls;
 
 pub use control::{METRICS, Metric, OnShutdown};
 pub use miss::{Miss, Nearest};
-pub use options::{Latency, Limits, Options, Repeat, Rules, Skipped, StartError};
+pub use options::{Latency, Limits, Options, Repeat, Skipped, StartError};
 pub use responder::Stats;
+pub use rules::{Rules, RulesError, Suggestion};
 pub use server::{Mock, RunningMock, Uncalled};
 pub use tls::{AuthorityError, AuthorityFiles, CertificateAuthority};
 

@@ -1,6 +1,5 @@
 //! What a mock can be told, and the bounds that it keeps.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -12,6 +11,7 @@ use tapedeck_filter::Filter;
 
 use super::chaos::{Chaos, OnFault};
 use super::control::OnShutdown;
+use super::rules::Rules;
 use super::tls::CertificateAuthority;
 
 /// How a mock listens, matches and answers.
@@ -106,16 +106,6 @@ pub enum Repeat {
     Cycle,
     /// No answer: a miss.
     Fail,
-}
-
-/// What is left out when a request is compared with the recorded ones. The empty rules compare
-/// everything: method, path, query and body.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Rules {
-    /// Names of query parameters that are left out.
-    pub ignore_query: BTreeSet<String>,
-    /// Names of JSON members (at any depth) and form fields that are left out of bodies.
-    pub ignore_body: BTreeSet<String>,
 }
 
 /// The bounds of memory and time. Reaching one is counted in [`Stats`](super::Stats).

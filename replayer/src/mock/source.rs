@@ -6,16 +6,18 @@ use std::time::{Duration, Instant};
 use tapedeck_archive::{
     Archive, BodyBuffer, BodyView, HeadView, MessageView, ReadError, Record, Row, Scratch,
 };
+use tapedeck_filter::Filter;
 use tapedeck_model::{Protocol, Timestamp, session_of};
 
 use super::answer::{Answer, InterimRecording, Pair, Recording, Timing};
-use super::call::Call;
+use super::call::{Call, Headers};
 use super::chaos::{Chaos, Plan};
 use super::fingerprint;
 use super::index::Builder;
 use super::miss::Recordings;
 use super::options::{Limits, Options, Skipped, StartError};
 use super::responder::{Responder, Source};
+use super::rules::{Suggester, Suggestion};
 use super::tls::Tls;
 
 /// Reads what can be served, and makes a responder of it.
@@ -66,7 +68,7 @@ pub(crate) fn responder(archive: Arc<Archive>, options: &Options) -> Result<Resp
             continue;
         }
         let mut added = false;
-        if row.request_body_len() == Some(0) {
+        if row.request_body_len() == Some(0) && !options.rules.compare_headers() {
             with_line(&row, &mut |call| {
                 builder.add(id, call);
                 added = true;
@@ -105,6 +107,27 @@ pub(crate) fn responder(archive: Arc<Archive>, options: &Options) -> Result<Resp
         .set_chaos(options.chaos.clone())
         .map_err(StartError::Chaos)?;
     Ok(responder)
+}
+
+/// The rules that recorded requests suggest.
+pub(crate) fn suggest(
+    archive: Arc<Archive>,
+    filter: Option<&Filter>,
+) -> Result<Vec<Suggestion>, ReadError> {
+    let source = ArchiveSource {
+        archive,
+        readers: Mutex::default(),
+    };
+    let mut suggester = Suggester::default();
+    let mut scratch = Scratch::new();
+    let count = u32::try_from(source.archive.len()).unwrap_or(u32::MAX);
+    for (id, row) in (0..count).filter_map(|id| Some((id, source.archive.row(id.into())?))) {
+        let chosen = filter.map(|filter| filter.matches_with(&source.archive, &row, &mut scratch));
+        if chosen.transpose()? != Some(false) && row.request_missing().is_empty() {
+            source.with_call(id, &mut |call| suggester.look(call));
+        }
+    }
+    Ok(suggester.finish())
 }
 
 /// Which exchanges each fault concerns.
@@ -158,6 +181,7 @@ fn with_line(row: &Row<'_>, read: &mut dyn FnMut(&Call<'_>)) {
             target: &target,
             content_type: None,
             session: None,
+            headers: Headers::None,
             body: b"",
         });
     }
@@ -198,11 +222,13 @@ impl Recordings for ArchiveSource {
             self.with_reader(|reader| {
                 let record = self.archive.load(id.into(), &mut reader.scratch).ok()?;
                 let request = record.request()?;
-                let field = |name: &str| request.head().and_then(|head| head.field(name));
+                let head = request.head();
+                let field = |name: &str| head.and_then(|head| head.field(name));
                 let body = self.archive.body(&request.body(), &mut reader.body).ok()?;
                 read(&Call {
                     content_type: field("content-type"),
                     session: session_of(field),
+                    headers: head.map_or(Headers::None, Headers::Recorded),
                     body,
                     ..*line
                 });

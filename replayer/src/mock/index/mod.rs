@@ -12,6 +12,10 @@
 //! under "any": a request that names a recorded authority is answered by that one only, every other
 //! request (to `127.0.0.1:9000`, where the mock listens) by whichever was recorded first.
 //!
+//! Where a request has a [rule](Rules), its exchange is found under what the rule leaves of it, too. That
+//! is looked at when no equal request was recorded. Numbers that may differ by a distance are kept
+//! beside, in order; the nearest within reach answers.
+//!
 //! Cost: about 90 bytes a distinct exchange, twice that with several authorities.
 
 use std::collections::{BTreeMap, HashMap};
@@ -19,11 +23,12 @@ use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use xxhash_rust::xxh3::xxh3_128_with_seed;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128_with_seed};
 
 use super::call::{Call, normal_authority};
-use super::fingerprint;
-use super::options::{Repeat, Rules};
+use super::fingerprint::{self, Loose, Number};
+use super::options::Repeat;
+use super::rules::Rules;
 
 /// Finds exchanges by what was asked.
 pub(crate) struct Index {
@@ -34,12 +39,17 @@ pub(crate) struct Index {
     /// Empty when the archive holds one authority or none.
     authorities: BTreeMap<Vec<u8>, u32>,
     keys: HashMap<Key, u32, BuildHasherDefault<KeyHasher>>,
+    /// Of keys that leave numbers out: what was recorded for them, by the first number, and the key of each.
+    near: Near,
     sequences: Vec<Sequence>,
     /// Exchange ids; each sequence owns a range.
     members: Vec<u32>,
     /// Path hash and exchange, sorted: for the explanation of misses only.
     by_path: Vec<(u32, u32)>,
 }
+
+/// Numbers that were recorded, and the key of each.
+type Near = HashMap<Key, Vec<(Vec<f64>, Key)>, BuildHasherDefault<KeyHasher>>;
 
 /// What a lookup gave.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -58,9 +68,7 @@ pub(crate) enum Found {
 impl Index {
     /// The exchange that answers this call; moves the cursor of its sequence.
     pub(crate) fn find(&self, call: &Call<'_>) -> Found {
-        let (parts, authority) = self.parts(call);
-        let key = self.key(authority, &parts);
-        let Some(mut sequence) = self.sequence(key) else {
+        let Some((key, mut sequence)) = self.locate(call) else {
             return Found::Nothing;
         };
         if sequence.len > 1 {
@@ -119,8 +127,7 @@ impl Index {
 
     /// Whether a recorded request matches this one. Nothing moves on by that.
     pub(crate) fn holds(&self, call: &Call<'_>) -> bool {
-        let (parts, authority) = self.parts(call);
-        self.sequence(self.key(authority, &parts)).is_some()
+        self.locate(call).is_some()
     }
 
     /// Whether the archive holds several authorities and this is one of them.
@@ -138,6 +145,27 @@ impl Index {
         let (parts, authority) = self.parts(call);
         let Key(high, low) = self.key(authority, &parts);
         u128::from(high) << 64 | u128::from(low)
+    }
+
+    /// The sequence that answers: that of an equal request, or else one that the rules allow.
+    fn locate(&self, call: &Call<'_>) -> Option<(Key, &Sequence)> {
+        let (parts, authority) = self.parts(call);
+        let key = self.key(authority, &parts);
+        if let Some(sequence) = self.sequence(key) {
+            return Some((key, sequence));
+        }
+        let rule = self.rules.of_call(call)?;
+        let loose = Loose::of(call, rule);
+        let authority = if rule.any_authority {
+            ANY_AUTHORITY
+        } else {
+            authority
+        };
+        let mut key = Key::of_loose(loose.hash, authority, self.seed);
+        if !loose.numbers.is_empty() {
+            key = nearest(self.near.get(&key)?, &loose.numbers)?;
+        }
+        Some((key, self.sequence(key)?))
     }
 
     fn sequence(&self, key: Key) -> Option<&Sequence> {
@@ -173,6 +201,7 @@ pub(crate) struct Builder {
     seed: u64,
     authorities: BTreeMap<Vec<u8>, u32>,
     entries: Vec<(Key, u32)>,
+    near: Near,
     by_path: Vec<(u32, u32)>,
 }
 
@@ -203,6 +232,7 @@ impl Builder {
             seed: RandomState::new().hash_one(0_u8),
             authorities: numbers,
             entries: Vec::new(),
+            near: HashMap::default(),
             by_path: Vec::new(),
         }
     }
@@ -220,6 +250,25 @@ impl Builder {
         }
         self.entries.push((parts.key(ANY_AUTHORITY, self.seed), id));
         self.by_path.push((short(parts.path), id));
+        self.add_loose(id, call, authority.copied());
+    }
+
+    /// Adds it under what its rule leaves of it.
+    fn add_loose(&mut self, id: u32, call: &Call<'_>, authority: Option<u32>) {
+        let Some(rule) = self.rules.of_call(call) else {
+            return;
+        };
+        let loose = Loose::of(call, rule);
+        for authority in authority.into_iter().chain([ANY_AUTHORITY]) {
+            let mut key = Key::of_loose(loose.hash, authority, self.seed);
+            if !loose.numbers.is_empty() {
+                let values: Vec<f64> = loose.numbers.iter().map(|number| number.value).collect();
+                let exact = key.of_numbers(&values, self.seed);
+                self.near.entry(key).or_default().push((values, exact));
+                key = exact;
+            }
+            self.entries.push((key, id));
+        }
     }
 
     /// The index of all that was added. `session` says who made a recorded request; it is asked
@@ -229,6 +278,11 @@ impl Builder {
         self.add_sessions(session);
         self.by_path.sort_unstable();
         self.by_path.shrink_to_fit();
+        for recorded in self.near.values_mut() {
+            recorded.sort_by(|(a, _), (b, _)| compare_numbers(a, b));
+            recorded.dedup_by_key(|(_, key)| *key);
+            recorded.shrink_to_fit();
+        }
         let distinct = self.entries.chunk_by(|(a, _), (b, _)| a == b).count();
         let mut keys = HashMap::with_capacity_and_hasher(distinct, BuildHasherDefault::default());
         let mut sequences = Vec::with_capacity(distinct);
@@ -253,6 +307,7 @@ impl Builder {
             seed: self.seed,
             authorities: self.authorities,
             keys,
+            near: self.near,
             sequences,
             members,
             by_path: self.by_path,
@@ -292,6 +347,44 @@ impl Builder {
         }
         self.entries.sort_unstable();
     }
+}
+
+fn compare_numbers(a: &[f64], b: &[f64]) -> std::cmp::Ordering {
+    let pairs = a.iter().zip(b);
+    let differs = pairs
+        .map(|(a, b)| a.total_cmp(b))
+        .find(|order| order.is_ne());
+    differs.unwrap_or_else(|| a.len().cmp(&b.len()))
+}
+
+/// The key of those recorded numbers that are nearest to the asked ones, if all of them are near
+/// enough. Of equally near ones, the smaller.
+fn nearest(recorded: &[(Vec<f64>, Key)], asked: &[Number]) -> Option<Key> {
+    let first = asked.first()?;
+    let (from, to) = (first.value - first.within, first.value + first.within);
+    let first_of = |values: &[f64]| values.first().copied().unwrap_or(f64::NAN);
+    let start = recorded.partition_point(|(values, _)| first_of(values) < from);
+    let mut best: Option<(f64, Key)> = None;
+    for (values, key) in recorded.get(start..).unwrap_or_default() {
+        if first_of(values) > to {
+            break;
+        }
+        let distances = values.iter().zip(asked).map(|(value, asked)| {
+            let distance = (value - asked.value).abs();
+            // In units of what is allowed. Equal is near enough even where nothing is.
+            if distance == 0.0 {
+                0.0
+            } else {
+                distance / asked.within
+            }
+        });
+        let farthest = distances.fold(0.0, f64::max);
+        let reachable = values.len() == asked.len() && farthest <= 1.0;
+        if reachable && best.is_none_or(|(known, _)| farthest < known) {
+            best = Some((farthest, *key));
+        }
+    }
+    best.map(|(_, key)| key)
 }
 
 /// The exchanges of one key.
@@ -335,24 +428,27 @@ struct Parts {
     method: u128,
     path: u128,
     query: u128,
+    headers: u128,
     body: u128,
 }
 
 impl Parts {
     fn of(call: &Call<'_>, rules: &Rules) -> Self {
         let target = call.split();
+        let rule = rules.of_call(call).filter(|rule| !rule.headers.is_empty());
         Self {
             // Methods are case-sensitive (RFC 9110 section 9.1).
             method: xxh3_128_with_seed(call.method, 0),
             path: fingerprint::path(target.path),
-            query: fingerprint::query(target.query, &rules.ignore_query),
-            body: fingerprint::body(call.body, call.content_type, &rules.ignore_body),
+            query: fingerprint::query(target.query),
+            headers: rule.map_or(0, |rule| fingerprint::headers(call, rule)),
+            body: fingerprint::body(call.body, call.content_type),
         }
     }
 
     fn key(&self, authority: u32, seed: u64) -> Key {
-        let mut bytes = [0; 68];
-        let parts = [self.method, self.path, self.query, self.body];
+        let mut bytes = [0; 84];
+        let parts = [self.method, self.path, self.query, self.headers, self.body];
         for (slot, part) in bytes.chunks_exact_mut(16).zip(parts) {
             slot.copy_from_slice(&part.to_le_bytes());
         }
@@ -370,6 +466,29 @@ impl Parts {
 struct Key(u64, u64);
 
 impl Key {
+    /// The key of what a rule leaves of a call. (Parts and authority take 84 bytes: no accident makes
+    /// it an exact one.)
+    fn of_loose(hash: u128, authority: u32, seed: u64) -> Self {
+        let mut bytes = [0; 20];
+        let (first, second) = bytes.split_at_mut(16);
+        first.copy_from_slice(&hash.to_le_bytes());
+        second.copy_from_slice(&authority.to_le_bytes());
+        let hash = xxh3_128_with_seed(&bytes, seed);
+        Self((hash >> 64) as u64, hash as u64)
+    }
+
+    /// The key of one with these numbers.
+    fn of_numbers(self, values: &[f64], seed: u64) -> Self {
+        let mut hash = Xxh3::with_seed(seed);
+        hash.update(&self.0.to_le_bytes());
+        hash.update(&self.1.to_le_bytes());
+        for value in values {
+            hash.update(&value.to_bits().to_le_bytes());
+        }
+        let hash = hash.digest128();
+        Self((hash >> 64) as u64, hash as u64)
+    }
+
     /// The key of the same call, made by one user.
     fn of_session(self, session: u128, seed: u64) -> Self {
         let mut bytes = [0; 32];

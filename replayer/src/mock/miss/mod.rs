@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 
 use super::answer::Answer;
 use super::call::{Call, normal_authority, normal_path, pairs};
-use super::fingerprint::{BodyKind, ignored};
+use super::fingerprint::BodyKind;
 use super::index::Index;
-use super::options::Rules;
+use super::rules::{Compare, Node, Rule, Rules};
 
 /// A request that was not answered from the archive.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -257,9 +257,10 @@ fn differences(
     rules: &Rules,
 ) -> Vec<String> {
     let mut list = Differences::default();
+    let rule = rules.of_call(recorded);
     list.compare("method", Some(recorded.method), Some(asked.method));
     let (was, is) = (recorded.split(), asked.split());
-    if !same_authority(recorded, named) {
+    if !same_authority(recorded, named) && !rule.is_some_and(|rule| rule.any_authority) {
         list.compare("authority", was.authority, is.authority);
     }
     list.compare(
@@ -268,10 +269,27 @@ fn differences(
         Some(&normal_path(is.path)),
     );
     list.pairs("query", was.query, is.query, &|name| {
-        ignored(name, &rules.ignore_query)
+        any_value(rule.and_then(|rule| named_in(&rule.query, name)))
     });
-    list.body(recorded, asked, rules);
+    for (name, compare) in rule.iter().flat_map(|rule| &rule.headers) {
+        if !any_value(Some(compare)) {
+            let (was, is) = (recorded.headers.get(name), asked.headers.get(name));
+            list.compare(&format!("header {name}"), was, is);
+        }
+    }
+    if !rule.is_some_and(Rule::any_body) {
+        list.body(recorded, asked, rule);
+    }
     list.lines
+}
+
+/// Whether a value may be any, so that it explains no miss.
+const fn any_value(compare: Option<&Compare>) -> bool {
+    matches!(compare, Some(Compare::Ignore | Compare::Presence))
+}
+
+fn named_in<'r>(compares: &'r BTreeMap<String, Compare>, name: &[u8]) -> Option<&'r Compare> {
+    compares.get(std::str::from_utf8(name).ok()?)
 }
 
 #[derive(Default)]
@@ -323,16 +341,16 @@ impl Differences {
         }
     }
 
-    fn body(&mut self, recorded: &Call<'_>, asked: &Call<'_>, rules: &Rules) {
+    fn body(&mut self, recorded: &Call<'_>, asked: &Call<'_>, rule: Option<&Rule>) {
         let (was, is) = (recorded.body, asked.body);
-        let skip = |name: &[u8]| ignored(name, &rules.ignore_body);
+        let skip = |name: &[u8]| any_value(rule.and_then(|rule| named_in(&rule.anywhere, name)));
         if was == is {
             return;
         }
         if was.len().max(is.len()) <= MAX_DIFFED {
             let parse = |body| serde_json::from_slice::<Value>(body).ok();
             if let (Some(was), Some(is)) = (parse(was), parse(is)) {
-                return self.json("body", &was, &is, &skip);
+                return self.json("body", &was, &is, rule.map(|rule| &rule.body), &skip);
             }
         }
         let is_form = |call: &Call<'_>| call.content_type.map(BodyKind::of) == Some(BodyKind::Form);
@@ -354,27 +372,37 @@ impl Differences {
         ));
     }
 
-    fn json(&mut self, at: &str, recorded: &Value, asked: &Value, skip: &dyn Fn(&[u8]) -> bool) {
+    fn json(
+        &mut self,
+        at: &str,
+        recorded: &Value,
+        asked: &Value,
+        node: Option<&Node>,
+        skip: &dyn Fn(&[u8]) -> bool,
+    ) {
+        if any_value(node.and_then(|node| node.compare.as_ref())) {
+            return;
+        }
         match (recorded, asked) {
             (Value::Object(was), Value::Object(is)) => {
                 let names = was
                     .keys()
                     .chain(is.keys().filter(|name| !was.contains_key(*name)));
                 for name in names.filter(|name| !skip(name.as_bytes())) {
-                    let at = format!("{at}.{name}");
-                    match (was.get(name), is.get(name)) {
-                        (Some(was), Some(is)) => self.json(&at, was, is, skip),
-                        (was, is) => self.values(&at, was, is),
-                    }
+                    let node = node.and_then(|node| node.members.get(name));
+                    self.child(
+                        &format!("{at}.{name}"),
+                        was.get(name),
+                        is.get(name),
+                        node,
+                        skip,
+                    );
                 }
             }
             (Value::Array(was), Value::Array(is)) => {
+                let node = node.and_then(|node| node.items.as_deref());
                 for n in 0..was.len().max(is.len()) {
-                    let at = format!("{at}[{n}]");
-                    match (was.get(n), is.get(n)) {
-                        (Some(was), Some(is)) => self.json(&at, was, is, skip),
-                        (was, is) => self.values(&at, was, is),
-                    }
+                    self.child(&format!("{at}[{n}]"), was.get(n), is.get(n), node, skip);
                     if self.lines.len() > MAX_DIFFERENCES {
                         return;
                     }
@@ -385,6 +413,25 @@ impl Differences {
                 if was.as_f64() == is.as_f64() && was.is_f64() != is.is_f64() => {}
             (was, is) if was == is => {}
             (was, is) => self.values(at, Some(was), Some(is)),
+        }
+    }
+
+    fn child(
+        &mut self,
+        at: &str,
+        recorded: Option<&Value>,
+        asked: Option<&Value>,
+        node: Option<&Node>,
+        skip: &dyn Fn(&[u8]) -> bool,
+    ) {
+        match (recorded, asked) {
+            (Some(was), Some(is)) => self.json(at, was, is, node, skip),
+            (was, is) => {
+                let compare = node.and_then(|node| node.compare.as_ref());
+                if !matches!(compare, Some(Compare::Ignore)) {
+                    self.values(at, was, is);
+                }
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 use super::super::index::Builder;
 use super::super::options::Repeat;
 use super::*;
+use crate::mock::call::Headers;
 
 struct Fixed(Vec<Call<'static>>);
 
@@ -23,6 +24,7 @@ fn call(method: &'static str, target: &'static str, body: &'static str) -> Call<
         target: target.as_bytes(),
         content_type: None,
         session: None,
+        headers: Headers::None,
         body: body.as_bytes(),
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tapedeck_archive::ReadError;
 
 use super::answer::{Answer, InterimRecording, Recording, Timing};
-use super::call::Call;
+use super::call::{Call, Headers};
 use super::chaos::{Chaos, Plan};
 use super::index::Builder;
 use super::miss::Recordings;
@@ -62,6 +62,7 @@ impl Tape {
             target: self.target.as_bytes(),
             content_type: self.content_type.map(str::as_bytes),
             session: None,
+            headers: Headers::None,
             body: self.asked.as_bytes(),
         }
     }

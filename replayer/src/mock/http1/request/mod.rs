@@ -13,7 +13,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::super::answer::{Http1Client, length};
-use super::super::call::Call;
+use super::super::call::{Call, Headers};
 use super::super::options::Limits;
 
 /// How an HTTP/2 connection begins (RFC 9113 section 3.4).
@@ -173,6 +173,7 @@ impl RequestReader {
                 .as_ref()
                 .or(self.head.cookie.as_ref())
                 .map(part),
+            headers: Headers::Lines(request.get(..self.head.len).unwrap_or_default()),
             body,
         }
     }

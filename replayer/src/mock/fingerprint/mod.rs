@@ -13,23 +13,48 @@
 //!
 //! The hash is xxh3-128. It withstands accidents, not attackers; an archive that was made to
 //! collide can only make its own answers change places.
+//!
+//! [`loose`] gives the hash of what a rule leaves of a request.
 
-use std::collections::BTreeSet;
+mod loose;
+mod protobuf;
+
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128_with_seed};
 
-use super::call::{normal_path, pairs};
+use super::call::{Call, normal_path, pairs};
+use super::rules::{Compare, Rule};
+
+pub(crate) use loose::{Loose, Number, is_uuid};
 
 /// The hash of a path.
 pub(crate) fn path(path: &[u8]) -> u128 {
     xxh3_128_with_seed(&normal_path(path), kind::PATH)
 }
 
-/// The hash of a query, without the parameters of these names.
-pub(crate) fn query(query: &[u8], ignore: &BTreeSet<String>) -> u128 {
-    pair_set(query, kind::QUERY, ignore)
+/// The hash of a query.
+pub(crate) fn query(query: &[u8]) -> u128 {
+    pair_set(query, kind::QUERY, |name, value| Some(pair(name, value)))
+}
+
+/// The hash of the fields that a rule compares.
+pub(crate) fn headers(call: &Call<'_>, rule: &Rule) -> u128 {
+    let mut set = SetHash::default();
+    for (name, compare) in &rule.headers {
+        let name_hash = name_of(name.as_bytes());
+        match call.headers.get(name) {
+            _ if matches!(compare, Compare::Ignore) => {}
+            Some(value) => set.add(join(name_hash, value_of(value), kind::PAIR)),
+            None => set.add(join(
+                name_hash,
+                xxh3_128_with_seed(b"", kind::ABSENT),
+                kind::PAIR,
+            )),
+        }
+    }
+    set.finish(kind::NAME)
 }
 
 /// The hash of what tells one user from another.
@@ -37,16 +62,16 @@ pub(crate) fn session(session: &[u8]) -> u128 {
     xxh3_128_with_seed(session, kind::SESSION)
 }
 
-/// The hash of a body, without the members and fields of these names.
-pub(crate) fn body(body: &[u8], content_type: Option<&[u8]>, ignore: &BTreeSet<String>) -> u128 {
+/// The hash of a body.
+pub(crate) fn body(body: &[u8], content_type: Option<&[u8]>) -> u128 {
     if body.is_empty() {
         return 0;
     }
-    if let Some(hash) = json(body, ignore) {
+    if let Some(hash) = json(body, Json) {
         return hash;
     }
     match content_type.map(BodyKind::of) {
-        Some(BodyKind::Form) => pair_set(body, kind::FORM, ignore),
+        Some(BodyKind::Form) => pair_set(body, kind::FORM, |name, value| Some(pair(name, value))),
         Some(BodyKind::Multipart { boundary }) => multipart(body, boundary),
         Some(BodyKind::Other) | None => xxh3_128_with_seed(body, kind::BYTES),
     }
@@ -94,6 +119,12 @@ mod kind {
     pub(super) const VALUE: u64 = 7;
     pub(super) const MULTIPART: u64 = 8;
     pub(super) const SESSION: u64 = 9;
+    pub(super) const PRESENT: u64 = 10;
+    pub(super) const ABSENT: u64 = 11;
+    pub(super) const TYPE: u64 = 12;
+    pub(super) const MATCHED: u64 = 13;
+    pub(super) const NUMBER: u64 = 14;
+    pub(super) const MESSAGE: u64 = 15;
     pub(super) const JSON_LITERAL: u64 = 16;
     pub(super) const JSON_INTEGER: u64 = 17;
     pub(super) const JSON_FRACTION: u64 = 18;
@@ -130,15 +161,25 @@ impl SetHash {
     }
 }
 
-fn pair_set(text: &[u8], kind: u64, ignore: &BTreeSet<String>) -> u128 {
+/// The hash of a name and its value.
+fn pair(name: &[u8], value: &[u8]) -> u128 {
+    join(name_of(name), value_of(value), kind::PAIR)
+}
+
+fn name_of(name: &[u8]) -> u128 {
+    xxh3_128_with_seed(name, kind::NAME)
+}
+
+fn value_of(value: &[u8]) -> u128 {
+    xxh3_128_with_seed(value, kind::VALUE)
+}
+
+/// `hash` gives the hash of a pair, or `None` for one that does not count.
+fn pair_set(text: &[u8], kind: u64, hash: impl Fn(&[u8], &[u8]) -> Option<u128>) -> u128 {
     let mut set = SetHash::default();
     for (name, value) in pairs(text) {
-        if !ignored(&name, ignore) {
-            set.add(join(
-                xxh3_128_with_seed(&name, kind::NAME),
-                xxh3_128_with_seed(&value, kind::VALUE),
-                kind::PAIR,
-            ));
+        if let Some(hash) = hash(&name, &value) {
+            set.add(hash);
         }
     }
     // No pair at all is like no query at all.
@@ -146,11 +187,6 @@ fn pair_set(text: &[u8], kind: u64, ignore: &BTreeSet<String>) -> u128 {
         return 0;
     }
     set.finish(kind)
-}
-
-/// Whether rules leave out the parameter, member or field of that name.
-pub(crate) fn ignored(name: &[u8], ignore: &BTreeSet<String>) -> bool {
-    !ignore.is_empty() && std::str::from_utf8(name).is_ok_and(|name| ignore.contains(name))
 }
 
 /// The bytes between the boundaries. Clients choose a new boundary for each request.
@@ -184,26 +220,24 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     }
 }
 
-/// The hash of a JSON object or array; `None` for anything else, and for JSON whose numbers cannot
-/// be compared exactly (beyond 64 bits): those bodies are compared as bytes.
-fn json(body: &[u8], ignore: &BTreeSet<String>) -> Option<u128> {
+/// The hash of a JSON object or array, as a seed reads it; `None` for anything else, and for JSON
+/// whose numbers cannot be compared exactly (beyond 64 bits): those bodies are compared as bytes.
+fn json<'de>(body: &'de [u8], seed: impl DeserializeSeed<'de, Value = u128>) -> Option<u128> {
     let first = body.iter().find(|byte| !byte.is_ascii_whitespace())?;
     if !matches!(first, b'{' | b'[') {
         return None;
     }
     let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let hash = Json { ignore }.deserialize(&mut deserializer).ok()?;
+    let hash = seed.deserialize(&mut deserializer).ok()?;
     deserializer.end().ok()?;
     Some(hash)
 }
 
 /// Hashes while parsing: no tree is built, so memory does not grow with what a client sends.
 #[derive(Clone, Copy)]
-struct Json<'r> {
-    ignore: &'r BTreeSet<String>,
-}
+struct Json;
 
-impl<'de> DeserializeSeed<'de> for Json<'_> {
+impl<'de> DeserializeSeed<'de> for Json {
     type Value = u128;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<u128, D::Error> {
@@ -211,7 +245,7 @@ impl<'de> DeserializeSeed<'de> for Json<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Json<'_> {
+impl<'de> Visitor<'de> for Json {
     type Value = u128;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -264,39 +298,33 @@ impl<'de> Visitor<'de> for Json<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<u128, A::Error> {
         let mut set = SetHash::default();
-        while let Some(name) = members.next_key_seed(MemberName { json: self })? {
-            let value = members.next_value_seed(self)?;
-            if let Some(name) = name {
-                set.add(join(name, value, kind::PAIR));
-            }
+        while let Some(name) = members.next_key_seed(MemberName)? {
+            set.add(join(name, members.next_value_seed(self)?, kind::PAIR));
         }
         Ok(set.finish(kind::JSON_OBJECT))
     }
 }
 
-/// The name of a member: its hash, or `None` for one that is left out.
-struct MemberName<'r> {
-    json: Json<'r>,
-}
+/// The hash of a member's name.
+struct MemberName;
 
-impl<'de> DeserializeSeed<'de> for MemberName<'_> {
-    type Value = Option<u128>;
+impl<'de> DeserializeSeed<'de> for MemberName {
+    type Value = u128;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<u128, D::Error> {
         deserializer.deserialize_str(self)
     }
 }
 
-impl Visitor<'_> for MemberName<'_> {
-    type Value = Option<u128>;
+impl Visitor<'_> for MemberName {
+    type Value = u128;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a member name")
     }
 
-    fn visit_str<E: Error>(self, name: &str) -> Result<Self::Value, E> {
-        Ok((!ignored(name.as_bytes(), self.json.ignore))
-            .then(|| xxh3_128_with_seed(name.as_bytes(), kind::NAME)))
+    fn visit_str<E: Error>(self, name: &str) -> Result<u128, E> {
+        Ok(name_of(name.as_bytes()))
     }
 }
 
@@ -309,7 +337,7 @@ mod tests {
     use super::*;
 
     fn of(text: &str) -> u128 {
-        body(text.as_bytes(), None, &BTreeSet::new())
+        body(text.as_bytes(), None)
     }
 
     #[track_caller]
@@ -354,7 +382,7 @@ mod tests {
 
     #[test]
     fn queries_compare_as_multisets() {
-        let of = |text: &str| query(text.as_bytes(), &BTreeSet::new());
+        let of = |text: &str| query(text.as_bytes());
         assert_eq!(of("a=1&b=2"), of("b=2&a=1"));
         assert_eq!(of("a=%31"), of("a=1"));
         assert_eq!(of("a=x+y"), of("a=x%20y"));
@@ -369,34 +397,17 @@ mod tests {
     #[test]
     fn forms_and_multiparts_follow_their_content_type() {
         let form = Some(&b"application/x-www-form-urlencoded; charset=utf-8"[..]);
-        let none = BTreeSet::new();
-        assert_eq!(body(b"a=1&b=2", form, &none), body(b"b=2&a=1", form, &none));
-        assert_ne!(body(b"a=1&b=2", None, &none), body(b"b=2&a=1", None, &none));
+        assert_eq!(body(b"a=1&b=2", form), body(b"b=2&a=1", form));
+        assert_ne!(body(b"a=1&b=2", None), body(b"b=2&a=1", None));
         // curl -d '{...}' claims a form.
-        assert_eq!(
-            body(b"{\"a\":1}", form, &none),
-            body(b"{\"a\" :1}", None, &none)
-        );
+        assert_eq!(body(b"{\"a\":1}", form), body(b"{\"a\" :1}", None));
 
         let part = |boundary: &str, value: &str| {
             let text = format!("--{boundary}\r\n\r\n{value}\r\n--{boundary}--\r\n");
             let content_type = format!("multipart/form-data; boundary=\"{boundary}\"");
-            body(text.as_bytes(), Some(content_type.as_bytes()), &none)
+            body(text.as_bytes(), Some(content_type.as_bytes()))
         };
         assert_eq!(part("xyz", "1"), part("another", "1"));
         assert_ne!(part("xyz", "1"), part("xyz", "2"));
-    }
-
-    #[test]
-    fn ignored_names_do_not_count() {
-        let ignore = BTreeSet::from(["nonce".to_owned()]);
-        let of = |text: &str| body(text.as_bytes(), None, &ignore);
-        assert_eq!(
-            of(r#"{"a":{"nonce":1,"b":2}}"#),
-            of(r#"{"nonce":[7],"a":{"b":2}}"#)
-        );
-        assert_ne!(of(r#"{"a":"nonce"}"#), of(r#"{"a":"x"}"#));
-        assert_eq!(query(b"nonce=1&a=2", &ignore), query(b"a=2", &ignore));
-        assert_eq!(query(b"nonce=1", &ignore), query(b"", &ignore));
     }
 }
