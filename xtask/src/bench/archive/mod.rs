@@ -41,6 +41,9 @@ pub(crate) struct Archive {
     /// Scan an archive of 10 GiB instead of one of 1 GiB
     #[arg(long)]
     long: bool,
+    /// Measure the programs that were built before
+    #[arg(long)]
+    no_build: bool,
     /// The core that everything measured runs on
     #[arg(long, default_value_t = 1)]
     core: usize,
@@ -54,7 +57,9 @@ pub(crate) fn run(args: &Archive) -> Result<()> {
     packages::ensure(packages::FOR_BENCHMARKS)?;
     packages::ensure_python("mitmproxy", &["mitmproxy>=11,<13"]);
     packages::ensure_python("grpcio", &["grpcio"]);
-    build()?;
+    if !args.no_build {
+        build()?;
+    }
     fs::create_dir_all(FOLDER)?;
     let load = report::load();
     let bench = Bench { core: args.core };

@@ -118,7 +118,17 @@ fn images(capture: &Path, tenths: u32) -> Result<()> {
     }
     urls.into_inner()?.sync_all()?;
     let list = list.to_string_lossy().into_owned();
-    let mut curl = command("curl", &["-sSZ", "--parallel-max", "6", "--config", &list]);
+    let mut curl = command(
+        "curl",
+        &[
+            "-sSZ",
+            "--no-progress-meter",
+            "--parallel-max",
+            "6",
+            "--config",
+            &list,
+        ],
+    );
     for field in BROWSER {
         curl.args(["-H", field]);
     }
