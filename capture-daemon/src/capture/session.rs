@@ -11,6 +11,7 @@
 //! stream, which is bounded and counted.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,6 +26,7 @@ use tapedeck_model::{
 };
 
 use super::ends::{End, Ends};
+use super::key_log::KeyLogTail;
 use super::output::{Archiver, Begin, Sealed, Stats};
 use crate::capture::{Backend, Opened};
 use crate::sources::{Before, Drops, PacketSource, Policy, Queue, Source, SourceError, Tap};
@@ -68,6 +70,8 @@ pub struct Setup {
     pub again: Option<Begin>,
     /// The bounds of all engines together.
     pub limits: Limits,
+    /// TLS key logs, read as they grow.
+    pub key_logs: Vec<Arc<File>>,
 }
 
 /// A running recording. Dropped without [`finish`](Self::finish), it leaves the output unsealed.
@@ -157,6 +161,7 @@ impl Session {
             is_own,
             again,
             limits,
+            key_logs,
         } = setup;
         let shared = Arc::new(Shared {
             draining: AtomicBool::new(false),
@@ -172,6 +177,7 @@ impl Session {
             let reading = Reading {
                 stream,
                 streams,
+                key_logs: key_logs.iter().cloned().map(KeyLogTail::new).collect(),
                 engine: Engine::numbered(limits.clone(), index as u64, count as u64),
                 recorder: Recording {
                     shared: Arc::clone(&shared),
@@ -410,6 +416,7 @@ fn add_drops(ledger: &mut Ledger, drops: &Drops) {
 struct Reading {
     stream: Box<dyn PacketSource + Send>,
     streams: Receiver<Box<dyn PacketSource + Send>>,
+    key_logs: Vec<KeyLogTail>,
     engine: Engine,
     recorder: Recording,
     status: Arc<Mutex<Status>>,
@@ -458,12 +465,16 @@ impl Reading {
     fn read(&mut self, timeout: Duration) -> Result<usize, SourceError> {
         let Self {
             stream,
+            key_logs,
             engine,
             recorder,
             ..
         } = self;
         let mut last = None;
         let packets = stream.next_batch(timeout, &mut |captured| {
+            for log in &mut *key_logs {
+                log.follow(captured.packet.at, engine);
+            }
             recorder.ends.note_before(captured);
             engine.packet(&captured.packet, recorder);
             recorder.ends.note_after(captured);

@@ -123,6 +123,7 @@ fn start(
         is_own,
         again: Some(begin),
         limits: Limits::default(),
+        key_logs: Vec::new(),
     };
     let session = Session::start(opened, output, setup).context("cannot start a thread")?;
     info!(

@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde::Serialize;
 use tapedeck_archive::Archive;
 use tapedeck_interchange::{header_text, rfc3339};
-use tapedeck_model::{Ledger, Tls, Unread, UnreadConnection};
+use tapedeck_model::{Ledger, Tls, Unread, UnreadConnection, alert_name};
 
 use crate::args::Format;
 use crate::output;
@@ -31,6 +31,9 @@ struct Line {
     bytes_to_server: u64,
     bytes_to_client: u64,
     reason: &'static str,
+    /// The alert that ended the handshake, by its number and its name.
+    alert: Option<u8>,
+    alert_name: Option<&'static str>,
 }
 
 impl Line {
@@ -51,6 +54,8 @@ impl Line {
             bytes_to_server: unread.bytes.to_server,
             bytes_to_client: unread.bytes.to_client,
             reason: unread.reason.name(),
+            alert: unread.reason.alert(),
+            alert_name: unread.reason.alert().map(alert_name),
         }
     }
 }
@@ -77,7 +82,7 @@ pub(super) fn list(archive: &Archive, format: Format, out: &mut impl Write) -> R
         };
         writeln!(
             out,
-            "{:<15}  {:<21}  {:<21}  {:<24}  {:<8}  {:>3}  {:>9}  {:>9}  {}",
+            "{:<15}  {:<21}  {:<21}  {:<24}  {:<8}  {:>3}  {:>9}  {:>9}  {}{}",
             line.opened.get(11..26).unwrap_or(&line.opened),
             line.client,
             line.server,
@@ -87,6 +92,8 @@ pub(super) fn list(archive: &Archive, format: Format, out: &mut impl Write) -> R
             output::bytes(line.bytes_to_server),
             output::bytes(line.bytes_to_client),
             line.reason,
+            line.alert_name
+                .map_or_else(String::new, |name| format!(": {name}")),
         )?;
     }
     Ok(())

@@ -1,3 +1,4 @@
+use std::fs::File;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -32,6 +33,8 @@ pub(crate) fn run(args: &args::Record) -> Result<ExitCode> {
         ..super::provenance()
     };
     let writer = destination(args, provenance)?;
+    let key_logs = args.keylogs.iter().map(|path| open_key_log(path));
+    let key_logs = key_logs.collect::<Result<Vec<_>>>()?;
     // Before there are other threads: each has its own.
     capture::give_up_privileges(opened.backend, folder_of(&args.output))?;
     let node = Node::of_this_machine(Path::new(NODE_LOGS)).map(Arc::new);
@@ -59,6 +62,7 @@ pub(crate) fn run(args: &args::Record) -> Result<ExitCode> {
     let bar = output::message_line();
     let setup = Setup {
         attribution: node.map(|node| node as Arc<dyn capture::Attribution>),
+        key_logs,
         ..Setup::default()
     };
     let summary = capture::run(opened, writer, setup, &until, &stop, &mut |progress| {
@@ -69,6 +73,18 @@ pub(crate) fn run(args: &args::Record) -> Result<ExitCode> {
     let summary =
         summary.with_context(|| format!("failed to record to {}", args.output.display()))?;
     Ok(report(args, &summary))
+}
+
+/// Opened before privileges are given up: it is somebody else's file.
+fn open_key_log(path: &Path) -> Result<Arc<File>> {
+    let file = File::open(path).with_context(|| {
+        format!(
+            "failed to open key log {}: it must be there before the recording begins; `touch` makes \
+             an empty one",
+            path.display()
+        )
+    })?;
+    Ok(Arc::new(file))
 }
 
 /// A file, or a folder of segments: one that is there, or whose name ends in `/`.

@@ -169,10 +169,20 @@ const fn number_of(reason: Unread) -> u8 {
         Unread::Malformed => 5,
         Unread::Desynchronised => 6,
         Unread::Limit => 7,
+        Unread::HandshakeFailed(None) => 8,
+        // No alert has a number above 127 (RFC 8446 section 6); one that had would be told apart from
+        // none all the same.
+        Unread::HandshakeFailed(Some(alert)) => ALERT | alert,
     }
 }
 
+/// What reasons with an alert begin at.
+const ALERT: u8 = 128;
+
 fn reason_of(number: u8) -> Option<Unread> {
+    if number >= ALERT {
+        return Some(Unread::HandshakeFailed(Some(number - ALERT)));
+    }
     Unread::ALL
         .into_iter()
         .find(|reason| number_of(*reason) == number)

@@ -149,7 +149,11 @@ impl Sealed {
         let mut reason = Some(Unread::HandshakeNotSeen);
         if let Some(reader) = &self.reader {
             told = reader.facts().clone();
-            reason = reader.closed();
+            // One that never came to a suite was never going to say anything.
+            let unfinished = told.suite.is_none();
+            reason = reader
+                .closed()
+                .or_else(|| unfinished.then_some(Unread::HandshakeFailed(None)));
             for direction in Direction::BOTH {
                 shared.ledger.bytes_tls_read += reader.bytes_read(direction);
             }

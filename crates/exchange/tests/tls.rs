@@ -110,7 +110,8 @@ fn assert_conserved(ledger: &Ledger, tape: &Tape) {
     );
     assert!(ledger.bytes_tls_read <= ledger.bytes_tls, "{ledger:?}");
     for reason in Unread::ALL {
-        let listed = tape.unread.iter().filter(|unread| unread.reason == reason);
+        let name = |unread: &&UnreadConnection| unread.reason.name() == reason.name();
+        let listed = tape.unread.iter().filter(name);
         assert_eq!(listed.count() as u64, ledger.unread(reason), "{reason:?}");
     }
     let listed: u64 = tape

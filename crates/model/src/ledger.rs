@@ -111,6 +111,8 @@ ledger! {
     tls_desynchronised,
     /// Of these: because of a limit.
     tls_limit,
+    /// Of these: because the handshake ended before anything was said.
+    tls_handshake_failed,
     /// Connections on which something was said, within TLS or without, that was not HTTP.
     connections_not_http,
     /// Connections on which nothing was said.
@@ -154,6 +156,7 @@ impl Ledger {
             Unread::Malformed => self.tls_malformed,
             Unread::Desynchronised => self.tls_desynchronised,
             Unread::Limit => self.tls_limit,
+            Unread::HandshakeFailed(_) => self.tls_handshake_failed,
         }
     }
 
@@ -168,6 +171,7 @@ impl Ledger {
             Unread::Malformed => &mut self.tls_malformed,
             Unread::Desynchronised => &mut self.tls_desynchronised,
             Unread::Limit => &mut self.tls_limit,
+            Unread::HandshakeFailed(_) => &mut self.tls_handshake_failed,
         };
         *counter += 1;
     }
@@ -226,7 +230,7 @@ mod tests {
             assert_eq!(ledger.unread(reason), count, "{reason:?}");
         }
         let named: u64 = ledger.counters().map(|(_, count)| count).sum();
-        assert_eq!(named, 36);
+        assert_eq!(named, 45);
     }
 
     #[test]

@@ -36,5 +36,5 @@ pub use segment::{Segment, SeqNum, TcpFlags};
 pub use session::session_of;
 pub use template::{is_id, path_template};
 pub use time::Timestamp;
-pub use tls::{Tls, TlsVersion, Unread, UnreadConnection};
+pub use tls::{Tls, TlsVersion, Unread, UnreadConnection, alert_name};
 pub use workload::Workload;

@@ -59,11 +59,14 @@ pub enum Unread {
     Desynchronised,
     /// More than a limit allowed had to wait for the handshake.
     Limit,
+    /// The handshake ended before anything was said: with an alert of that number, or, where there
+    /// was none, with the connection or the capture.
+    HandshakeFailed(Option<u8>),
 }
 
 impl Unread {
-    /// Every reason.
-    pub const ALL: [Self; 8] = [
+    /// Every reason; that of a handshake without an alert.
+    pub const ALL: [Self; 9] = [
         Self::NoKeys,
         Self::HandshakeNotSeen,
         Self::UnsupportedVersion,
@@ -72,6 +75,7 @@ impl Unread {
         Self::Malformed,
         Self::Desynchronised,
         Self::Limit,
+        Self::HandshakeFailed(None),
     ];
 
     /// The reason for people and reports.
@@ -86,7 +90,53 @@ impl Unread {
             Self::Malformed => "malformed",
             Self::Desynchronised => "desynchronised",
             Self::Limit => "limit",
+            Self::HandshakeFailed(_) => "handshake-failed",
         }
+    }
+
+    /// The alert that ended the handshake, where one did.
+    #[must_use]
+    pub const fn alert(self) -> Option<u8> {
+        match self {
+            Self::HandshakeFailed(alert) => alert,
+            _ => None,
+        }
+    }
+}
+
+/// The name of an alert (RFC 8446 section 6, and RFC 5246 section 7.2 for those before it).
+#[must_use]
+pub const fn alert_name(alert: u8) -> &'static str {
+    match alert {
+        0 => "close_notify",
+        10 => "unexpected_message",
+        20 => "bad_record_mac",
+        22 => "record_overflow",
+        40 => "handshake_failure",
+        42 => "bad_certificate",
+        43 => "unsupported_certificate",
+        44 => "certificate_revoked",
+        45 => "certificate_expired",
+        46 => "certificate_unknown",
+        47 => "illegal_parameter",
+        48 => "unknown_ca",
+        49 => "access_denied",
+        50 => "decode_error",
+        51 => "decrypt_error",
+        70 => "protocol_version",
+        71 => "insufficient_security",
+        80 => "internal_error",
+        86 => "inappropriate_fallback",
+        90 => "user_canceled",
+        100 => "no_renegotiation",
+        109 => "missing_extension",
+        110 => "unsupported_extension",
+        112 => "unrecognized_name",
+        113 => "bad_certificate_status_response",
+        115 => "unknown_psk_identity",
+        116 => "certificate_required",
+        120 => "no_application_protocol",
+        _ => "unnamed",
     }
 }
 

@@ -80,6 +80,15 @@ struct Candidate {
     secret: Option<Secret>,
 }
 
+/// Whether an alert that comes before anything was said ends the handshake (RFC 8446 section 6).
+fn refusal(alert: &[u8]) -> Result<(), Unread> {
+    const FATAL: u8 = 2;
+    match alert {
+        [FATAL, alert] => Err(Unread::HandshakeFailed(Some(*alert))),
+        _ => Ok(()),
+    }
+}
+
 impl Reader {
     /// A reader that has seen nothing.
     #[must_use]
@@ -377,6 +386,10 @@ impl Reader {
         if self.session.is_tls13() {
             // For middleboxes only, or in the clear before keys were there (RFC 8446 section 5).
             if header.kind() != kind::APPLICATION_DATA {
+                // OpenSSL's client refuses a certificate so.
+                if header.kind() == kind::ALERT && !guess && !self.agreed {
+                    refusal(payload)?;
+                }
                 return Ok(passed_over);
             }
             let half = &mut self.halves[direction];
@@ -428,6 +441,10 @@ impl Reader {
             _ if guess => return Ok(None),
             kind::HANDSHAKE => {
                 self.handshake(direction, payload)?;
+                Step::Done
+            }
+            kind::ALERT => {
+                refusal(payload)?;
                 Step::Done
             }
             kind::APPLICATION_DATA if to_server && self.session.early == Early::Rejected => {
@@ -624,6 +641,7 @@ impl Reader {
                 }
             }
             (kind::ALERT, [_, CLOSE_NOTIFY, ..]) => half.end(at, direction, Input::Fin, sink),
+            (kind::ALERT, _) if !self.agreed => refusal(plain)?,
             (kind::HANDSHAKE, _) => self.handshake(direction, plain)?,
             _ => {}
         }

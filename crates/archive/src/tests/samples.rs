@@ -216,7 +216,8 @@ pub(crate) fn tls_connection(n: u64) -> Arc<Connection> {
 
 /// The nth connection that could not be read.
 pub(crate) fn unread(n: u64) -> UnreadConnection {
-    let reasons = Unread::ALL;
+    let mut reasons = Unread::ALL.to_vec();
+    reasons.push(Unread::HandshakeFailed(Some(48)));
     UnreadConnection {
         connection: if n % 4 == 3 {
             connection(n)

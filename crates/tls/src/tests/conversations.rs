@@ -578,6 +578,49 @@ fn without_keys_it_says_so() {
 }
 
 #[test]
+fn a_handshake_that_failed_says_how() {
+    for peers in cases() {
+        // The client trusts nobody.
+        let crypto = peers.client.crypto_provider().clone();
+        let mut stranger = ClientConfig::builder_with_provider(crypto)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        stranger.key_log = peers.text.clone();
+        let name = ServerName::try_from("shop.test").unwrap();
+        let mut client = ClientConnection::new(Arc::new(stranger), name).unwrap();
+        let mut server = ServerConnection::new(Arc::new(peers.server.clone())).unwrap();
+        let mut flights: Vec<Flight> = Vec::new();
+        for _ in 0..4 {
+            let mut up = Vec::new();
+            while client.wants_write() {
+                client.write_tls(&mut up).unwrap();
+            }
+            let mut rest = &up[..];
+            while !rest.is_empty() {
+                server.read_tls(&mut rest).unwrap();
+                drop(server.process_new_packets());
+            }
+            let mut down = Vec::new();
+            while server.wants_write() {
+                server.write_tls(&mut down).unwrap();
+            }
+            let mut rest = &down[..];
+            while !rest.is_empty() {
+                client.read_tls(&mut rest).unwrap();
+                drop(client.process_new_packets());
+            }
+            let both = [(Direction::ToServer, up), (Direction::ToClient, down)];
+            flights.extend(both.into_iter().filter(|(_, bytes)| !bytes.is_empty()));
+        }
+        let heard = listen(peers.log(), whole(&flights));
+        // unknown_ca
+        assert_eq!(heard.closed, Some(Unread::HandshakeFailed(Some(48))));
+    }
+}
+
+#[test]
 fn what_is_held_is_bounded() {
     let peers = tls13();
     let talk = peers.talk(None, |talk| {
