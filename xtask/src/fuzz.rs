@@ -39,11 +39,14 @@ const COVERAGE: &str = "-Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-trace-compares \
     -Ccodegen-units=1 --cfg fuzzing";
 
+/// Where the seeds are written.
+const SEEDS: &str = "fuzz/target/seeds";
 /// Longer inputs are slower, and show no more.
-const MAX_LEN: u32 = 16 << 10;
+const MAX_LEN: u32 = 20 << 10;
 /// A target that takes longer for one input hangs, as far as its user is concerned.
 const SECONDS_FOR_ONE: u32 = 10;
-/// A reader that needs more has lost its limits.
+/// A process that needs more has lost its limits; those of each target are tighter, and count what
+/// Rust allocates.
 const MEMORY_MIB: u32 = 1024;
 
 pub(crate) fn run_fuzzer(args: &Fuzz) -> Result<()> {
@@ -63,9 +66,12 @@ pub(crate) fn run_fuzzer(args: &Fuzz) -> Result<()> {
             vec![target.clone()]
         }
     };
+    build(&chosen)?;
+    write_seeds(&chosen)?;
+    let programs = programs()?;
     let mut broken = Vec::new();
     for target in &chosen {
-        let program = build(target)?;
+        let program = programs.join(target);
         if args.minimize {
             minimize(target, &program)?;
         } else if let Err(error) = fuzz(target, &program, args) {
@@ -96,8 +102,8 @@ fn targets() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Builds a target with coverage counters, and says where it is.
-fn build(target: &str) -> Result<PathBuf> {
+/// Builds targets with coverage counters.
+fn build(targets: &[String]) -> Result<()> {
     let host = host()?;
     // The triple keeps the flags from build scripts and macros.
     let mut build = cargo(&[
@@ -110,14 +116,25 @@ fn build(target: &str) -> Result<PathBuf> {
         "fuzz/target",
         "--target",
         &host,
-        "--bin",
-        target,
     ]);
-    run(build.env("RUSTFLAGS", COVERAGE))?;
-    Ok(Path::new("fuzz/target")
-        .join(host)
-        .join("release")
-        .join(target))
+    for target in targets {
+        build.args(["--bin", target]);
+    }
+    run(build.env("RUSTFLAGS", COVERAGE))
+}
+
+/// Where the targets are built.
+fn programs() -> Result<PathBuf> {
+    Ok(Path::new("fuzz/target").join(host()?).join("release"))
+}
+
+/// Writes what the fuzzers begin with beside what is committed: pieces of the golden captures.
+fn write_seeds(targets: &[String]) -> Result<()> {
+    let mut seeds = cargo(&["run", "--quiet", "--package", "tapedeck-fuzzing"]);
+    seeds
+        .args(["--example", "seeds", "--", SEEDS])
+        .args(targets);
+    run(&mut seeds)
 }
 
 fn host() -> Result<String> {
@@ -131,13 +148,10 @@ fn host() -> Result<String> {
 
 /// Looks for inputs that break a target. What is found on the way stays in `fuzz/target/found`.
 fn fuzz(target: &str, program: &Path, args: &Fuzz) -> Result<()> {
-    let (found, committed) = (found(target), committed(target));
     let artifacts = format!("fuzz/artifacts/{target}/");
-    for folder in [&found, &committed, &artifacts] {
-        fs::create_dir_all(folder).with_context(|| format!("failed to create {folder}"))?;
-    }
-    let mut fuzzer = command(&program.to_string_lossy(), &[&found, &committed]);
-    fuzzer.args(options(target));
+    fs::create_dir_all(&artifacts)?;
+    let mut fuzzer = command(&program.to_string_lossy(), &[]);
+    fuzzer.args(inputs(target)?).args(options(target));
     fuzzer.args([
         format!("-artifact_prefix={artifacts}"),
         format!("-max_total_time={}", args.seconds),
@@ -149,23 +163,17 @@ fn fuzz(target: &str, program: &Path, args: &Fuzz) -> Result<()> {
     run(&mut fuzzer)
 }
 
-/// Replaces the committed corpus by the fewest inputs that reach as much.
+/// Replaces the committed corpus by few inputs that reach as much.
 fn minimize(target: &str, program: &Path) -> Result<()> {
-    let (found, committed) = (found(target), committed(target));
+    let committed = committed(target);
     let fewest = format!("fuzz/target/fewest/{target}");
-    fs::create_dir_all(&found)?;
     fs::create_dir_all(&fewest)?;
     for entry in fs::read_dir(&fewest)? {
         fs::remove_file(entry?.path())?;
     }
-    let mut merge = command(
-        &program.to_string_lossy(),
-        &["-merge=1", &fewest, &committed, &found],
-    );
-    run(merge.args(options(target)))?;
-    if Path::new(&committed).exists() {
-        fs::remove_dir_all(&committed)?;
-    }
+    let mut merge = command(&program.to_string_lossy(), &["-set_cover_merge=1", &fewest]);
+    run(merge.args(inputs(target)?).args(options(target)))?;
+    fs::remove_dir_all(&committed)?;
     fs::create_dir_all(&committed)?;
     for entry in fs::read_dir(&fewest)? {
         let path = entry?.path();
@@ -173,6 +181,19 @@ fn minimize(target: &str, program: &Path) -> Result<()> {
         fs::copy(&path, Path::new(&committed).join(name))?;
     }
     Ok(())
+}
+
+/// The folders of a target's inputs. What a fuzzer finds goes into the first.
+fn inputs(target: &str) -> Result<Vec<String>> {
+    let folders = vec![
+        format!("fuzz/target/found/{target}"),
+        committed(target),
+        format!("{SEEDS}/{target}"),
+    ];
+    for folder in &folders {
+        fs::create_dir_all(folder).with_context(|| format!("failed to create {folder}"))?;
+    }
+    Ok(folders)
 }
 
 fn options(target: &str) -> Vec<String> {
@@ -187,10 +208,6 @@ fn options(target: &str) -> Vec<String> {
         options.push(format!("-dict={dictionary}"));
     }
     options
-}
-
-fn found(target: &str) -> String {
-    format!("fuzz/target/found/{target}")
 }
 
 fn committed(target: &str) -> String {

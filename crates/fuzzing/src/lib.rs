@@ -9,10 +9,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod captures;
 mod conversation;
 mod display;
 mod exports;
 mod har;
+mod luck;
 mod messages;
 mod packets;
 mod program;
@@ -27,6 +29,7 @@ pub use conversation::conversation;
 pub use display::{content, events, grpc, protobuf, websocket};
 pub use exports::export;
 pub use har::har;
+pub use luck::luck;
 pub use messages::{hpack, http1, http2, tls};
 pub use packets::{assert_laws, capture, engine, fragments, packet, record, segments};
 pub use sets::folder;
@@ -100,6 +103,7 @@ targets! {
     http1: 64,
     http2: 64,
     key_log: 64,
+    luck: 128,
     packet: 64,
     place: 64,
     player_option: 64,

@@ -10,6 +10,9 @@ use std::sync::{Mutex, PoisonError};
 
 use peak_alloc::PeakAlloc;
 use tapedeck_exchange::{Engine, Limits, Recorder};
+use tapedeck_interchange::content::{self, DecodeError};
+use tapedeck_interchange::grpc;
+use tapedeck_interchange::websocket::{Deflate, Inflater};
 use tapedeck_model::{
     Anomaly, BodyPart, Direction, Exchange, Ledger, Missing, Role, Scope, TcpFlags, Timestamp,
     UnreadConnection,
@@ -212,9 +215,9 @@ fn counted(ledger: &Ledger, anomaly: Anomaly) -> u64 {
 }
 
 #[test]
-fn half_open_connections_in_quantity() {
+fn a_million_half_open_connections() {
     let (ledger, _) = attack(limits(), 48 * MIB, |attack| {
-        for client in 0..300_000 {
+        for client in 0..1_000_000 {
             let peer = Peer {
                 client,
                 next: [0; 2],
@@ -222,27 +225,27 @@ fn half_open_connections_in_quantity() {
             attack.segment(&peer, Direction::ToServer, TcpFlags::SYN, b"");
         }
     });
-    assert_eq!(ledger.connections, 300_002);
-    assert!(ledger.connections_evicted >= 300_000 - 20_000);
+    assert_eq!(ledger.connections, 1_000_002);
+    assert!(ledger.connections_evicted >= 1_000_000 - 20_000);
 }
 
 #[test]
-fn a_connection_with_half_a_million_holes() {
+fn a_connection_with_a_million_holes() {
     let (ledger, seen) = attack(limits(), 24 * MIB, |attack| {
         let mut peer = attack.connect(1);
         attack.ask(
             &mut peer,
             b"PUT /holes HTTP/1.1\r\nContent-Length: 1000000000\r\n\r\n",
         );
-        for _ in 0..500_000 {
+        for _ in 0..1_000_000 {
             peer.next[0] += 1;
             attack.ask(&mut peer, b"x");
         }
         attack.answer(&mut peer, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     });
-    assert!(ledger.gaps > 490_000, "{}", ledger.gaps);
+    assert!(ledger.gaps > 990_000, "{}", ledger.gaps);
     assert_eq!(seen.most_gaps, limits().gaps);
-    assert!(ledger.body_bytes_over_limit > 480_000);
+    assert!(ledger.body_bytes_over_limit > 980_000);
     assert!(seen.missing.contains(Missing::PARTIAL));
 }
 
@@ -505,3 +508,68 @@ fn a_compressed_capture_that_asks_for_gigabytes() {
     assert!(refused, "a window of 2 GiB");
     assert!(MEMORY.peak_usage() - before < 16 * MIB);
 }
+
+/// Bodies that are shown, of bytes that stand for 64 MiB, and of a window of 1 GiB.
+#[test]
+fn bodies_that_stand_for_more() {
+    const CAP: usize = MIB;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let zeros = vec![0; 64 * MIB];
+    let level = flate2::Compression::best();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), level);
+    gzip.write_all(&zeros).unwrap();
+    let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), level);
+    zlib.write_all(&zeros).unwrap();
+    let mut raw = flate2::write::DeflateEncoder::new(Vec::new(), level);
+    raw.write_all(&zeros).unwrap();
+    let raw = raw.finish().unwrap();
+    let zstd = zstd::encode_all(&zeros[..], 19).unwrap();
+    drop(zeros);
+    let bombs: [(&str, &[u8]); 6] = [
+        ("gzip", &gzip.finish().unwrap()),
+        ("deflate", &zlib.finish().unwrap()),
+        ("deflate", &raw),
+        ("zstd", &zstd),
+        ("br", BROTLI),
+        ("br", BROTLI_LARGE_WINDOW),
+    ];
+    for (coding, bomb) in bombs {
+        assert!(bomb.len() < 80 << 10, "{coding} of {} bytes", bomb.len());
+        let took = memory_of(|| {
+            let decoded = content::decode(Some(coding.as_bytes()), bomb, CAP);
+            let refused = decoded.unwrap_err();
+            let is_named = matches!(
+                refused,
+                DecodeError::TooLong { cap: CAP } | DecodeError::Invalid { .. }
+            );
+            assert!(is_named, "{coding}: {refused}");
+        });
+        assert!(took < 24 * MIB, "{coding} took {} KiB", took >> 10);
+    }
+    // The same within a gRPC message, and as a WebSocket message.
+    let gzip = bombs[0].1;
+    let mut message = vec![1];
+    message.extend(u32::try_from(gzip.len()).unwrap().to_be_bytes());
+    message.extend(gzip);
+    let took = memory_of(|| {
+        let first = grpc::messages(&message).next().unwrap();
+        assert!(first.decoded(Some(b"gzip"), CAP).is_err());
+        let agreed = Deflate::of(b"permessage-deflate", true).unwrap();
+        assert_eq!(Inflater::new(agreed, CAP).message(&raw), None);
+    });
+    assert!(took < 8 * MIB, "{} KiB", took >> 10);
+}
+
+/// What a piece of code took at its peak.
+fn memory_of(code: impl FnOnce()) -> usize {
+    let before = MEMORY.current_usage();
+    MEMORY.reset_peak_usage();
+    code();
+    MEMORY.peak_usage() - before
+}
+
+/// 64 MiB of zeros, by node's zlib.
+const BROTLI: &[u8] = b"\xcf\xff\xff\x7f\xf8\x27\x00\xe2\xb1\x40\x20\xf7\xfe\x9f\xff\xff\xff\xf0\x4f\x00\xc4\x61\x01\x80\xee\xfd\x3f\xff\xff\xff\xe1\x9f\x00\x88\xc3\x22\x00\xdd\xfb\xff\xfc\xff\xff\xc7\x3f\x01\x10\x87\x05\x00\xba\xf7\xff";
+
+/// The same, with a window of 1 GiB, which is no content coding.
+const BROTLI_LARGE_WINDOW: &[u8] = b"\x11\x1e\xff\xff\xff\xe1\x9f\x00\x88\xc7\x02\x01\xb9\xf7\xff\xfc\xff\xff\x87\x7f\x02\x20\x0e\x0b\x00\xe8\xde\xff\xf3\xff\xff\x1f\xfe\x09\x80\x38\x2c\x00\xa0\x7b\xff\x9f\xff\xff\xff\xf8\x27\x00\xe2\xb0\x00\x80\xee\xfd\x3f";

@@ -71,6 +71,7 @@ replayed! {
     http1,
     http2,
     key_log,
+    luck,
     packet,
     place,
     player_option,

@@ -60,6 +60,7 @@ pub(super) fn made(name: &str) -> Vec<Vec<u8>> {
         "hpack" => goldens::field_blocks(),
         "http1" | "http2" => goldens::scripts(name == "http2"),
         "key_log" => goldens::key_logs(),
+        "luck" => luck(),
         "packet" => goldens::packets(),
         "tls" => goldens::tls_scripts(),
         _ => Vec::new(),
@@ -90,6 +91,18 @@ fn noise() -> Vec<Vec<u8>> {
                 }
             }
             bytes
+        })
+        .collect()
+}
+
+/// Bad luck of each kind for each golden capture.
+fn luck() -> Vec<Vec<u8>> {
+    let mut rng = Rng::new(5);
+    (0..100)
+        .flat_map(|golden| (0..3).map(move |kind| vec![golden, kind]))
+        .map(|mut seed| {
+            seed.extend(rng.bytes(6));
+            seed
         })
         .collect()
 }

@@ -1,0 +1,5 @@
+//! `cargo xtask fuzz luck`
+
+#![no_main]
+
+tapedeck_fuzz::fuzz!("luck");
