@@ -115,6 +115,10 @@ pub(crate) struct Record {
     /// times
     #[arg(long = "keylog", value_name = "FILE")]
     pub(crate) keylogs: Vec<PathBuf>,
+    /// Record the connection of this socket only, as `ss -te` prints it behind `sk:` (ebpf); may be
+    /// given several times
+    #[arg(long = "socket", value_name = "SK", value_parser = cookie, conflicts_with = "ports")]
+    pub(crate) sockets: Vec<u64>,
     /// Stop after this time, e.g. 30s, 5m [default: until interrupted]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) duration: Option<Duration>,
@@ -511,6 +515,15 @@ fn latency(text: &str) -> Result<Latency, String> {
     }
 }
 
+/// The cookie of a socket, in hexadecimal as `ss -e` prints it.
+fn cookie(text: &str) -> Result<u64, String> {
+    let digits = text.strip_prefix("sk:").unwrap_or(text);
+    let digits = digits.strip_prefix("0x").unwrap_or(digits);
+    u64::from_str_radix(digits, 16).map_err(|_| {
+        "a hexadecimal number as `ss -te` prints it behind `sk:`, such as 1f".to_owned()
+    })
+}
+
 /// An exchange by its id, or by its segment and the number there.
 fn exchange_name(text: &str) -> Result<String, String> {
     let number = text.rsplit_once('/').map_or(text, |(_, number)| number);
@@ -596,6 +609,14 @@ mod tests {
         for wrong in ["", "x", "-1x", "0x", "infx", "NaNx", "2"] {
             assert!(latency(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn sockets_are_named_as_ss_does() {
+        for text in ["1f", "sk:1f", "0x1f"] {
+            assert_eq!(cookie(text), Ok(31), "{text}");
+        }
+        assert!(cookie("lo").is_err());
     }
 
     #[test]

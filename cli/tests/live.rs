@@ -65,8 +65,16 @@ struct Recording {
 
 impl Recording {
     fn start(archive: &Path, backend: &str, port: u16) -> Self {
+        Self::start_with(
+            archive,
+            &["--backend", backend, "--port", &port.to_string()],
+        )
+    }
+
+    fn start_with(archive: &Path, args: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_tapedeck"))
-            .args(["record", "--backend", backend, "--port", &port.to_string()])
+            .arg("record")
+            .args(args)
             .arg("-o")
             .arg(archive)
             .stderr(Stdio::piped())
@@ -75,7 +83,7 @@ impl Recording {
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();
         stderr.read_line(&mut line).unwrap();
-        assert!(line.starts_with("recording port"), "{line}");
+        assert!(line.starts_with("recording "), "{line}");
         Self { child, stderr }
     }
 
@@ -233,6 +241,38 @@ fn what_writing_takes_is_kept() {
     }
     recording.stop();
     assert_eq!(exchanges(&archive).len(), 1);
+}
+
+/// One of two connections to one server, by the cookie of its client's socket.
+#[test]
+fn a_socket_can_be_chosen_by_its_cookie() {
+    if cannot_capture() || !common::has("ss") {
+        return;
+    }
+    let folder = temp_folder();
+    let archive = folder.path().join("live.tape");
+    let server = serve();
+    let wanted = TcpStream::connect(server).unwrap();
+    let other = TcpStream::connect(server).unwrap();
+    let port = wanted.local_addr().unwrap().port();
+    let listed = Command::new("ss")
+        .args(["-Htne", "sport", "=", &port.to_string()])
+        .output()
+        .unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let cookie = listed
+        .split_whitespace()
+        .find(|word| word.starts_with("sk:"));
+    let recording = Recording::start_with(&archive, &["--socket", cookie.unwrap()]);
+    ask(&other, "/other");
+    ask(&wanted, "/wanted");
+    drop((wanted, other));
+    recording.stop();
+    let found: Vec<_> = exchanges(&archive)
+        .iter()
+        .map(|e| (e["path"].clone(), e["complete"].clone()))
+        .collect();
+    assert_eq!(found, [("/wanted".into(), true.into())]);
 }
 
 #[test]

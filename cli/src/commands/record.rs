@@ -177,7 +177,11 @@ fn options(args: &args::Record) -> Options {
         interface: args.interface.clone(),
         filter: args.packet_filter.clone(),
         cgroup: args.cgroup.clone(),
-        policy: Policy::only_ports(&args.ports),
+        policy: if args.sockets.is_empty() {
+            Policy::only_ports(&args.ports)
+        } else {
+            Policy::only_sockets(&args.sockets)
+        },
         ..Options::default()
     }
 }

@@ -1,6 +1,7 @@
 //! Benchmarks: our figures beside those of the peers, in one run on one machine.
 
 mod archive;
+mod capture;
 mod figures;
 mod measure;
 mod replay;
@@ -19,6 +20,8 @@ pub(crate) enum Bench {
     Wire(wire::Wire),
     /// The player, beside wrk, h2load, hey, oha and k6
     Replay(replay::Replay),
+    /// Recording live, beside tcpdump
+    Capture(capture::Capture),
 }
 
 pub(crate) fn run(bench: &Bench) -> Result<()> {
@@ -26,5 +29,6 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Archive(args) => archive::run(args),
         Bench::Wire(args) => wire::run(args),
         Bench::Replay(args) => replay::run(args),
+        Bench::Capture(args) => capture::run(args),
     }
 }

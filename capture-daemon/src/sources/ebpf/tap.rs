@@ -11,6 +11,10 @@ use super::source::{program, take_map};
 use crate::sources::{Action, Drops, Match, Owners, Policy, Queue, Rule, SourceError, Tap};
 use crate::sys::RingGauge;
 
+/// Sockets with a rule of their own: a quarter of what their map holds, as it forgets the one that was
+/// not looked up for longest, and that only roughly.
+const MAX_SOCKETS: usize = 1_024;
+
 /// The maps of the programs, and the programs themselves, which live as long as this.
 pub(super) struct EbpfTap {
     programs: Option<aya::Ebpf>,
@@ -19,10 +23,12 @@ pub(super) struct EbpfTap {
     policies: Array<MapData, [u32; 2]>,
     ports: Array<MapData, u64>,
     cgroups: HashMap<MapData, u64, u32>,
+    cookies: HashMap<MapData, u64, u32>,
     owners: Option<HashMap<MapData, u64, [u8; 24]>>,
     /// What the maps hold.
     ports_set: BTreeMap<u16, u8>,
     cgroups_set: BTreeMap<u64, u32>,
+    cookies_set: BTreeMap<u64, u32>,
     now: Settings,
     /// The rules that are in force are in the second half of the numbers.
     in_second_half: bool,
@@ -40,10 +46,12 @@ impl EbpfTap {
             policies: Array::try_from(take(names::POLICIES)?).map_err(SourceError::bpf)?,
             ports: Array::try_from(take(names::PORTS)?).map_err(SourceError::bpf)?,
             cgroups: HashMap::try_from(take(names::CGROUPS)?).map_err(SourceError::bpf)?,
+            cookies: HashMap::try_from(take(names::COOKIES)?).map_err(SourceError::bpf)?,
             owners: Some(HashMap::try_from(take(names::OWNERS)?).map_err(SourceError::bpf)?),
             programs: None,
             ports_set: BTreeMap::new(),
             cgroups_set: BTreeMap::new(),
+            cookies_set: BTreeMap::new(),
             now: Settings::default(),
             in_second_half: true,
             gauges: Vec::new(),
@@ -106,19 +114,6 @@ impl EbpfTap {
         Ok(())
     }
 
-    fn write_cgroups(&mut self, wanted: BTreeMap<u64, u32>) -> Result<(), SourceError> {
-        for (id, rule) in &wanted {
-            self.cgroups.insert(id, rule, 0).map_err(SourceError::bpf)?;
-        }
-        for id in self.cgroups_set.keys() {
-            if !wanted.contains_key(id) {
-                self.cgroups.remove(id).map_err(SourceError::bpf)?;
-            }
-        }
-        self.cgroups_set = wanted;
-        Ok(())
-    }
-
     fn counter(&self, counter: Counter) -> Result<u64, SourceError> {
         let per_cpu = self
             .counters
@@ -176,6 +171,17 @@ impl Tap for EbpfTap {
                 most: MAX_RULES,
             });
         }
+        let sockets = policy.rules.iter().map(|rule| match &rule.of {
+            Match::Sockets(cookies) => cookies.len(),
+            Match::Ports(_) | Match::Cgroup(_) => 0,
+        });
+        let sockets = sockets.sum();
+        if sockets > MAX_SOCKETS {
+            return Err(SourceError::TooManySockets {
+                given: sockets,
+                most: MAX_SOCKETS,
+            });
+        }
         // The numbers of the rules in force keep their meaning until no port and no cgroup has them
         // any more.
         let first = if self.in_second_half {
@@ -185,6 +191,7 @@ impl Tap for EbpfTap {
         };
         self.in_second_half = !self.in_second_half;
         let (mut ports, mut cgroups) = (BTreeMap::new(), BTreeMap::new());
+        let mut cookies = BTreeMap::new();
         let mut complaints = Vec::new();
         for (index, rule) in policy.rules.iter().enumerate() {
             let number = (first + index) as u8;
@@ -197,6 +204,11 @@ impl Tap for EbpfTap {
                         ports.entry(*port).or_insert(number);
                     }
                 }
+                Match::Sockets(of) => {
+                    for cookie in of {
+                        cookies.entry(*cookie).or_insert_with(|| u32::from(number));
+                    }
+                }
                 Match::Cgroup(path) => match cgroup_id(path) {
                     Ok(id) => {
                         cgroups.entry(id).or_insert_with(|| u32::from(number));
@@ -207,10 +219,11 @@ impl Tap for EbpfTap {
         }
         self.now.by_port = u32::from(!ports.is_empty());
         self.now.by_cgroup = u32::from(!cgroups.is_empty());
-        self.now.loopback_once = u32::from(self.sees_both_ends && !policy.has_cgroups());
+        self.now.loopback_once = u32::from(self.sees_both_ends && !policy.tells_ends_apart());
         self.now.generation = self.now.generation.wrapping_add(1);
         self.write_ports(ports)?;
-        self.write_cgroups(cgroups)?;
+        write(&mut self.cgroups, &mut self.cgroups_set, cgroups)?;
+        write(&mut self.cookies, &mut self.cookies_set, cookies)?;
         let otherwise = Rule {
             of: Match::Ports(Vec::new()),
             action: policy.otherwise,
@@ -234,6 +247,26 @@ impl Tap for EbpfTap {
     fn owners(&mut self) -> Option<Box<dyn Owners + Send>> {
         Some(Box::new(SocketOwners(self.owners.take()?)))
     }
+}
+
+/// Puts the numbers of rules into a map, and takes those out that are no more.
+fn write(
+    map: &mut HashMap<MapData, u64, u32>,
+    set: &mut BTreeMap<u64, u32>,
+    wanted: BTreeMap<u64, u32>,
+) -> Result<(), SourceError> {
+    for (key, rule) in &wanted {
+        map.insert(key, rule, 0).map_err(SourceError::bpf)?;
+    }
+    for key in set.keys().filter(|key| !wanted.contains_key(key)) {
+        match map.remove(key) {
+            // The map of cookies forgets by itself what is not looked up for long.
+            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => {}
+            Err(error) => return Err(SourceError::bpf(error)),
+        }
+    }
+    *set = wanted;
+    Ok(())
 }
 
 /// The owners that the programs noted.
