@@ -143,11 +143,17 @@ fn what_is_no_har_is_said_with_its_place() {
         ("{\"log\": {\"entries\": [{]".to_owned(), "line 1 column 23"),
         (
             format!("{{\"log\": {{\"entries\": [{entry}, {{}}]}}}}"),
-            "log.entries[1].request.method",
+            "1 entry was left out: log.entries[1].request.method",
         ),
     ] {
         fs::write(&file, text).unwrap();
-        run("import", &[&file], &tape).fails(1, &[says]);
+        let ran = run("import", &[&file], &tape).fails(1, &[says]);
+        assert_eq!(
+            ran.stderr.matches(says).count(),
+            1,
+            "said twice: {}",
+            ran.stderr
+        );
         drop(fs::remove_file(&tape));
     }
 }

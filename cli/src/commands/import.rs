@@ -399,9 +399,10 @@ fn report_har(imported: &har::Imported) -> u32 {
         ));
     }
     if let Some(first) = first_unusable {
-        output::warn(format_args!(
-            "{unusable} entries were left out; the first is {first}"
-        ));
+        output::warn(match unusable {
+            1 => format!("1 entry was left out: {first}"),
+            _ => format!("{unusable} entries were left out; the first is {first}"),
+        });
     }
     u32::from(*unusable > 0)
 }

@@ -63,12 +63,12 @@ pub enum ImportError {
     #[error("failed to read")]
     Read(#[source] io::Error),
     /// It is no JSON, or ends too early. The text says line and column.
-    #[error("{}it is not valid JSON: {source}", place(*entry))]
+    #[error("{}it is not valid JSON: {cause}", place(*entry))]
     Json {
         /// The entry in which it was found.
         entry: Option<u64>,
-        /// What the parser said.
-        source: serde_json::Error,
+        /// What the parser said. Its place is in our text, so that it is no source that is told, too.
+        cause: serde_json::Error,
     },
     /// It is JSON of another kind.
     #[error("it is JSON, but no HAR: it has no log.entries")]
@@ -166,7 +166,7 @@ impl Importer {
                 limit,
             }),
             Err(source) if source.is_io() => Err(ImportError::Read(source.into())),
-            Err(source) => Err(ImportError::Json { entry: at, source }),
+            Err(cause) => Err(ImportError::Json { entry: at, cause }),
         }
     }
 
