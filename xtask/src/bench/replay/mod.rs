@@ -93,7 +93,7 @@ struct Archive {
 
 /// An archive of 100,000 GETs and more, no two alike: those of the small calls of `bench wire`.
 fn archive(args: &Replay) -> Result<Archive> {
-    const MIB: u64 = 200;
+    const MIB: u64 = 240;
     const AT_LEAST: u64 = 100_000;
     let pcap = format!("{FOLDER}/replay-calls.pcap");
     let path = format!("{FOLDER}/replay-calls.tape");

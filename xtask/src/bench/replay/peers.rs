@@ -67,8 +67,24 @@ pub(super) struct Outcome {
     pub(super) failed: f64,
     pub(super) rate: f64,
     pub(super) cost: Cost,
+    /// Processor time from the first request on, in seconds, where the program tells: the player
+    /// reads the whole index of its archive before.
+    pub(super) sending: Option<f64>,
     /// Of the latency, in milliseconds.
     pub(super) p99: Option<f64>,
+}
+
+impl Outcome {
+    /// Processor time of sending, in seconds.
+    pub(super) fn sending(&self) -> f64 {
+        let whole = self.cost.cpu.as_secs_f64();
+        self.sending.unwrap_or(whole)
+    }
+
+    /// And that of what was before.
+    pub(super) fn planning(&self) -> f64 {
+        (self.cost.cpu.as_secs_f64() - self.sending()).max(0.0)
+    }
 }
 
 impl Peer {
@@ -246,6 +262,7 @@ fn ours(json: &Value) -> Result<Outcome> {
         requests: sent,
         failed: sent - answered + never,
         rate: number(json, "/metrics/http_reqs/values/rate")?,
+        sending: number(json, "/tapedeck/saturation/cpu_seconds").ok(),
         p99: number(json, "/metrics/http_req_duration/values/p(99)").ok(),
         ..Outcome::default()
     })

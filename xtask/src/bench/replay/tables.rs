@@ -43,8 +43,13 @@ impl Flood {
 
     /// Seconds of processor time for a million requests.
     fn cpu(&self) -> f64 {
-        let cpu = |run: &Outcome| run.cost.cpu.as_secs_f64() * 1e6 / run.requests;
+        let cpu = |run: &Outcome| run.sending() * 1e6 / run.requests;
         median(self.runs.iter().map(cpu).collect())
+    }
+
+    /// Seconds of processor time before the first request.
+    fn planning(&self) -> f64 {
+        median(self.runs.iter().map(Outcome::planning).collect())
     }
 
     fn resident(&self) -> f64 {
@@ -92,7 +97,7 @@ impl Open {
             arrived: arrivals.len() as f64,
             p50: at(0.5),
             p99: at(0.99),
-            cpu: outcome.cost.cpu.as_secs_f64() * 1e6 / outcome.requests,
+            cpu: outcome.sending() * 1e6 / outcome.requests,
         })
     }
 }
@@ -217,7 +222,7 @@ pub(super) fn markdown(figures: &Figures, seconds: u64, runs: usize, load: &str)
             line(
                 &mut text,
                 format_args!(
-                    "\n### Flat out: {}\n\n| | requests/s | CPU s per million | resident MiB |\n|---|--:|--:|--:|",
+                    "\n### Flat out: {}\n\n| | requests/s | CPU s per million | CPU s before | resident MiB |\n|---|--:|--:|--:|--:|",
                     flood.shape
                 ),
             );
@@ -225,10 +230,11 @@ pub(super) fn markdown(figures: &Figures, seconds: u64, runs: usize, load: &str)
         line(
             &mut text,
             format_args!(
-                "| {} | {:.0} | {:.2} | {:.0} |",
+                "| {} | {:.0} | {:.2} | {:.2} | {:.0} |",
                 flood.peer.name(),
                 flood.rate(),
                 flood.cpu(),
+                flood.planning(),
                 flood.resident()
             ),
         );

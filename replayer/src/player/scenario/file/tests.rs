@@ -1,4 +1,5 @@
 use super::*;
+use crate::player::scenario::executor::PerTime;
 
 fn parse(text: &str) -> FileOptions {
     FileOptions::parse(text).unwrap_or_else(|error| panic!("{error}\n{text}"))
