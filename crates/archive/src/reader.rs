@@ -14,6 +14,7 @@ use crate::encryption::cipher::{Budget, Opened};
 use crate::encryption::keys::Identities;
 use crate::error::{Damage, OpenError, ReadError};
 use crate::format::{ChunkKind, HEADER_LEN, PageEntry};
+use crate::page::builder::PageBuilder;
 use crate::page::view::Page;
 use crate::provenance::{Provenance, StoredLedger};
 use crate::scan::Scan;
@@ -30,6 +31,8 @@ pub(crate) struct Segment {
     is_sealed: bool,
     n_rows: u64,
     directory: Directory,
+    /// The last page, where it is not in the file yet.
+    tail: Option<Vec<u8>>,
     /// For each page, one of [`page_state`].
     page_states: Box<[AtomicU8]>,
     /// Where the file is encrypted, the pages that were looked at.
@@ -84,6 +87,7 @@ struct Contents {
     n_rows: u64,
     n_pages: usize,
     directory: Directory,
+    tail: Option<Vec<u8>>,
     ledger: StoredLedger,
     unread: Vec<u64>,
     provenance: Provenance,
@@ -165,6 +169,7 @@ impl Segment {
             n_rows,
             n_pages,
             directory,
+            tail: None,
             ledger,
             unread,
             provenance,
@@ -173,12 +178,14 @@ impl Segment {
     }
 
     /// Opens a file that is still being written, or was when its writer died: what is seen is what
-    /// was in its index pages by now.
+    /// was in its blocks by now.
     pub(crate) fn open_unsealed(path: &Path, keyring: &Keyring) -> Result<Self, OpenError> {
         let source = Source::open(path, &keyring.identities)?;
         let mut entries = Vec::new();
         let mut contents = Contents::default();
         let mut inflater = Inflater::default();
+        // Behind the last page.
+        let mut blocks = Vec::new();
         for found in Scan::new(&source) {
             let Ok(chunk) = found.chunk else {
                 // The tail of a writer that is at work, or was.
@@ -203,15 +210,21 @@ impl Segment {
                     let Some(Ok(page)) = page else { break };
                     entries.push(page.entry(found.offset));
                     contents.n_rows += page.len() as u64;
+                    blocks.clear();
                 }
+                ChunkKind::Exchanges => blocks.push(found.offset),
                 ChunkKind::Bodies
                 | ChunkKind::Directory
                 | ChunkKind::Encrypted
                 | ChunkKind::End
-                | ChunkKind::Exchanges
                 | ChunkKind::Keys
                 | ChunkKind::Page => {}
             }
+        }
+        if let Some((page, entry)) = tail(&source, &blocks, contents.n_rows) {
+            contents.n_rows += u64::from(entry.n_rows.get());
+            entries.push(entry);
+            contents.tail = Some(page);
         }
         contents.n_pages = entries.len();
         contents.directory = Directory::Gathered(entries);
@@ -225,6 +238,7 @@ impl Segment {
             n_rows,
             n_pages,
             directory,
+            tail,
             ledger,
             unread,
             provenance,
@@ -238,6 +252,7 @@ impl Segment {
             is_sealed: true,
             n_rows,
             directory,
+            tail,
             page_states: (0..n_pages)
                 .map(|_| AtomicU8::new(page_state::UNSEEN))
                 .collect(),
@@ -329,9 +344,14 @@ impl Segment {
             return Err(no_such_page);
         };
         let offset = entry.offset.get();
-        let page = match self.opened_pages.get(number) {
-            Some(place) => self.opened_page(entry, place),
-            None => self.check_page(entry, state),
+        let page = match (&self.tail, self.opened_pages.get(number)) {
+            (Some(tail), _) if offset == NOT_IN_FILE => {
+                let first_id = self.place.first_row.saturating_add(entry.first_row.get());
+                Page::parsed(tail, ChunkKind::Page.version(), first_id)
+                    .map(|page| page.with_first_connection(self.place.first_connection))
+            }
+            (_, Some(place)) => self.opened_page(entry, place),
+            (_, None) => self.check_page(entry, state),
         };
         page.map_err(|damage| ReadError::Damaged { offset, damage })
     }
@@ -554,6 +574,35 @@ fn check_entry(entry: &PageEntry, chunk: &Chunk<'_>) -> Result<(), Damage> {
     } else {
         Err(other)
     }
+}
+
+/// Stands for the place of a page that is not in the file.
+const NOT_IN_FILE: u64 = u64::MAX;
+
+/// The page of the blocks that a writer has put behind the last one, as far as they can be read.
+fn tail(source: &Source, blocks: &[u64], first_row: u64) -> Option<(Vec<u8>, PageEntry)> {
+    let mut page = PageBuilder::default();
+    let mut scratch = Scratch::new();
+    for offset in blocks {
+        let next = first_row.saturating_add(page.n_rows() as u64);
+        let is_read = source
+            .chunk(*offset, ChunkKind::Exchanges)
+            .and_then(|chunk| match chunk.first_row == next {
+                true => scratch.fill(&chunk, source.instance(), *offset),
+                false => Err(Damage::Structure("the block is out of order")),
+            })
+            .and_then(|()| page.add_block(*offset, &scratch));
+        if is_read.is_err() {
+            // As behind damage: `recover` tells what it is.
+            break;
+        }
+    }
+    if page.n_rows() == 0 {
+        return None;
+    }
+    let (bytes, mut entry) = page.finish(first_row);
+    entry.offset = NOT_IN_FILE.into();
+    Some((bytes, entry))
 }
 
 /// What the directory knows of a page.

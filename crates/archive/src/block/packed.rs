@@ -37,28 +37,51 @@ impl Values {
     /// The base is the least value with its bits taken as signed: a few steps backwards among many
     /// small ones forwards do not widen the column. Sums wrap.
     pub(crate) fn pack(&mut self) -> Packed {
-        let signed = || self.0.iter().map(|value| value.cast_signed());
-        let (Some(least), Some(most)) = (signed().min(), signed().max()) else {
+        let Some((first, rest)) = self.0.split_first() else {
             return Packed::default();
         };
-        let base = least.cast_unsigned();
-        let width = bytes_of(most.cast_unsigned().wrapping_sub(base));
-        let mut bytes = Vec::with_capacity(self.0.len() * width);
-        match width {
-            0 => {}
-            1 => bytes.extend(self.0.iter().map(|value| value.wrapping_sub(base) as u8)),
-            _ => {
-                for value in &self.0 {
-                    let value = value.wrapping_sub(base).to_le_bytes();
-                    bytes.extend_from_slice(value.get(..width).unwrap_or(&value));
-                }
-            }
+        let (mut base, mut width) = (*first, 0);
+        // Most columns do not vary, which is seen sooner than how much they do.
+        if rest.iter().any(|value| value != first) {
+            let (least, most) = self.0.iter().fold((i64::MAX, i64::MIN), |ends, value| {
+                let value = value.cast_signed();
+                (ends.0.min(value), ends.1.max(value))
+            });
+            base = least.cast_unsigned();
+            width = bytes_of(most.cast_unsigned().wrapping_sub(base));
         }
+        let mut bytes = Vec::new();
+        put(
+            &mut bytes,
+            width,
+            self.0.iter().map(|value| value.wrapping_sub(base)),
+        );
         self.0.clear();
         Packed {
             base,
             bytes,
             width: width as u8,
+        }
+    }
+}
+
+/// Appends numbers, each in its low `width` bytes, at most 8.
+pub(crate) fn put(bytes: &mut Vec<u8>, width: usize, numbers: impl ExactSizeIterator<Item = u64>) {
+    match width {
+        0 => {}
+        1 => bytes.extend(numbers.map(|number| number as u8)),
+        _ => {
+            let start = bytes.len();
+            let end = start + numbers.len() * width;
+            // Each is written in full, and the next one over what is too much of it.
+            bytes.resize(end + 8, 0);
+            let places = (start..end).step_by(width);
+            for (place, number) in places.zip(numbers) {
+                if let Some(room) = bytes.get_mut(place..place + 8) {
+                    room.copy_from_slice(&number.to_le_bytes());
+                }
+            }
+            bytes.truncate(end);
         }
     }
 }

@@ -16,7 +16,9 @@ use super::values::RowValues;
 use super::{id, row_flags, target};
 use crate::block::builder::{BlockHandle, halves, protocol_number};
 use crate::block::view::{BodyView, MessageView, Record};
+use crate::error::Damage;
 use crate::format::{MAX_PAGE_ROWS, PageEntry, PageHeader};
+use crate::scratch::Scratch;
 
 /// Lengths that the index needs and that the exchange does not tell by itself, since long bodies
 /// left it before.
@@ -155,6 +157,21 @@ impl PageBuilder {
     pub(crate) fn block_written(&mut self, offset: u64, n_records: usize) {
         let first_row = self.rows.len().saturating_sub(n_records);
         self.blocks.push((offset, first_row as u64));
+    }
+
+    /// Adds the rows of a block that is in a file already, whose records are in the scratch; says how
+    /// many.
+    pub(crate) fn add_block(&mut self, offset: u64, scratch: &Scratch) -> Result<usize, Damage> {
+        let n_records = scratch.n_records();
+        if self.rows.len() + n_records > MAX_PAGE_ROWS {
+            return Err(Damage::Length);
+        }
+        for number in 0..n_records {
+            let record = scratch.record(number)?;
+            self.push(&record.to_exchange(), Bodies::of(&record));
+        }
+        self.block_written(offset, n_records);
+        Ok(n_records)
     }
 
     /// Adds the row of an exchange.

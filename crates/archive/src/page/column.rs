@@ -3,7 +3,7 @@
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::block::packed::{bytes_of, little_endian};
+use crate::block::packed::{bytes_of, little_endian, put};
 
 /// Where a column lies and what its bytes mean.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
@@ -272,18 +272,19 @@ impl Columns {
         }
         let column = self.descriptors.len() - 1;
         let all_ones = u64::MAX >> ((64 - 8 * width as u32) % 64);
-        for (number, value) in values.iter().enumerate() {
-            let mut stored = flattened(*value, number, slope).wrapping_sub(base);
+        let wide = &mut self.wide;
+        let stored = values.iter().enumerate().map(|(number, value)| {
+            let stored = flattened(*value, number, slope).wrapping_sub(base);
             if has_none && *value == NONE {
-                stored = all_ones;
+                all_ones
             } else if stored > limit {
-                self.wide.push((Self::wide_key(column, number), *value));
-                stored = all_ones - 1;
+                wide.push((Self::wide_key(column, number), *value));
+                all_ones - 1
+            } else {
+                stored
             }
-            let stored = stored.to_le_bytes();
-            self.bytes
-                .extend_from_slice(stored.get(..width).unwrap_or(&stored));
-        }
+        });
+        put(&mut self.bytes, width, stored);
     }
 
     fn describe(&mut self, count: usize, base: u64, width: u8, flags: u8) {

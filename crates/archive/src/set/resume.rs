@@ -9,7 +9,7 @@ use crate::encryption::keys::Identities;
 use crate::error::{Damage, OpenError, WriteError};
 use crate::format::{ChunkKind, HEADER_LEN, PageEntry};
 use crate::output::{Output, give_name, io_error};
-use crate::page::builder::{Bodies, PageBuilder};
+use crate::page::builder::PageBuilder;
 use crate::page::view::Page;
 use crate::provenance::{Provenance, StoredLedger};
 use crate::recover::RecoverError;
@@ -180,15 +180,7 @@ impl<'a> Whole<'a> {
             return Err(Damage::Structure("the block is out of order"));
         }
         self.scratch.fill(chunk, self.source.instance(), offset)?;
-        for number in 0..self.scratch.n_records() {
-            if self.page.is_full() {
-                return Err(Damage::Length);
-            }
-            let record = self.scratch.record(number)?;
-            self.page.push(&record.to_exchange(), Bodies::of(&record));
-        }
-        self.page.block_written(offset, self.scratch.n_records());
-        self.n_rows += self.scratch.n_records() as u64;
+        self.n_rows += self.page.add_block(offset, &self.scratch)? as u64;
         Ok(())
     }
 

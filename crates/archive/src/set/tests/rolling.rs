@@ -8,7 +8,9 @@ use tapedeck_model::{BodyPart, Ledger, Role, Timestamp};
 use super::{names, samples, writer_options};
 use crate::set::name::segment_number;
 use crate::tests::samples::{expected, memory, noise, read, shop, write};
-use crate::{Archive, Cause, SegmentedWriter, SetEvent, SetOptions, WriteError, Writer, verify};
+use crate::{
+    Archive, Cause, Limits, SegmentedWriter, SetEvent, SetOptions, WriteError, Writer, verify,
+};
 
 fn options() -> SetOptions {
     let mut options = SetOptions::new(writer_options().provenance);
@@ -331,6 +333,40 @@ fn readers_follow_a_writer() {
         is_over.store(true, Ordering::Release);
         assert!(reader.join().unwrap() > 3);
     });
+}
+
+/// One exchange a second: what is paid each second is the block, and hardly more.
+#[test]
+fn little_traffic_costs_little() {
+    let folder = memory();
+    let mut options = options();
+    options.segment_size = u64::MAX;
+    options.segment_age = Duration::MAX;
+    options.writer.limits = Limits::default();
+    let (mut writer, _) = begin(folder.path(), options);
+    let originals: Vec<_> = (0..300).map(|n| expected(&shop(n))).collect();
+    let at = |n| Duration::from_secs(n + 1);
+    for n in 0..300 {
+        writer.exchange(&shop(n).exchange).unwrap();
+        writer.tick(at(n), || ledger(n + 1)).unwrap();
+        if n % 37 == 0 || (254..258).contains(&n) {
+            // The last page is not there yet; what it will say is.
+            let archive = Archive::open(folder.path()).unwrap();
+            assert!(read(&archive)[..] == originals[..=n as usize]);
+            assert_eq!(archive.ledger(), &ledger(n + 1));
+            assert_eq!(archive.pages().count(), if n < 256 { 1 } else { 2 });
+        }
+    }
+    let len = writer.file_len();
+    assert!(len / 300 < 2_000, "{} bytes a second", len / 300);
+    writer.tick(at(400), || ledger(300)).unwrap();
+    assert_eq!(writer.file_len(), len, "there is nothing new");
+    let (_, events) = writer.seal(&ledger(300)).unwrap();
+    let Some(SetEvent::Sealed { path, .. }) = events.last() else {
+        panic!("{events:?}");
+    };
+    assert!(verify(path).unwrap().is_whole());
+    assert!(read(&Archive::open(path).unwrap()) == originals);
 }
 
 fn add_to(writer: &mut SegmentedWriter, n: u64) {
