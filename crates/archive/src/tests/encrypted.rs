@@ -460,7 +460,11 @@ fn child_writes_encrypted_segments_until_it_is_killed() {
 #[test]
 fn a_killed_writer_leaves_what_the_key_opens() {
     let mut left = 0;
-    for round in 0..25_usize {
+    for round in 0..400_usize {
+        // On a busy machine many are done before they can be killed.
+        if round >= 25 && left > 5 {
+            break;
+        }
         let folder = tempdir().unwrap();
         let starting = NO_CHILD_STARTS.lock().unwrap();
         let mut child = Command::new(env::current_exe().unwrap())
