@@ -1,5 +1,7 @@
 //! TLS through the real program: key logs of all kinds, and what stays closed.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of these tests are tests")]
+
 mod common;
 
 use std::ffi::OsString;
