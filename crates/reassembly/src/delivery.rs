@@ -34,7 +34,7 @@ impl Reassembler {
     }
 
     /// Delivers what waits at the front of a half and may be delivered; true if there was any.
-    pub(crate) fn drain(&mut self, id: HalfId, force: Force, sink: &mut impl Sink) -> bool {
+    pub(crate) fn drain(&mut self, id: HalfId, mut force: Force, sink: &mut impl Sink) -> bool {
         let mut any = false;
         loop {
             let conn = &mut self.conns[id.slot as usize];
@@ -43,7 +43,7 @@ impl Reassembler {
             let Some(backlog) = half.backlog.as_mut() else {
                 return any;
             };
-            let allowed = |needs| needs <= level || force == Force::Yes;
+            let allowed = |needs| needs <= level || force != Force::No;
             if let Some((start, chunk)) = backlog.first() {
                 if start != next || !allowed(chunk.needs) {
                     return any;
@@ -71,6 +71,9 @@ impl Reassembler {
                 return any;
             }
             any = true;
+            if force == Force::Once {
+                force = Force::No;
+            }
         }
     }
 
@@ -173,6 +176,7 @@ impl Reassembler {
     /// whoever reads both must not see an answer before what it answers.
     fn flush(&mut self, slot: u32, sink: &mut impl Sink) {
         let halves = Direction::BOTH.map(|direction| HalfId { slot, direction });
+        // Each round gives something up or delivers something.
         loop {
             self.drain_pair(halves[0], sink);
             let holes = halves.into_iter().filter_map(|id| {
@@ -180,26 +184,42 @@ impl Reassembler {
                 let since = half.hole_since()?;
                 Some((since, id))
             });
-            let Some((_, id)) = holes.min_by_key(|(since, _)| *since) else {
+            if let Some((_, id)) = holes.min_by_key(|(since, _)| *since) {
+                self.give_up_hole(id, GapCause::Lost, sink);
+                continue;
+            }
+            if halves.into_iter().any(|id| self.lose_tail(id, sink)) {
+                continue;
+            }
+            // What still waits does so for bytes that the other side cannot have sent. Behind it there
+            // may be another hole.
+            let waiting = halves.into_iter().filter_map(|id| {
+                let half = &self.conns[slot as usize].halves[id.direction];
+                Some((half.waiting_since()?, id))
+            });
+            let Some((_, id)) = waiting.min_by_key(|(since, _)| *since) else {
                 break;
             };
-            self.give_up_hole(id, GapCause::Lost, sink);
-        }
-        for id in halves {
-            let half = &mut self.conns[slot as usize].halves[id.direction];
-            let (next, at) = (half.next(), half.last_at);
-            // As when the grace is over: one byte may be a FIN.
-            if let Some(backlog) = half.backlog.as_ref()
-                && backlog.hole_end().is_none()
-                && backlog.acked > next + 1
-            {
-                let end = backlog.acked;
-                self.lose(id, end, GapCause::Lost, at, sink);
-                self.drain_pair(id, sink);
+            if !self.drain(id, Force::Once, sink) {
+                break;
             }
         }
-        // What still waits does so for bytes that the other side cannot have sent.
-        while self.drain(halves[0], Force::Yes, sink) | self.drain(halves[1], Force::Yes, sink) {}
+    }
+
+    /// Gives up what was acknowledged at the end of a half and never came; true if there was any.
+    fn lose_tail(&mut self, id: HalfId, sink: &mut impl Sink) -> bool {
+        let half = &mut self.conns[id.slot as usize].halves[id.direction];
+        let (next, at) = (half.next(), half.last_at);
+        // As when the grace is over: one byte may be a FIN.
+        if let Some(backlog) = half.backlog.as_ref()
+            && backlog.hole_end().is_none()
+            && backlog.acked > next + 1
+        {
+            let end = backlog.acked;
+            self.lose(id, end, GapCause::Lost, at, sink);
+            return true;
+        }
+        false
     }
 
     /// Tells the sink when both halves have ended, and lets the connection linger.
@@ -247,5 +267,7 @@ impl Reassembler {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Force {
     No,
+    /// The first of what waits; then as ever.
+    Once,
     Yes,
 }

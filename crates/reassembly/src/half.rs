@@ -192,6 +192,13 @@ impl Half {
         (end > self.next).then_some(since)
     }
 
+    /// Since when what it is to say next is there.
+    pub(crate) fn waiting_since(&self) -> Option<Timestamp> {
+        let backlog = self.backlog.as_ref()?;
+        let chunk = backlog.first().map(|(_, chunk)| chunk.at);
+        chunk.or_else(|| backlog.ending.map(|ending| ending.at))
+    }
+
     /// Whether what it is to say next waits for bytes of the other half that are being waited for.
     pub(crate) fn waits_for(&self, peer: &Self) -> bool {
         let first = self.backlog.as_ref().and_then(|backlog| backlog.first());

@@ -968,3 +968,25 @@ fn a_lost_handshake_does_not_hide_a_lost_answer() {
         ">ask1ask2 <gap 7 <answer2"
     );
 }
+
+/// Whatever is lost of a few turns: what was captured reaches the reader.
+#[test]
+fn no_loss_takes_captured_bytes_with_it() {
+    let mut talk = started();
+    for _ in 0..3 {
+        talk.client(b"ask ");
+        talk.client(b"me");
+        talk.server(b"ans");
+        talk.server(b"wer");
+    }
+    talk.ack(UP);
+    let (begin, rest) = talk.segments.split_at(3);
+    assert!(rest.len() < 16, "2 to that power are tried");
+    for lost in 0..1_u32 << rest.len() {
+        let captured = (rest.iter().enumerate()).filter(|(at, _)| lost >> at & 1 == 0);
+        let captured = captured.map(|(_, segment)| segment);
+        let segments: Vec<_> = begin.iter().chain(captured).cloned().collect();
+        let (_, ledger) = feed(Limits::default(), &segments);
+        assert_eq!(ledger.payload_bytes_dropped, 0, "without {lost:b}");
+    }
+}
