@@ -4,6 +4,7 @@ mod archive;
 mod capture;
 mod figures;
 mod measure;
+mod nginx;
 mod replay;
 mod report;
 mod wire;

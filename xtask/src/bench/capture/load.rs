@@ -2,16 +2,15 @@
 
 use std::fmt;
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use super::FOLDER;
 use super::group::Group;
+use crate::bench::nginx::Nginx;
 
 /// Connections of a load at a fixed rate.
 const CONNECTIONS: u64 = 16;
@@ -212,62 +211,13 @@ fn latencies(log: &str) -> Vec<u64> {
     log.lines().filter_map(of).collect()
 }
 
-/// nginx with one process, which serves files.
-pub(super) struct Nginx {
-    child: Child,
-    pub(super) http1: u16,
-    pub(super) h2c: u16,
-}
-
-impl Nginx {
-    const WAIT: Duration = Duration::from_secs(10);
-
-    pub(super) fn start(group: &Group, folder: &Path) -> Result<Self> {
-        let (http1, h2c) = (free_port()?, free_port()?);
-        let folder = fs::canonicalize(folder)?.join("capture-nginx");
-        fs::create_dir_all(&folder)?;
-        fs::write(folder.join("small.json"), json(1 << 10))?;
-        fs::write(folder.join("body.bin"), noise(1 << 20))?;
-        let root = folder.display();
-        let text = format!(
-            "daemon off; worker_processes 1; pid {root}/pid; error_log {root}/log crit;
-             events {{ worker_connections 4096; }}
-             http {{
-               access_log off; keepalive_requests 1000000000; keepalive_timeout 600s;
-               sendfile on; default_type application/json; root {root};
-               client_body_temp_path {root}/body; open_file_cache max=10;
-               server {{ listen 127.0.0.1:{http1}; }}
-               server {{ listen 127.0.0.1:{h2c} http2; }}
-             }}"
-        );
-        let config = folder.join("nginx.conf");
-        fs::write(&config, text)?;
-        let child = group
-            .command("nginx")
-            .args(["-p"])
-            .arg(&folder)
-            .arg("-c")
-            .arg(&config)
-            .stderr(Stdio::null())
-            .spawn()
-            .context("failed to start nginx")?;
-        let nginx = Self { child, http1, h2c };
-        let begun = Instant::now();
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, http1)).is_err() {
-            ensure!(begun.elapsed() < Self::WAIT, "nginx does not listen");
-            thread::sleep(Duration::from_millis(10));
-        }
-        Ok(nginx)
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        // The master ends its worker; a KILL would leave it.
-        let pid = self.child.id().to_string();
-        Command::new("kill").arg(pid).status().ok();
-        self.child.wait().ok();
-    }
+/// nginx in the group, which serves files.
+pub(super) fn nginx(group: &Group) -> Result<Nginx> {
+    let folder = Path::new(FOLDER).join("capture-nginx");
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join("small.json"), json(1 << 10))?;
+    fs::write(folder.join("body.bin"), noise(1 << 20))?;
+    Nginx::start(group.command("nginx"), &folder, "")
 }
 
 /// JSON of about that length, as a service would say it.
@@ -300,12 +250,6 @@ fn noise(len: usize) -> Vec<u8> {
     }
     bytes.truncate(len);
     bytes
-}
-
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-        .local_addr()?
-        .port())
 }
 
 #[cfg(test)]

@@ -11,7 +11,6 @@ mod observer;
 mod tables;
 
 use std::fs;
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,7 +18,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
 use self::group::{Busy, Group};
-use self::load::{Load, Nginx, Outcome, SHAPES, Shape};
+use self::load::{Load, Outcome, SHAPES, Shape, nginx};
 use self::observer::{Observer, Seen};
 use super::report;
 use crate::packages;
@@ -133,7 +132,7 @@ fn measure(args: &Capture, shape: Shape, rest: f64) -> Result<Figures> {
 
 fn once(shape: Shape, observer: Observer, seconds: u64, rest: f64) -> Result<Run> {
     let group = Group::new()?;
-    let nginx = Nginx::start(&group, Path::new(FOLDER))?;
+    let nginx = nginx(&group)?;
     let mut watching = observer.start(&group, &nginx)?;
     if watching.is_recording() {
         thread::sleep(SETTLE);

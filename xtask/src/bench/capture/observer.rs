@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::FOLDER;
 use super::group::Group;
-use super::load::Nginx;
+use crate::bench::nginx::Nginx;
 
 /// Who looks on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -13,7 +13,7 @@ use clap::Parser;
 
 use self::peers::{Load, Peer, Shape};
 use self::tables::{Figures, Flood, Open};
-use self::targets::{Arrivals, Nginx};
+use self::targets::{Arrivals, nginx};
 use super::report;
 use crate::packages;
 use crate::shell::{cargo, run as run_command, say};
@@ -145,7 +145,7 @@ impl Replay {
 
 /// As many requests as there can be.
 fn floods(args: &Replay, archive: &Archive, figures: &mut Figures) -> Result<()> {
-    let nginx = Nginx::start(args.target_core)?;
+    let nginx = nginx(args.target_core)?;
     for (shape, url, peers) in [
         (
             Shape::Http1 { connections: 64 },
@@ -223,7 +223,7 @@ fn stall(args: &Replay, archive: &Archive, figures: &mut Figures) -> Result<()> 
 fn many_connections(args: &Replay, archive: &Archive, figures: &mut Figures) -> Result<()> {
     const CONNECTIONS: u32 = 10_000;
     say("10,000 connections");
-    let nginx = Nginx::start(args.target_core)?;
+    let nginx = nginx(args.target_core)?;
     let shape = Shape::Http1 {
         connections: CONNECTIONS,
     };
