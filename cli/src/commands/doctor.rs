@@ -127,7 +127,7 @@ fn about(machine: &Machine) -> [(&'static str, String); 8] {
         (
             "TLS",
             format!(
-                "read from captures, with a key log; not live yet (BTF: {})",
+                "read with a key log, from captures and live; without one it stays closed (BTF: {})",
                 yes(machine.btf, "there", "missing")
             ),
         ),

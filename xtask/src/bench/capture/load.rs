@@ -15,6 +15,12 @@ use crate::bench::nginx::Nginx;
 /// Connections of a load at a fixed rate.
 const CONNECTIONS: u64 = 16;
 
+/// Requests at a time on a connection of HTTP/2.
+const STREAMS: &str = "32";
+
+/// A load that is not over this long after its time will not end.
+const GRACE: u64 = 20;
+
 /// What is asked for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum What {
@@ -108,8 +114,12 @@ impl Load {
         let log = format!("{FOLDER}/latencies.tsv");
         let connections = CONNECTIONS.min(rate / 10);
         let asked = rate * self.seconds;
-        let mut command = group.command("h2load");
-        if self.shape.what != What::H2 {
+        let mut command = limited(group, "h2load", self.seconds);
+        if self.shape.what == What::H2 {
+            // With one stream a connection, each response waits 40 ms for the delayed acknowledgment of
+            // the one before (Nagle's algorithm in nginx), and h2load falls behind its rate.
+            command.args(["-m", STREAMS]);
+        } else {
             command.arg("--h1");
         }
         command
@@ -118,7 +128,7 @@ impl Load {
             .args(["--rps", &(rate as f64 / connections as f64).to_string()])
             .arg(format!("--log-file={log}"))
             .arg(self.url(nginx));
-        let said = said(&mut command)?;
+        let said = said(&mut command, self.seconds)?;
         let served = answered(&said).context("h2load says no count")?;
         ensure!(
             served == asked,
@@ -136,12 +146,12 @@ impl Load {
     }
 
     fn h2load_flat(&self, group: &Group, nginx: &Nginx) -> Result<Outcome> {
-        let mut command = group.command("h2load");
+        let mut command = limited(group, "h2load", self.seconds);
         command
-            .args(["-t", "1", "-c", "8", "-m", "32"])
+            .args(["-t", "1", "-c", "8", "-m", STREAMS])
             .args(["-D", &self.seconds.to_string()])
             .arg(self.url(nginx));
-        let said = said(&mut command)?;
+        let said = said(&mut command, self.seconds)?;
         Ok(Outcome {
             served: answered(&said).context("h2load says no count")?,
             seconds: self.seconds as f64,
@@ -155,12 +165,12 @@ impl Load {
         } else {
             "32"
         };
-        let mut command = group.command("wrk");
+        let mut command = limited(group, "wrk", self.seconds);
         command
             .args(["-t", "1", "-c", connections])
             .arg(format!("-d{}s", self.seconds))
             .arg(self.url(nginx));
-        let said = said(&mut command)?;
+        let said = said(&mut command, self.seconds)?;
         let served = said.lines().find_map(|line| {
             let (count, _) = line.split_once(" requests in ")?;
             count.trim().parse().ok()
@@ -173,9 +183,25 @@ impl Load {
     }
 }
 
-fn said(command: &mut Command) -> Result<String> {
+/// What `timeout` ends with when it had to end its program.
+const TIMED_OUT: i32 = 124;
+
+/// A program of the group that ends in time.
+fn limited(group: &Group, program: &str, seconds: u64) -> Command {
+    let mut command = group.command("timeout");
+    command.arg((seconds + GRACE).to_string()).arg(program);
+    command
+}
+
+/// Runs a load to its end, which it must reach.
+fn said(command: &mut Command, seconds: u64) -> Result<String> {
     let output = command.output().context("failed to start the load")?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(
+        output.status.code() != Some(TIMED_OUT),
+        "the load did not end within {} s: {said}",
+        seconds + GRACE
+    );
     ensure!(output.status.success(), "the load failed: {said}");
     Ok(said)
 }
@@ -255,6 +281,18 @@ fn noise(len: usize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_load_that_does_not_end_is_an_error() {
+        let mut stuck = Command::new("timeout");
+        stuck.args(["0.05", "sleep", "60"]);
+        let error = said(&mut stuck, 5).unwrap_err().to_string();
+        assert!(
+            error.starts_with("the load did not end within 25 s"),
+            "{error}"
+        );
+        assert_eq!(said(Command::new("echo").arg("done"), 5).unwrap(), "done\n");
+    }
 
     #[test]
     fn what_h2load_says_is_read() {

@@ -44,8 +44,8 @@ pub(crate) struct Capture {
     /// Measure the program that was built before
     #[arg(long)]
     no_build: bool,
-    /// Put the tables into docs/benchmarks.md
-    #[arg(long)]
+    /// Put the tables into docs/benchmarks.md; of all loads only, as it replaces those that are there
+    #[arg(long, conflicts_with = "only")]
     write: bool,
 }
 
@@ -79,18 +79,23 @@ pub(crate) fn run(args: &Capture) -> Result<()> {
     let mut all = Vec::new();
     for shape in SHAPES {
         if shape.to_string().contains(&args.only) {
-            all.push(measure(args, shape, rest)?);
+            let figures = measure(args, shape, rest)?;
+            // At once: a later load may fail, and this took long.
+            print(&tables::table(&figures));
+            all.push(figures);
         }
     }
     let text = tables::markdown(&all, args.seconds, args.runs, &load_before, rest);
-    #[expect(clippy::print_stdout, reason = "the tables are this chore's result")]
-    {
-        println!("{text}");
-    }
+    print(&text);
     if args.write {
         report::write("capture", &text)?;
     }
     Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the tables are this chore's result")]
+fn print(text: &str) {
+    println!("{text}");
 }
 
 fn build() -> Result<()> {

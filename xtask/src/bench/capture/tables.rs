@@ -34,7 +34,8 @@ pub(super) fn markdown(
     text
 }
 
-fn table(figures: &Figures) -> String {
+/// The table of one load.
+pub(super) fn table(figures: &Figures) -> String {
     let mut text = format!(
         "\n### {}\n\n| | served/s | CPU µs each | added | of `tcpdump`'s | machine µs each | p99 ms | archived | \
          lost | file bytes each | MiB idle, most |\n|---|--:|--:|--:|--:|--:|--:|---|---|--:|--:|\n",
