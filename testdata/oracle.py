@@ -104,6 +104,9 @@ def read_packets(path, keys):
     connections, times = {}, {}
     for line in text.splitlines():
         stream, src4, src6, sport, dst4, dst6, dport, flags, following, size, frame, time = line.split("|")
+        if not flags:
+            # A fragment, or a header that was cut.
+            continue
         source, target = endpoint(src4 or src6, sport), endpoint(dst4 or dst6, dport)
         connection = connections.setdefault(stream, Connection())
         flags = int(flags, 16)
@@ -112,7 +115,7 @@ def read_packets(path, keys):
         if flags & 1:
             connection.fin.add(source)
         # Relative numbers count the SYN; a FIN comes behind the data.
-        behind = int(following or 0) - 1 - (flags & 1) if int(size) else 0
+        behind = int(following or 0) - 1 - (flags & 1) if int(size or 0) else 0
         connection.sent[source] = max(connection.sent.get(source, 0), behind)
         times[frame] = time
         connection.sent.setdefault(target, 0)
@@ -175,7 +178,7 @@ class Oracle:
             target = raw(http, "http.request.uri")
             exchange.path, exchange.scheme = target, self.scheme
             exchange.authority = first(http, "http.host")
-            if "://" in target:
+            if target and "://" in target and not target.startswith("/"):
                 exchange.scheme, _, rest = target.partition("://")
                 exchange.authority = rest.split("/")[0]
             elif method == "CONNECT":

@@ -165,8 +165,8 @@ fn target_and_version(rest: &[u8]) -> Probe {
 const VERSION: &[u8] = b" HTTP/1.";
 const NO_TARGET: &[u8] = b"HTTP/1.";
 
-/// How many spaces too many are read over where one is due.
-const MAX_SPACES: usize = 8;
+/// How many spaces too many are read over where one is due: real servers answer seventeen and more.
+const MAX_SPACES: usize = 64;
 
 /// Bytes of empty lines that may stand before the first message.
 const MAX_BLANK: usize = 8;
@@ -228,6 +228,7 @@ mod tests {
         check(b"HTTP/1.0 404 Not Found\r\n", RESPONSE);
         check(b"HTTP/1.1 2", RESPONSE);
         check(b"GET   /two HTTP/1.1\r\n", REQUEST);
+        check(b"GET                  /many HTTP/1.1\r\n", REQUEST);
         check(b"GET HTTP/1.1\r\n", REQUEST);
         check(b"GET  HTTP/1.1\r\n", REQUEST);
         check(b"HTTP/1.1  200 OK\r\n", RESPONSE);
