@@ -6,6 +6,7 @@ mod bench;
 mod demo;
 mod ebpf;
 mod fuzz;
+mod image;
 mod lint;
 mod packages;
 mod shell;
@@ -47,6 +48,8 @@ enum Command {
     Fuzz(fuzz::Fuzz),
     /// Build the kernel programs
     Ebpf(ebpf::Ebpf),
+    /// Build the OCI image of all programs
+    Image(image::Image),
 }
 
 fn main() -> ExitCode {
@@ -71,5 +74,6 @@ fn run(args: Args) -> Result<()> {
         Command::Bench(args) => bench::run(&args),
         Command::Fuzz(args) => fuzz::run_fuzzer(&args),
         Command::Ebpf(args) => ebpf::run(&args),
+        Command::Image(args) => image::build(&args),
     }
 }

@@ -65,6 +65,17 @@ pub(crate) const FOR_TESTS: &[Package] = &[
     ),
 ];
 
+/// What builds the image.
+pub(crate) const FOR_IMAGE: &[Package] = &[
+    package("buildah", "buildah", "builds the image"),
+    package("binutils", "strip", "takes symbols out of the programs"),
+    package(
+        "ca-certificates",
+        "update-ca-certificates",
+        "whom the image trusts",
+    ),
+];
+
 /// What the benchmarks run beside Tapedeck.
 pub(crate) const FOR_BENCHMARKS: &[Package] = &[
     package("tcpdump", "tcpdump", "how fast packets can be read at all"),

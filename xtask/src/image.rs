@@ -1,0 +1,189 @@
+//! `cargo xtask image`: one OCI image with every program of Tapedeck, and nothing else.
+//!
+//! It is built from nothing (`FROM scratch`), so that no registry is needed. The programs are linked
+//! dynamically, and the few shared objects that they name are copied from this machine: the resolver
+//! of glibc wants to be dynamic, and the programs share one copy.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::packages::{self, FOR_IMAGE};
+use crate::shell::{cargo, command, run, say};
+
+/// Build the OCI image
+#[derive(clap::Args, Debug)]
+pub(crate) struct Image {
+    /// The name of the image, with its tag
+    #[arg(long, default_value = concat!("tapedeck:", env!("CARGO_PKG_VERSION")))]
+    tag: String,
+    /// Take the programs from this folder, and build none
+    #[arg(long, value_name = "FOLDER")]
+    binaries: Option<PathBuf>,
+}
+
+/// The programs, and the package of each.
+const PROGRAMS: [(&str, &str); 2] = [("tapedeck", "tapedeck"), ("tapedeckd", "tapedeckd")];
+
+/// Where the files of the image are gathered, and where it lies as an OCI folder afterwards.
+const ROOT: &str = "target/image/root";
+const OCI: &str = "target/image/oci";
+
+/// What the image may take, compressed: nodes pull it when they are new and busy.
+const MOST_BYTES: u64 = 40 << 20;
+
+const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// Small files of the image: who its users are, and how names are resolved.
+const FILES: [(&str, &str); 3] = [
+    (
+        "etc/passwd",
+        "root:x:0:0:root:/:/sbin/nologin\ntapedeck:x:65532:65532:tapedeck:/:/sbin/nologin\n",
+    ),
+    ("etc/group", "root:x:0:\ntapedeck:x:65532:\n"),
+    ("etc/nsswitch.conf", "hosts: files dns\n"),
+];
+
+/// Gathers the files, builds the image, and says what it weighs.
+pub(crate) fn build(args: &Image) -> Result<()> {
+    packages::ensure(FOR_IMAGE)?;
+    let binaries = match &args.binaries {
+        Some(folder) => folder.clone(),
+        None => build_programs()?,
+    };
+    let root = Path::new(ROOT);
+    if root.exists() {
+        fs::remove_dir_all(root).with_context(|| format!("cannot empty {ROOT}"))?;
+    }
+    for (program, _) in PROGRAMS {
+        let copy = root.join("usr/bin").join(program);
+        put(&binaries.join(program), &copy)?;
+        run(command("strip", &["--strip-all"]).arg(&copy))?;
+        for object in shared_objects(&copy)? {
+            let below = object.strip_prefix("/").unwrap_or(&object);
+            put(&object, &root.join(below))?;
+        }
+    }
+    put(Path::new(CERTIFICATES), &root.join(&CERTIFICATES[1..]))?;
+    put(
+        Path::new("LICENSE"),
+        &root.join("usr/share/doc/tapedeck/LICENSE"),
+    )?;
+    for (name, text) in FILES {
+        fs::write(root.join(name), text).with_context(|| format!("cannot write {name}"))?;
+    }
+    // The same time for every file, so that the same files make the same layer.
+    run(command("buildah", &["build", "--quiet", "--timestamp=0"])
+        .args(["--isolation=chroot", "--file=deploy/image/Containerfile"])
+        .args(labels())
+        .arg(format!("--tag={}", args.tag))
+        .arg(ROOT))?;
+    weigh(&args.tag)
+}
+
+fn build_programs() -> Result<PathBuf> {
+    let mut build = cargo(&["build", "--release", "--locked"]);
+    for (program, package) in PROGRAMS {
+        build.args(["--package", package, "--bin", program]);
+    }
+    run(&mut build)?;
+    Ok(PathBuf::from("target/release"))
+}
+
+fn labels() -> [String; 4] {
+    let label =
+        |name: &str, value: &str| format!("--label=org.opencontainers.image.{name}={value}");
+    [
+        label("title", "Tapedeck"),
+        label("version", env!("CARGO_PKG_VERSION")),
+        label("licenses", "Apache-2.0"),
+        label("source", env!("CARGO_PKG_REPOSITORY")),
+    ]
+}
+
+/// Copies a file, links followed, and makes the folders above it.
+fn put(from: &Path, to: &Path) -> Result<()> {
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    }
+    fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display()))?;
+    Ok(())
+}
+
+/// The shared objects that a program is linked with, the loader among them.
+fn shared_objects(program: &Path) -> Result<BTreeSet<PathBuf>> {
+    let output = command("ldd", &[])
+        .arg(program)
+        .output()
+        .context("failed to start ldd")?;
+    ensure!(
+        output.status.success(),
+        "ldd {} failed: {}",
+        program.display(),
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    parse_ldd(&String::from_utf8(output.stdout)?)
+}
+
+/// Reads lines such as `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x7f..)`; the loader has no
+/// arrow, and what the kernel provides has no path.
+fn parse_ldd(text: &str) -> Result<BTreeSet<PathBuf>> {
+    let mut found = BTreeSet::new();
+    for line in text.lines().map(str::trim) {
+        if line.ends_with("not found") {
+            bail!("a shared object is missing on this machine: {line}");
+        }
+        let place = line.split_once("=> ").map_or(line, |(_, place)| place);
+        let path = place.split(" (").next().unwrap_or(place);
+        if path.starts_with('/') {
+            found.insert(PathBuf::from(path));
+        }
+    }
+    Ok(found)
+}
+
+/// Writes the image as an OCI folder, and holds its blobs, which are compressed there, to the bound.
+fn weigh(tag: &str) -> Result<()> {
+    if Path::new(OCI).exists() {
+        fs::remove_dir_all(OCI).with_context(|| format!("cannot empty {OCI}"))?;
+    }
+    run(command("buildah", &["push", "--quiet"]).args([tag, &format!("oci:{OCI}:latest")]))?;
+    let blobs = format!("{OCI}/blobs/sha256");
+    let mut bytes = 0;
+    for blob in fs::read_dir(&blobs).with_context(|| format!("cannot read {blobs}"))? {
+        bytes += blob?.metadata()?.len();
+    }
+    let mib = bytes as f64 / f64::from(1 << 20);
+    say(&format!("{tag}: {mib:.1} MiB compressed, in {OCI}"));
+    ensure!(
+        bytes <= MOST_BYTES,
+        "{tag} is larger than {} MiB",
+        MOST_BYTES >> 20
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ldd_prints_becomes_paths() {
+        let text = "\tlinux-vdso.so.1 (0x00007ffd)\n\
+                    \tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f)\n\
+                    \t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n";
+        let expect = [
+            "/lib/x86_64-linux-gnu/libc.so.6",
+            "/lib64/ld-linux-x86-64.so.2",
+        ];
+        assert_eq!(
+            parse_ldd(text).unwrap(),
+            expect.into_iter().map(PathBuf::from).collect()
+        );
+        assert!(parse_ldd("\tlibx.so => not found\n").is_err());
+        assert!(parse_ldd("\tstatically linked\n").unwrap().is_empty());
+    }
+}
