@@ -255,7 +255,7 @@ mod tests {
             b"\x00\x00\x00\x2d\x00\x00",
             b"\x10\x0e\x00\x04MQTT",
             b"\r\n\r\n\r\n\r\n\r\n",
-            b"GET          /\r\n",
+            b"GET                                                                  /\r\n",
             b"HTTP/1.1           2",
             b"ICY\r\n",
         ] {
