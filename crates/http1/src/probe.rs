@@ -256,7 +256,7 @@ mod tests {
             b"\x10\x0e\x00\x04MQTT",
             b"\r\n\r\n\r\n\r\n\r\n",
             b"GET                                                                  /\r\n",
-            b"HTTP/1.1           2",
+            b"HTTP/1.1                                                                   2",
             b"ICY\r\n",
         ] {
             check(bytes, Probe::No);
