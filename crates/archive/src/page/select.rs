@@ -2,7 +2,7 @@
 
 use super::column::{Stored, Value};
 use super::id;
-use super::view::Page;
+use super::view::{Layout, Page};
 
 /// Something that the index says of each exchange, as a number; see [`Page::select`].
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -73,8 +73,13 @@ impl<'a> Page<'a> {
         let is_between = |value: u64| (least..=most).contains(&wide(value));
         // Where the sum of base and stored value does not wrap, ranges of one are ranges of the other.
         let base = wide(column.base);
-        let ceiling =
-            i128::from(column.none()) - i128::from(column.has_none) - i128::from(column.has_wide);
+        // "Wide" is stored as one below "none", also where nothing is "none".
+        let reserved = if column.has_wide {
+            2
+        } else {
+            i128::from(column.has_none)
+        };
+        let ceiling = i128::from(column.none()) - reserved;
         let wraps = base + ceiling > wide(u64::MAX >> u32::from(is_signed));
         let low = least.saturating_sub(base).max(0);
         let high = most.saturating_sub(base).min(ceiling);
@@ -118,14 +123,25 @@ impl<'a> Page<'a> {
         words
     }
 
-    /// Corrects the bits of rows whose value was set apart.
+    /// Corrects the bits of rows whose value was set apart. There are few, and they lie together, so that
+    /// the column itself is not looked at again.
     fn select_wide(&self, id: usize, is_between: &dyn Fn(u64) -> bool, words: &mut [u64]) {
         let column = self.column(id);
-        for row in (0..self.n_rows).filter(|row| column.value(*row) == Value::Wide) {
-            if let Some(word) = words.get_mut(row / 64)
-                && self.number(id, row).is_some_and(is_between)
-            {
+        let mut set = |row: usize| {
+            if let Some(word) = words.get_mut(row / 64) {
                 *word |= 1 << (row % 64);
+            }
+        };
+        if let Layout::V1(_) = self.layout {
+            let wide = (0..self.n_rows).filter(|row| column.value(*row) == Value::Wide);
+            wide.filter(|row| self.number(id, *row).is_some_and(is_between))
+                .for_each(set);
+            return;
+        }
+        for (row, value) in self.wide_values(id) {
+            // The table may say what it likes: it counts for rows that point to it.
+            if row < self.n_rows && is_between(value) && column.value(row) == Value::Wide {
+                set(row);
             }
         }
     }

@@ -167,18 +167,37 @@ impl<'a> Page<'a> {
     }
 
     fn wide(&self, key: u64) -> Option<u64> {
+        let place = self.wide_place(key);
+        let found = self.column(id::WIDE_KEY).get(place)?;
+        (found == key).then(|| self.column(id::WIDE_VALUE).get(place))?
+    }
+
+    /// The values of a column that were set apart, and their rows, in the order of these.
+    pub(super) fn wide_values(&self, id: usize) -> impl Iterator<Item = (usize, u64)> + use<'a> {
+        let (keys, values) = (self.column(id::WIDE_KEY), self.column(id::WIDE_VALUE));
+        let (first, behind) = (Columns::wide_key(id, 0), Columns::wide_key(id + 1, 0));
+        (self.wide_place(first)..keys.count)
+            .map_while(move |place| {
+                keys.get(place)
+                    .filter(|key| *key < behind)
+                    .zip(values.get(place))
+            })
+            .map(move |(key, value)| (key.wrapping_sub(first) as usize, value))
+    }
+
+    /// Where in the table of values that were set apart a key lies, or would.
+    fn wide_place(&self, key: u64) -> usize {
         let keys = self.column(id::WIDE_KEY);
         let (mut low, mut high) = (0, keys.count);
         while low < high {
             let middle = usize::midpoint(low, high);
-            let found = keys.get(middle)?;
-            match found.cmp(&key) {
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Greater => high = middle,
-                std::cmp::Ordering::Equal => return self.column(id::WIDE_VALUE).get(middle),
+            if keys.get(middle).is_some_and(|found| found < key) {
+                low = middle + 1;
+            } else {
+                high = middle;
             }
         }
-        None
+        low
     }
 
     pub(super) fn n_strings(&self) -> usize {

@@ -1,12 +1,12 @@
 //! What was written is read back.
 
 use proptest::prelude::*;
-use tapedeck_model::{Missing, Role, Side};
+use tapedeck_model::{Missing, Role, Side, Timestamp};
 
 use super::samples::{any_samples, expected, memory, provenance, read, shop, write};
 use crate::page::builder::session_key;
 use crate::page::values::RowValues;
-use crate::{Archive, BodyBuffer, Limits, Scratch, WriterOptions};
+use crate::{Archive, BodyBuffer, Limits, NumberColumn, Row, Scratch, WriterOptions};
 
 fn options(limits: Limits) -> WriterOptions {
     let mut options = WriterOptions::new(provenance());
@@ -200,4 +200,43 @@ fn parts_over_the_limit_are_counted_and_told() {
     assert!(message(1).body.tail.starts_with(b"{"));
     assert_eq!(message(1).missing, Missing::PARTIAL);
     assert!(!archive.row(1).unwrap().complete());
+}
+
+/// A few values that need more bytes than the others are in a table of their own, several columns'
+/// together: a scan of one column finds its own there.
+#[test]
+fn a_scan_finds_the_few_values_that_are_set_apart() {
+    let folder = memory();
+    let path = folder.path().join("a.tape");
+    let mut samples: Vec<_> = (0..1_000).map(shop).collect();
+    for (n, far) in [(0, 70_000), (63, 9_000_000), (64, 70_000), (999, 1 << 40)] {
+        samples[n].exchange.stream = far;
+        let response = samples[n].exchange.response.as_mut().unwrap();
+        let far = i64::try_from(far).unwrap();
+        response.last_byte = Timestamp::from_nanos(response.last_byte.as_nanos() + (far << 12));
+    }
+    write(&path, &samples, options(Limits::default()));
+    let archive = Archive::open(&path).unwrap();
+    let page = archive.page(0).unwrap();
+    assert_eq!(page.len(), 1_000);
+    assert!(page.stored(NumberColumn::Stream).len() < 8_000);
+    let nanos = |row: &Row<'_>| row.duration().map(|it| it.as_nanos() as i128);
+    let stream = |row: &Row<'_>| Some(i128::from(row.stream()));
+    type Value<'a> = &'a dyn Fn(&Row<'_>) -> Option<i128>;
+    let columns: [(NumberColumn, Value<'_>); 2] = [
+        (NumberColumn::Stream, &stream),
+        (NumberColumn::Duration, &nanos),
+    ];
+    for (column, value) in columns {
+        for least in [0, 1, 142, 70_000, 70_001, 1 << 40, 1 << 52] {
+            for most in [141, 70_000, 9_000_000, 1 << 40, i128::MAX] {
+                let words = page.select(column, least, most);
+                for (number, row) in page.rows().enumerate() {
+                    let is_set = words[number / 64] >> (number % 64) & 1 == 1;
+                    let is_meant = value(&row).is_some_and(|it| (least..=most).contains(&it));
+                    assert_eq!(is_set, is_meant, "{column:?} {least} {most} {number}");
+                }
+            }
+        }
+    }
 }
