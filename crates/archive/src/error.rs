@@ -162,8 +162,9 @@ pub enum OpenError {
     },
     /// It is encrypted to others.
     #[error(
-        "none of the {identities} identities opens `{path}`, which is encrypted to {recipients} \
-         others"
+        "{} `{path}`, which is encrypted to {}",
+        none_of(*identities),
+        others(*recipients)
     )]
     WrongIdentity {
         /// The path.
@@ -278,4 +279,20 @@ pub enum Damage {
     /// The bytes between two parts are not zero.
     #[error("the padding is not zero")]
     Padding,
+}
+
+/// "none of the 2 identities opens".
+fn none_of(identities: usize) -> String {
+    match identities {
+        1 => "the identity does not open".to_owned(),
+        _ => format!("none of the {identities} identities opens"),
+    }
+}
+
+/// "2 others".
+fn others(recipients: usize) -> String {
+    match recipients {
+        1 => "another".to_owned(),
+        _ => format!("{recipients} others"),
+    }
 }

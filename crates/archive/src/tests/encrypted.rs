@@ -129,6 +129,9 @@ fn nobody_else_reads_anything() {
     assert!(none.to_string().contains("--identity"), "{none}");
     let other = Identities::generate().unwrap();
     let wrong = Archive::open_with(&file.path, &other).unwrap_err();
+    let said = wrong.to_string();
+    assert!(said.starts_with("the identity does not open"), "{said}");
+    assert!(said.ends_with("encrypted to another"), "{said}");
     let (identities, recipients) = match wrong {
         OpenError::WrongIdentity {
             identities,
