@@ -271,8 +271,9 @@ impl Responder {
     /// Notes why a client and the mock did not agree. The reasons are few: alerts, mostly.
     pub(crate) fn tls_failed(&self, error: &io::Error) {
         let mut failures = lock(&self.tls_failures);
-        if failures.len() < MAX_REASONS {
-            *failures.entry(error.to_string()).or_default() += 1;
+        let reason = error.to_string();
+        if failures.len() < MAX_REASONS || failures.contains_key(&reason) {
+            *failures.entry(reason).or_default() += 1;
         } else {
             *failures.entry("other reasons".to_owned()).or_default() += 1;
         }

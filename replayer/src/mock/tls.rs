@@ -332,3 +332,26 @@ const AUTHORITY_LIFETIME: Duration = Duration::from_secs(3650 * 86_400);
 /// Apple's platforms refuse certificates that are valid for longer than 398 days.
 const LEAF_LIFETIME: Duration = Duration::from_secs(397 * 86_400);
 const CLOCK_SKEW: Duration = DAY;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_asks_for_many_names_gets_them_but_they_are_not_kept() {
+        let files = CertificateAuthority::generate("test", SystemTime::now()).unwrap();
+        let authority = CertificateAuthority::load(&files.certificate, &files.key).unwrap();
+        let mint = Mint {
+            authority: Arc::new(authority),
+            minted: Mutex::default(),
+        };
+        let first = mint.of("host0.test").unwrap();
+        for n in 1..MAX_MINTED {
+            assert!(mint.of(&format!("host{n}.test")).is_some());
+        }
+        let beyond = mint.of("beyond.test").unwrap();
+        assert_eq!(mint.minted.lock().unwrap().len(), MAX_MINTED);
+        assert!(!Arc::ptr_eq(&beyond, &mint.of("beyond.test").unwrap()));
+        assert!(Arc::ptr_eq(&first, &mint.of("host0.test").unwrap()));
+    }
+}

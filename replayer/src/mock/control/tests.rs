@@ -1,15 +1,17 @@
 //! The control port over real sockets, beside a mock at work.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::metrics::METRICS;
 use super::routes::ROUTES;
 use super::{MAX_BODY, MOST_CONNECTIONS};
-use crate::mock::tests::{Raw, Tape, get, options, start_with, talk};
+use crate::mock::tests::{Tape, get, options, start_with, talk};
 use crate::mock::{Options, Repeat, RunningMock};
 
 fn start(tapes: Vec<Tape>) -> RunningMock {
@@ -250,9 +252,39 @@ fn what_is_wrong_is_said_and_the_port_stays_up() {
     // Longer than any chaos file.
     let long = "#".repeat(MAX_BODY + 1);
     assert_eq!(ask(&mock, "PUT", "/chaos", &long).0, 413);
-    // Connections that say nothing take the places, not the port for ever: those that end give
-    // theirs back.
-    let silent: Vec<_> = (0..MOST_CONNECTIONS).map(|_| Raw::connect(addr)).collect();
-    drop(silent);
-    assert_eq!(ask(&mock, "GET", "/status", "").0, 200);
+}
+
+#[test]
+fn who_finds_all_places_taken_waits_until_one_is_free() {
+    let mock = start(vec![get("/a", "x")]);
+    let addr = mock.control_addr().unwrap();
+    let connect = || {
+        let mut stream = TcpStream::connect(addr).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        stream
+            .write_all(b"GET /status HTTP/1.1\r\nHost: control\r\n\r\n")
+            .unwrap();
+        stream
+    };
+    let mut byte = [0];
+    // Whoever got an answer has a place, and keeps it while the connection stays open.
+    let mut held: Vec<_> = (0..MOST_CONNECTIONS).map(|_| connect()).collect();
+    for stream in &mut held {
+        stream.read_exact(&mut byte).unwrap();
+    }
+    let mut late = connect();
+    late.set_read_timeout(Some(Duration::from_millis(300)))
+        .unwrap();
+    let waits = late.read(&mut byte).unwrap_err();
+    assert!(
+        matches!(waits.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+        "{waits}"
+    );
+    drop(held.pop());
+    late.set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    late.read_exact(&mut byte).unwrap();
+    assert_eq!(byte, *b"H");
 }

@@ -276,3 +276,57 @@ fn leaves(place: &str, value: &Value, found: &mut impl FnMut(&str, &str)) {
         Value::Null | Value::Bool(_) => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mock::call::Headers;
+
+    fn look(suggester: &mut Suggester, target: &str) {
+        suggester.look(&Call {
+            method: b"GET",
+            authority: None,
+            target: target.as_bytes(),
+            content_type: None,
+            session: None,
+            headers: Headers::None,
+            body: b"",
+        });
+    }
+
+    /// A path without digits: one with digits would be the same kind as the next.
+    fn word(mut n: usize) -> String {
+        let mut word = String::new();
+        for _ in 0..4 {
+            word.push(char::from(b'a' + (n % 26) as u8));
+            n /= 26;
+        }
+        word
+    }
+
+    #[test]
+    fn an_archive_of_too_many_kinds_takes_no_more_memory() {
+        let mut suggester = Suggester::default();
+        for n in 0..MAX_KINDS + 50 {
+            look(&mut suggester, &format!("/{}", word(n)));
+        }
+        assert_eq!(suggester.kinds.len(), MAX_KINDS);
+        // Those that are known are looked at all the same.
+        look(&mut suggester, &format!("/{}", word(0)));
+        assert_eq!(suggester.kinds[&format!("GET /{}", word(0))].requests, 2);
+    }
+
+    #[test]
+    fn of_one_kind_so_many_fields_and_requests_are_looked_at() {
+        let mut suggester = Suggester::default();
+        let fields: Vec<_> = (0..MAX_FIELDS + 50).map(|n| format!("f{n}=1")).collect();
+        look(&mut suggester, &format!("/x?{}", fields.join("&")));
+        assert_eq!(suggester.kinds["GET /x"].query.len(), MAX_FIELDS);
+        for n in 0..MAX_REQUESTS + 50 {
+            look(&mut suggester, &format!("/x?f0={n}"));
+        }
+        let kind = &suggester.kinds["GET /x"];
+        assert_eq!(kind.requests, MAX_REQUESTS);
+        assert_eq!(kind.query["f0"].seen, MAX_REQUESTS);
+    }
+}

@@ -133,6 +133,10 @@ pub(crate) fn options() -> Options {
 pub(crate) fn start_with(tapes: Vec<Tape>, options: &Options) -> Result<RunningMock, StartError> {
     let listener = Listener::open(options.listen)?;
     let control = options.control.map(Listener::open).transpose()?;
+    RunningMock::start(listener, control, responder(tapes, options), options)
+}
+
+fn responder(tapes: Vec<Tape>, options: &Options) -> Responder {
     let mut builder = Builder::new(options.rules.clone(), options.repeat, []);
     for (id, tape) in (0..).zip(&tapes) {
         builder.add(id, &tape.call());
@@ -141,7 +145,7 @@ pub(crate) fn start_with(tapes: Vec<Tape>, options: &Options) -> Result<RunningM
     let (source, skipped) = (Box::new(Tapes(tapes)), Skipped::default());
     let responder = Responder::new(index, source, count, skipped, None, options);
     responder.set_chaos(options.chaos.clone()).unwrap();
-    RunningMock::start(listener, control, responder, options)
+    responder
 }
 
 fn start(tapes: Vec<Tape>) -> RunningMock {
@@ -275,4 +279,32 @@ fn answers_are_made_ready_ahead_as_far_as_there_is_room() {
         assert!(answer.starts_with("HTTP/1.1 200 "));
         assert!(mock.stop().cache_bytes <= cache_bytes);
     }
+}
+
+#[test]
+fn so_many_reasons_of_failed_handshakes_are_told_apart() {
+    let responder = responder(vec![get("/a", "x")], &options());
+    for n in 0..100 {
+        responder.tls_failed(&std::io::Error::other(format!("reason {n}")));
+    }
+    responder.tls_failed(&std::io::Error::other("reason 0"));
+    let failures = responder.stats().tls_failures;
+    assert_eq!(failures.len(), 33);
+    assert_eq!(failures.values().sum::<u64>(), 101);
+    assert_eq!(failures["other reasons"], 68);
+    // A reason that is known is counted as such, however many there are.
+    assert_eq!(failures["reason 0"], 2);
+}
+
+#[test]
+fn tunnels_within_tunnels_end_somewhere() {
+    let mock = start(vec![get("/a", "x")]);
+    let mut raw = Raw::connect(mock.addr());
+    for _ in 0..8 {
+        raw.send("CONNECT shop.local:443 HTTP/1.1\r\nHost: shop.local:443\r\n\r\n");
+        let answer = raw.read_until("\r\n\r\n");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    assert_eq!(raw.read_all(), "");
+    assert_eq!(mock.stop().refused, 1);
 }
