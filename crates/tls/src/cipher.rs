@@ -45,7 +45,10 @@ impl Suite {
         let (bulk, hash) = match number {
             0x1301 | 0x009c | 0x009e | 0xc02b | 0xc02f => (Aes128Gcm, Sha256),
             0x1302 | 0x009d | 0x009f | 0xc02c | 0xc030 => (Aes256Gcm, Sha384),
-            0x1303 | 0xcca8..=0xccaa => (ChaCha20Poly1305, Sha256),
+            // Between parties that share a key beforehand (RFC 5487, RFC 8442).
+            0x00a8 | 0x00aa | 0x00ac | 0xd001 => (Aes128Gcm, Sha256),
+            0x00a9 | 0x00ab | 0x00ad | 0xd002 => (Aes256Gcm, Sha384),
+            0x1303 | 0xcca8..=0xccae => (ChaCha20Poly1305, Sha256),
             0x002f | 0x0033 | 0xc009 | 0xc013 => (Cbc(16, Sha1), Sha256),
             0x0035 | 0x0039 | 0xc00a | 0xc014 => (Cbc(32, Sha1), Sha256),
             0x003c | 0x0067 | 0xc023 | 0xc027 => (Cbc(16, Sha256), Sha256),

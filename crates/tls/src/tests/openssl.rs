@@ -1,4 +1,4 @@
-//! What OpenSSL says to itself, recorded by `openssl.py`: the suites that rustls does not speak.
+//! What OpenSSL says to itself, recorded by `openssl.py` and `openssl_psk.py`: the suites that rustls does not speak.
 
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ fn cases() -> Vec<Case> {
 #[test]
 fn every_suite_is_read() {
     let cases = cases();
-    assert_eq!(cases.len(), 16);
+    assert_eq!(cases.len(), 21);
     let request = "GET /seats ".to_owned() + &"x".repeat(100) + ".";
     let response = "200 OK ".repeat(20) + ".";
     for Case { name, log, flights } in cases {
