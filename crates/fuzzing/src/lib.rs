@@ -25,7 +25,7 @@ mod texts;
 
 use peak_alloc::PeakAlloc;
 
-pub use conversation::conversation;
+pub use conversation::{conversation, tell};
 pub use display::{content, events, grpc, protobuf, websocket};
 pub use exports::export;
 pub use har::har;

@@ -12,6 +12,8 @@
 
 mod network;
 mod plan;
+mod tell;
 mod verdict;
 
+pub use tell::tell;
 pub use verdict::conversation;

@@ -165,3 +165,11 @@ pub(super) fn merged(
     }
     out
 }
+
+/// Whether a segment is of the conversation of that number.
+pub(super) fn captured_of(number: usize, segment: &SegmentBuf) -> bool {
+    let port = 40_000 + number;
+    [segment.source.port, segment.destination.port]
+        .into_iter()
+        .any(|end| usize::from(end) == port)
+}

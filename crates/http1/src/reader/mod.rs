@@ -288,9 +288,10 @@ impl Reader {
                 // Of a response it is not known whether it was an interim one.
                 self.lose_place(at, direction, cause, false, out);
             }
-            State::Peek { key, framing } => {
-                self.end_peek(at, direction, key, framing, out);
-                self.gap(at, direction, gap, out);
+            State::Peek { key, .. } => {
+                // What was lost is the body, or, behind HEAD, of the messages that follow.
+                self.fail(at, direction, key, cause, out);
+                self.lose_place(at, direction, cause, false, out);
             }
             State::Body { key, framing } => self.body_gap(at, direction, key, framing, gap, out),
             State::Trailers { key } => {
@@ -320,6 +321,8 @@ impl Reader {
         let half = &mut self.halves[direction];
         let last_byte = half.last_byte;
         let open = match half.state {
+            // What is there may be a body, or, behind HEAD, the beginning of the next message.
+            State::Peek { key, .. } if !half.buffer.is_empty() => Some(key),
             State::Peek { key, framing } => {
                 self.end_peek(at, direction, key, framing, out);
                 self.close(at, direction, close, out);

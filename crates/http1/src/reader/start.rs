@@ -237,7 +237,9 @@ impl Reader {
                 let half = &mut self.halves.to_client;
                 let mut in_flight = false;
                 match half.state {
-                    State::Peek { key, .. } if half.buffer.is_empty() => {
+                    State::Peek { key, framing }
+                        if half.buffer.is_empty() && framing != Framing::UntilClose =>
+                    {
                         // The client does not wait for a body: there is none, as behind HEAD.
                         let last_byte = half.last_byte;
                         self.finish(last_byte, Direction::ToClient, key, out);
@@ -365,10 +367,7 @@ impl Reader {
                 _ if method == Method::Head => Framing::Exact(0),
                 framing => framing,
             };
-            if method == Method::Unknown
-                && framing != Framing::Exact(0)
-                && framing != Framing::UntilClose
-            {
+            if method == Method::Unknown && framing != Framing::Exact(0) {
                 half.state = State::Peek { key, framing };
             } else {
                 self.begin_body(at, direction, key, framing, out);

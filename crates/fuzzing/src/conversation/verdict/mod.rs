@@ -20,15 +20,16 @@ pub fn conversation(bytes: &[u8]) {
 }
 
 /// What was said, what was captured of it, and what the engine made of that.
-struct Heard {
-    plans: Vec<Plan>,
+pub(super) struct Heard {
+    pub(super) plans: Vec<Plan>,
     seen: Vec<Seen>,
-    tape: Tape,
-    ledger: Ledger,
+    pub(super) segments: Vec<SegmentBuf>,
+    pub(super) tape: Tape,
+    pub(super) ledger: Ledger,
 }
 
 impl Heard {
-    fn new(bytes: &[u8]) -> Self {
+    pub(super) fn new(bytes: &[u8]) -> Self {
         const MOST: usize = 3;
         let mut program = Program::new(bytes);
         let control = program.byte();
@@ -48,6 +49,7 @@ impl Heard {
         Self {
             plans,
             seen,
+            segments,
             tape,
             ledger,
         }
@@ -59,6 +61,7 @@ impl Heard {
             seen,
             tape,
             ledger,
+            ..
         } = self;
         assert_laws(ledger);
         check_bytes(plans, seen, ledger);
@@ -72,8 +75,8 @@ impl Heard {
 
 /// Keeps everything, with the parts of long bodies put back together.
 #[derive(Default)]
-struct Tape {
-    exchanges: Vec<(Exchange, [Vec<u8>; 2])>,
+pub(super) struct Tape {
+    pub(super) exchanges: Vec<(Exchange, [Vec<u8>; 2])>,
     parts: BTreeMap<(u64, Role), Vec<u8>>,
 }
 

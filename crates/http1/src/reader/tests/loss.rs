@@ -226,6 +226,43 @@ fn the_answer_to_a_lost_head_request_has_no_body() {
 }
 
 #[test]
+fn without_a_length_the_answer_to_a_lost_head_request_does_not_swallow_the_next() {
+    check(
+        &[
+            gap_c(40),
+            s("HTTP/1.1 200 OK\r\nA: b\r\n\r\n"),
+            s("HTTP/1.1 204 No\r\n\r\n"),
+        ],
+        r#"0 > absent{"lost"}
+           0 < 200 end
+           1 > absent{"lost"}
+           1 < 204 end"#,
+    );
+}
+
+#[test]
+fn a_loss_where_a_body_may_begin_leaves_no_bytes_in_a_wrong_place() {
+    // The lost request may have been HEAD: then what comes behind the gap is no body.
+    let head = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n";
+    for begin in ["", "HT"] {
+        let steps = [gap_c(40), s(head), s(begin), gap_s(4), s("/1.1 ")];
+        let text = read(&steps, Limits::default()).text();
+        assert!(text.contains(r#"0 < 200 end{"lost"}"#), "{text}");
+    }
+}
+
+#[test]
+fn the_beginning_of_a_head_at_the_end_is_no_whole_body() {
+    let steps = [
+        gap_c(40),
+        s("HTTP/1.1 200 OK\r\nA: b\r\n\r\nHTTP/1"),
+        Step::Close(Direction::ToClient, Close::Fin),
+    ];
+    let text = read(&steps, Limits::default()).text();
+    assert!(text.contains(r#"0 < 200 end{"aborted"}"#), "{text}");
+}
+
+#[test]
 fn loss_in_both_directions_at_once() {
     // The answer to /a, then a whole exchange, then the next request were lost.
     check(
