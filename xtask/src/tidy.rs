@@ -86,6 +86,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "tapedeckd",
         ],
     ),
+    ("tapedeck-cluster", &[]),
     ("concert", &[]),
     ("xtask", &[]),
 ];
