@@ -98,7 +98,7 @@ fn every_command_reads_with_an_identity_and_none_without() {
         folder.fails(command, "--identity FILE");
         folder.fails(
             &format!("{command} --identity @other.txt"),
-            "none of the 1 identities",
+            "the identity does not open",
         );
         assert!(!folder.path("out.tape").exists(), "{command}");
     }
@@ -188,7 +188,7 @@ fn what_is_made_of_an_encrypted_archive_is_encrypted_unless_asked() {
         folder.run("stats @d.tape --identity @other.txt");
         folder.fails(
             "stats @d.tape --identity @key.txt",
-            "none of the 1 identities",
+            "the identity does not open",
         );
         fs::remove_file(folder.path("d.tape")).unwrap();
         fs::remove_file(folder.path("other.txt")).unwrap();
