@@ -13,6 +13,7 @@ use crate::matrix::LENGTHS;
 use crate::pair::Pair;
 use crate::sending::Sending;
 use crate::support::{has, recording_options, request, response, skip};
+use crate::unaffected::REPAIRS;
 use crate::witness::{BodyOf, Witnesses};
 
 /// Of the packets, in percent, that are lost; half as many come twice, as many come late.
@@ -76,12 +77,17 @@ fn lost_repeated_and_late_packets_change_nothing() {
         "matrix::child_that_serves",
         "matrix::child_that_posts",
     );
-    let repeated: u64 = [0, 1]
-        .map(|end| pair.counters(end)["RetransSegs"])
-        .iter()
-        .sum();
+    let counted = [0, 1].map(|end| pair.counters(end));
+    let sum = |names: &[&str]| -> u64 {
+        let both = counted.iter();
+        both.flat_map(|counters| names.iter().map(|name| counters[*name]))
+            .sum()
+    };
+    let repeated = sum(&["RetransSegs"]);
     println!("{repeated} segments were repeated");
     assert!(repeated > 10, "the network did nothing");
+    // So `unaffected` would see a capture that loses packets.
+    assert!(sum(&REPAIRS) > 0, "losses that the counters do not show");
     let Some(telling) = witnesses.agree() else {
         return;
     };

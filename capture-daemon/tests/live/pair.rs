@@ -11,6 +11,8 @@ use crate::support::skip;
 /// Two namespaces, until it is dropped.
 pub(crate) struct Pair {
     pub(crate) names: [String; 2],
+    /// What children are started with: a program and its arguments.
+    by: Vec<String>,
 }
 
 impl Pair {
@@ -20,6 +22,7 @@ impl Pair {
         let process = std::process::id();
         let pair = Self {
             names: ["a", "b"].map(|end| format!("tapedeck-{test}-{process}-{end}")),
+            by: Vec::new(),
         };
         for name in &pair.names {
             if let Err(error) = ip(&format!("netns add {name}")) {
@@ -51,6 +54,16 @@ impl Pair {
             ip(&format!("-n {name} link set veth0 up")).unwrap();
         }
         Some(pair)
+    }
+
+    /// Keeps children in both namespaces, and so the packets between them, on one processor: the first
+    /// that this process may use.
+    pub(crate) fn on_one_processor(&mut self) {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let mut lines = status.lines();
+        let allowed = lines.find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        let first = allowed.unwrap().trim().split(['-', ',']).next().unwrap();
+        self.by = ["taskset", "--cpu-list", first].map(str::to_owned).into();
     }
 
     /// The file that names that namespace.
@@ -89,7 +102,16 @@ impl Pair {
     /// Runs a test of this program in the namespace of that number: a child, which finds the address
     /// by [`address_for_child`].
     fn run(&self, end: usize, test: &str, address: SocketAddr) -> Child {
-        self.command(end, std::env::current_exe().unwrap())
+        let test_program = std::env::current_exe().unwrap();
+        let mut command = match self.by.split_first() {
+            Some((by, arguments)) => {
+                let mut command = self.command(end, by);
+                command.args(arguments).arg(test_program);
+                command
+            }
+            None => self.command(end, test_program),
+        };
+        command
             .args(["--exact", test, "--nocapture"])
             .env("TAPEDECK_TEST_ADDRESS", address.to_string())
             .stdout(Stdio::piped())
