@@ -15,7 +15,7 @@ pub use diagnosis::{Diagnosis, Machine, Need, Prognosis, Sight, diagnose};
 pub use ends::End;
 pub use open::{OpenError, Opened, open};
 pub use options::{Backend, Options};
-pub use output::{Begin, Stats};
+pub use output::{Begin, Outlet, Sealed, Stats};
 pub use privileges::{PrivilegeError, give_up_privileges};
 pub use run::{Ended, Progress, RunError, Summary, Until, run};
 pub use session::{Attribution, FinishError, Finished, IsOwn, Session, Setup, Snapshot};

@@ -135,6 +135,7 @@ fn describe_rules(policy: &Policy) -> Vec<String> {
             let of = match &rule.of {
                 Match::Ports(ports) => describe_ports(ports),
                 Match::Cgroup(path) => format!("cgroup {}", path.display()),
+                Match::Cgroups(ids) => format!("{} cgroups", ids.len()),
                 Match::Sockets(cookies) => describe_sockets(cookies),
             };
             let share = if rule.sample < 1.0 {

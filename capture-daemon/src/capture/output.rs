@@ -1,9 +1,10 @@
 //! Where what was found goes: an archive, or a row of them.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tapedeck_archive::{Destination, SetEvent, WriteError};
-use tapedeck_model::{BodyPart, Exchange, Ledger, UnreadConnection};
+use tapedeck_model::{BodyPart, Connection, Exchange, Head, Ledger, UnreadConnection};
 
 use crate::words::in_words;
 
@@ -14,8 +15,51 @@ pub type Begin = Box<dyn FnMut() -> Result<(Destination, Vec<SetEvent>), WriteEr
 /// costs little.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Puts what the engines find into the output. Engines cannot stop for an error, so it is kept, and
-/// what comes meanwhile is counted.
+/// What takes what the engines find. Engines cannot stop for an error, so whoever takes keeps it, and
+/// counts what comes meanwhile.
+pub trait Outlet: Send {
+    /// Is told whose a long body is, before its first part comes.
+    fn body_begins(&mut self, key: u64, connection: &Arc<Connection>, request: Option<&Head>) {
+        let _ = (key, connection, request);
+    }
+
+    /// Takes a piece of a long body, ahead of its exchange.
+    fn body_part(&mut self, part: &BodyPart);
+
+    /// Takes an exchange that is over.
+    fn exchange(&mut self, exchange: &Exchange);
+
+    /// Takes a connection that could not be read.
+    fn unread(&mut self, connection: &UnreadConnection);
+
+    /// Is told of an exchange of this program's own, which is left out.
+    fn own(&mut self);
+
+    /// Lets time pass: what was taken becomes safe, segments begin and end. Called some times a second.
+    fn tick(&mut self, ledger: &mut dyn FnMut() -> Ledger);
+
+    /// The error that ends the recording.
+    ///
+    /// # Errors
+    ///
+    /// That one, once.
+    fn check(&mut self) -> Result<(), WriteError>;
+
+    /// What became of the exchanges so far.
+    fn stats(&self) -> Stats;
+
+    /// What happened to segments since this was last asked for.
+    fn take_events(&mut self) -> Vec<SetEvent>;
+
+    /// Completes what is being written.
+    ///
+    /// # Errors
+    ///
+    /// When that cannot be written.
+    fn seal(self: Box<Self>, ledger: &Ledger) -> Result<Sealed, WriteError>;
+}
+
+/// Puts everything into one output.
 pub(super) struct Archiver {
     output: Option<Destination>,
     /// When that was begun.
@@ -24,16 +68,20 @@ pub(super) struct Archiver {
     again: Option<Begin>,
     failed_at: Instant,
     error: Option<WriteError>,
-    pub(super) stats: Stats,
+    stats: Stats,
     /// What happened to segments, not yet told.
-    pub(super) events: Vec<SetEvent>,
+    events: Vec<SetEvent>,
 }
 
 /// What an output came to.
-pub(super) struct Sealed {
-    pub(super) archive: tapedeck_archive::Summary,
-    pub(super) stats: Stats,
-    pub(super) events: Vec<SetEvent>,
+#[derive(Debug, Default)]
+pub struct Sealed {
+    /// What was archived.
+    pub archive: tapedeck_archive::Summary,
+    /// What became of the exchanges.
+    pub stats: Stats,
+    /// What happened to segments, not yet told.
+    pub events: Vec<SetEvent>,
 }
 
 /// What became of the exchanges.
@@ -66,70 +114,6 @@ impl Archiver {
         }
     }
 
-    pub(super) fn body_part(&mut self, part: &BodyPart) {
-        if let Some(output) = &mut self.output
-            && let Err(error) = output.body_part(part)
-        {
-            self.fail(error);
-        }
-    }
-
-    pub(super) fn unread(&mut self, connection: &UnreadConnection) {
-        if let Some(output) = &mut self.output
-            && let Err(error) = output.unread(connection)
-        {
-            self.fail(error);
-        }
-    }
-
-    pub(super) fn exchange(&mut self, exchange: &Exchange) {
-        let Some(output) = &mut self.output else {
-            self.stats.lost += 1;
-            return;
-        };
-        match output.exchange(exchange) {
-            Ok(()) => self.stats.exchanges += 1,
-            // One monster among the exchanges is no reason to lose the others.
-            Err(WriteError::ExchangeTooLarge { .. }) => self.stats.too_large += 1,
-            Err(error) => {
-                self.stats.lost += 1;
-                self.fail(error);
-            }
-        }
-    }
-
-    /// Lets time pass: what was recorded becomes safe, segments begin and end. Called some times a
-    /// second.
-    pub(super) fn tick(&mut self, ledger: impl FnOnce() -> Ledger) {
-        self.try_again();
-        if let Some(output) = &mut self.output {
-            match output.tick(self.began.elapsed(), ledger) {
-                Ok(events) => self.events.extend(events),
-                Err(error) => self.fail(error),
-            }
-        }
-    }
-
-    /// The error that ends the recording.
-    pub(super) fn check(&mut self) -> Result<(), WriteError> {
-        self.error.take().map_or(Ok(()), Err)
-    }
-
-    pub(super) fn seal(mut self, ledger: &Ledger) -> Result<Sealed, WriteError> {
-        self.check()?;
-        let mut archive = tapedeck_archive::Summary::default();
-        if let Some(output) = self.output {
-            let (summary, events) = output.seal(ledger)?;
-            archive = summary;
-            self.events.extend(events);
-        }
-        Ok(Sealed {
-            archive,
-            stats: self.stats,
-            events: self.events,
-        })
-    }
-
     fn fail(&mut self, error: WriteError) {
         self.stats.failures += 1;
         self.failed_at = Instant::now();
@@ -159,5 +143,80 @@ impl Archiver {
                 self.stats.failing = Some(in_words(&error));
             }
         }
+    }
+}
+
+impl Outlet for Archiver {
+    fn body_part(&mut self, part: &BodyPart) {
+        if let Some(output) = &mut self.output
+            && let Err(error) = output.body_part(part)
+        {
+            self.fail(error);
+        }
+    }
+
+    fn unread(&mut self, connection: &UnreadConnection) {
+        if let Some(output) = &mut self.output
+            && let Err(error) = output.unread(connection)
+        {
+            self.fail(error);
+        }
+    }
+
+    fn exchange(&mut self, exchange: &Exchange) {
+        let Some(output) = &mut self.output else {
+            self.stats.lost += 1;
+            return;
+        };
+        match output.exchange(exchange) {
+            Ok(()) => self.stats.exchanges += 1,
+            // One monster among the exchanges is no reason to lose the others.
+            Err(WriteError::ExchangeTooLarge { .. }) => self.stats.too_large += 1,
+            Err(error) => {
+                self.stats.lost += 1;
+                self.fail(error);
+            }
+        }
+    }
+
+    fn own(&mut self) {
+        self.stats.own += 1;
+    }
+
+    fn tick(&mut self, ledger: &mut dyn FnMut() -> Ledger) {
+        self.try_again();
+        if let Some(output) = &mut self.output {
+            match output.tick(self.began.elapsed(), ledger) {
+                Ok(events) => self.events.extend(events),
+                Err(error) => self.fail(error),
+            }
+        }
+    }
+
+    fn check(&mut self) -> Result<(), WriteError> {
+        self.error.take().map_or(Ok(()), Err)
+    }
+
+    fn stats(&self) -> Stats {
+        self.stats.clone()
+    }
+
+    fn take_events(&mut self) -> Vec<SetEvent> {
+        std::mem::take(&mut self.events)
+    }
+
+    fn seal(mut self: Box<Self>, ledger: &Ledger) -> Result<Sealed, WriteError> {
+        self.check()?;
+        let mut archive = tapedeck_archive::Summary::default();
+        if let Some(output) = self.output {
+            let (summary, events) = output.seal(ledger)?;
+            archive = summary;
+            self.events.extend(events);
+        }
+        Ok(Sealed {
+            archive,
+            stats: self.stats,
+            events: self.events,
+        })
     }
 }

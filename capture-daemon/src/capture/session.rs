@@ -21,13 +21,13 @@ use std::time::{Duration, Instant};
 use tapedeck_archive::{Destination, SetEvent, WriteError};
 use tapedeck_exchange::{Engine, Limits, Recorder};
 use tapedeck_model::{
-    BodyPart, Connection, ConnectionId, Exchange, FlowKey, Ledger, Scope, Timestamp,
+    BodyPart, Connection, ConnectionId, Exchange, FlowKey, Head, Ledger, Scope, Timestamp,
     UnreadConnection, Workload, Workloads,
 };
 
 use super::ends::{End, Ends};
 use super::key_log::KeyLogTail;
-use super::output::{Archiver, Begin, Sealed, Stats};
+use super::output::{Archiver, Begin, Outlet, Sealed, Stats};
 use crate::capture::{Backend, Opened};
 use crate::sources::{Before, Drops, PacketSource, Policy, Queue, Source, SourceError, Tap};
 use crate::sys::{self, Clock};
@@ -136,7 +136,7 @@ struct Shared {
     /// The first failure of a stream.
     failed: Mutex<Option<SourceError>>,
     has_failed: AtomicBool,
-    archiver: Mutex<Archiver>,
+    outlet: Mutex<Box<dyn Outlet>>,
 }
 
 impl Session {
@@ -148,6 +148,20 @@ impl Session {
     pub fn start(
         opened: Opened,
         output: Destination,
+        mut setup: Setup,
+    ) -> Result<Self, std::io::Error> {
+        let archiver = Archiver::new(output, setup.again.take());
+        Self::start_into(opened, Box::new(archiver), setup)
+    }
+
+    /// The same, into whatever takes it. [`Setup::again`] is of no use there.
+    ///
+    /// # Errors
+    ///
+    /// When the system cannot start a thread.
+    pub fn start_into(
+        opened: Opened,
+        outlet: Box<dyn Outlet>,
         setup: Setup,
     ) -> Result<Self, std::io::Error> {
         let Opened {
@@ -159,7 +173,7 @@ impl Session {
         let Setup {
             attribution,
             is_own,
-            again,
+            again: _,
             limits,
             key_logs,
         } = setup;
@@ -167,7 +181,7 @@ impl Session {
             draining: AtomicBool::new(false),
             failed: Mutex::new(None),
             has_failed: AtomicBool::new(false),
-            archiver: Mutex::new(Archiver::new(output, again)),
+            outlet: Mutex::new(outlet),
         });
         let count = streams.len();
         let limits = limits.share(count);
@@ -240,7 +254,7 @@ impl Session {
             elapsed: self.start.elapsed(),
             ledger,
             drops,
-            output: lock(&self.shared.archiver).stats.clone(),
+            output: lock(&self.shared.outlet).stats(),
             queues: self.tap.queues(),
             lag,
         })
@@ -256,15 +270,15 @@ impl Session {
         // The ledgers first, as a thread holds its own only for a moment and the output for long.
         let ledger = self.ledger();
         let drops = self.tap.drops().unwrap_or_default();
-        let mut archiver = lock(&self.shared.archiver);
-        archiver.tick(|| {
-            let mut ledger = ledger;
+        let mut outlet = lock(&self.shared.outlet);
+        outlet.tick(&mut || {
+            let mut ledger = ledger.clone();
             add_drops(&mut ledger, &self.dropped_before);
             add_drops(&mut ledger, &drops);
             ledger
         });
-        archiver.check()?;
-        Ok(std::mem::take(&mut archiver.events))
+        outlet.check()?;
+        Ok(outlet.take_events())
     }
 
     fn ledger(&self) -> Ledger {
@@ -278,7 +292,7 @@ impl Session {
     /// Exchanges that were taken so far.
     #[must_use]
     pub fn exchanges(&self) -> u64 {
-        lock(&self.shared.archiver).stats.exchanges
+        lock(&self.shared.outlet).stats().exchanges
     }
 
     /// Whether a stream failed, or the output did for good: nothing more comes.
@@ -370,15 +384,15 @@ impl Session {
         let Some(shared) = Arc::into_inner(self.shared) else {
             unreachable!("the threads are gone, and nobody else has it");
         };
-        let archiver = shared
-            .archiver
+        let outlet = shared
+            .outlet
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
         let Sealed {
             archive,
             stats,
             events,
-        } = archiver.seal(&ledger)?;
+        } = outlet.seal(&ledger)?;
         Ok(Finished {
             ledger,
             drops,
@@ -511,24 +525,33 @@ struct Recording {
 }
 
 impl Recorder for Recording {
+    fn body_begins(&mut self, key: u64, connection: &Arc<Connection>, request: Option<&Head>) {
+        let mut connection = Arc::clone(connection);
+        // Else they are asked for when its first exchange is over.
+        if let Some(workloads) = self.workloads(&connection) {
+            Arc::make_mut(&mut connection).workloads = workloads;
+        }
+        lock(&self.shared.outlet).body_begins(key, &connection, request);
+    }
+
     fn body_part(&mut self, part: &BodyPart) {
-        lock(&self.shared.archiver).body_part(part);
+        lock(&self.shared.outlet).body_part(part);
     }
 
     fn exchange(&mut self, exchange: &Exchange) {
         let is_own = self.is_own.as_ref();
-        let mut archiver = lock(&self.shared.archiver);
+        let mut outlet = lock(&self.shared.outlet);
         if is_own.is_some_and(|is_own| is_own(&exchange.connection)) {
-            archiver.stats.own += 1;
+            outlet.own();
         } else {
-            archiver.exchange(exchange);
+            outlet.exchange(exchange);
         }
     }
 
     fn unread(&mut self, connection: &UnreadConnection) {
         let is_own = self.is_own.as_ref();
         if !is_own.is_some_and(|is_own| is_own(&connection.connection)) {
-            lock(&self.shared.archiver).unread(connection);
+            lock(&self.shared.outlet).unread(connection);
         }
     }
 

@@ -41,6 +41,10 @@ pub struct Config {
     /// How connections are named.
     #[serde(default)]
     pub attribution: AttributionConfig,
+    /// On a node of a cluster: the resources `Recording` and `Snapshot` say what is recorded, in the place
+    /// of `rules` and `otherwise`. Unset: not on a cluster.
+    #[serde(default)]
+    pub kubernetes: Option<KubernetesConfig>,
     /// What the daemon says about itself.
     #[serde(default)]
     pub log: LogConfig,
@@ -237,6 +241,39 @@ impl Default for AttributionConfig {
     }
 }
 
+/// The daemon as a part of a cluster.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KubernetesConfig {
+    /// The name of the node. Unset: what the environment has as NODE_NAME.
+    pub node: Option<String>,
+    /// Tapedeck's own namespace: recordings there may select pods of others. Unset: what the
+    /// environment has as POD_NAMESPACE.
+    pub namespace: Option<String>,
+    /// How to reach the API server. Unset: by the service account of the pod.
+    pub kubeconfig: Option<PathBuf>,
+    /// The stores that snapshots may go to (YAML). Unset: none, and snapshots fail.
+    pub stores: Option<PathBuf>,
+    /// How long traffic of a pod that nothing is known of yet is held, until it is known whether it
+    /// is recorded.
+    pub quarantine: Age,
+    /// How much of it is held, at least 64KiB.
+    pub quarantine_size: Size,
+}
+
+impl Default for KubernetesConfig {
+    fn default() -> Self {
+        Self {
+            node: None,
+            namespace: None,
+            kubeconfig: None,
+            stores: None,
+            quarantine: Age::from_secs(10),
+            quarantine_size: Size(8 << 20),
+        }
+    }
+}
+
 /// What the daemon says about itself, on standard error.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -301,6 +338,9 @@ const MIN_RING: u64 = 1 << 20;
 
 /// The largest that the kernel takes.
 const MAX_RING: u64 = 1 << 30;
+
+/// The smallest quarantine: a few exchanges.
+const MIN_QUARANTINE: u64 = 64 << 10;
 
 /// The smallest segment: below it more goes into the edges of archives than into exchanges.
 const MIN_SEGMENT: u64 = 1 << 20;
@@ -481,6 +521,38 @@ impl Config {
                 .is_some_and(|cpu| !(cpu > 0.0 && cpu.is_finite())),
             "budget.cpu: is not a number of cores above 0".to_owned(),
         );
+        problems.extend(self.kubernetes_problems());
+        problems
+    }
+
+    fn kubernetes_problems(&self) -> Vec<String> {
+        let Some(kubernetes) = &self.kubernetes else {
+            return Vec::new();
+        };
+        let mut problems = Vec::new();
+        if !self.rules.is_empty() || self.otherwise.is_some() {
+            problems.push(
+                "kubernetes: recordings say what is recorded: `rules` and `otherwise` have no place \
+                 beside it"
+                    .to_owned(),
+            );
+        }
+        if !matches!(
+            self.capture.backend,
+            BackendConfig::Auto | BackendConfig::Ebpf
+        ) {
+            problems.push(
+                "kubernetes: pods are told apart by their sockets, which takes the backend ebpf"
+                    .to_owned(),
+            );
+        }
+        if kubernetes.quarantine_size.0 < MIN_QUARANTINE {
+            problems.push(format!(
+                "kubernetes.quarantine_size: {} is less than {}",
+                kubernetes.quarantine_size,
+                Size(MIN_QUARANTINE)
+            ));
+        }
         problems
     }
 }
@@ -562,6 +634,10 @@ mod tests {
     #[test]
     fn mistakes_are_named_with_their_place() {
         refuse(
+            "archive: { folder: a }\nkubernetes: { nodes: a }",
+            &["unknown field `nodes`"],
+        );
+        refuse(
             "archive: { folder: a }\nbudgets: {}",
             &["a.yaml:2:1: unknown field `budgets`, expected one of capture, rules"],
         );
@@ -598,6 +674,15 @@ mod tests {
                 "rules[2]: names",
                 "archive.retain_size",
                 "budget.cpu",
+            ],
+        );
+        refuse(
+            "archive: { folder: a }\nrules: [{ ports: [1] }]\ncapture: { backend: af-packet }\n\
+             kubernetes: { quarantine_size: 1KiB }",
+            &[
+                "`rules` and `otherwise` have no place",
+                "takes the backend ebpf",
+                "kubernetes.quarantine_size: 1KiB is less than 64KiB",
             ],
         );
     }

@@ -147,6 +147,9 @@ pub enum Match {
     Ports(Vec<u16>),
     /// Those of sockets in this cgroup or one below it.
     Cgroup(PathBuf),
+    /// Those of sockets in one of these cgroups, by their ids, or one below them. A node has more pods
+    /// than there may be rules.
+    Cgroups(Vec<u64>),
     /// Those of these sockets, by their cookies, which `ss -e` prints behind `sk:`. A rule by socket comes
     /// before all others.
     Sockets(Vec<u64>),
@@ -194,7 +197,9 @@ impl Policy {
                 Match::Ports(ports) if *action == Action::Capture && *sample >= 1.0 => {
                     all.extend_from_slice(ports);
                 }
-                Match::Ports(_) | Match::Cgroup(_) | Match::Sockets(_) => return None,
+                Match::Ports(_) | Match::Cgroup(_) | Match::Cgroups(_) | Match::Sockets(_) => {
+                    return None;
+                }
             }
         }
         (self.otherwise == Action::Ignore && !all.is_empty()).then_some(all)
@@ -213,7 +218,7 @@ impl Policy {
     pub fn tells_ends_apart(&self) -> bool {
         self.rules
             .iter()
-            .any(|rule| matches!(rule.of, Match::Cgroup(_) | Match::Sockets(_)))
+            .any(|rule| !matches!(rule.of, Match::Ports(_)))
     }
 
     /// Only these sockets.
@@ -292,6 +297,7 @@ mod tests {
             rule(ports(), Action::Ignore, 1.0),
             rule(ports(), Action::Capture, 0.5),
             rule(Match::Cgroup("/a".into()), Action::Capture, 1.0),
+            rule(Match::Cgroups(vec![7]), Action::Capture, 1.0),
             rule(Match::Sockets(vec![7]), Action::Capture, 1.0),
         ] {
             let mut policy = Policy::only_ports(&[8080]);

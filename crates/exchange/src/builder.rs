@@ -135,6 +135,7 @@ impl Builder {
         at: Timestamp,
         data: &[u8],
     ) {
+        self.announce(shared, recorder, (stream, role), data.len());
         let building = self.building(shared, stream);
         let key = building.key;
         let half = building.half(role);
@@ -314,6 +315,31 @@ impl Builder {
         }
     }
 
+    /// Says whose a body is, before its first part leaves.
+    fn announce(
+        &self,
+        shared: &Shared,
+        recorder: &mut impl Recorder,
+        (stream, role): (StreamKey, Role),
+        more: usize,
+    ) {
+        let building = self.find(stream).ok().and_then(|idx| self.open.get(idx));
+        let Some((_, building)) = building else {
+            return;
+        };
+        let (request, response) = (&building.request.message, &building.response.message);
+        let message = match role {
+            Role::Request => request,
+            Role::Response => response,
+        };
+        let body = message.as_ref().map(|message| &message.body);
+        let (tail, parts) = body.map_or((0, 0), |body| (body.tail.len(), body.parts));
+        if parts == 0 && tail + more >= part_len(shared, more) {
+            let head = request.as_ref().and_then(|message| message.head.as_ref());
+            recorder.body_begins(building.key, &self.connection, head);
+        }
+    }
+
     fn building(&mut self, shared: &mut Shared, stream: StreamKey) -> &mut Building {
         let idx = self.find(stream).unwrap_or_else(|idx| {
             let key = shared.next_key;
@@ -401,6 +427,16 @@ fn cost(head: &Head) -> usize {
     size_of::<Message>() + head.raw.capacity() + head.fields.capacity() * size_of::<Field>()
 }
 
+/// How long a tail becomes before it leaves as a part, when so much more is held.
+fn part_len(shared: &Shared, more: usize) -> usize {
+    let len = shared.limits.part_len;
+    if shared.body_memory + more > shared.limits.body_memory {
+        len.min(SMALLEST_PART)
+    } else {
+        len
+    }
+}
+
 /// Appends to the tail of a body, and sends a part on its way when the tail is long enough or
 /// memory is short.
 fn append(
@@ -419,13 +455,7 @@ fn append(
         shared.body_memory += now.len();
         data = later;
 
-        let short = shared.body_memory > shared.limits.body_memory;
-        let enough = if short {
-            part_len.min(SMALLEST_PART)
-        } else {
-            part_len
-        };
-        if body.tail.len() >= enough {
+        if body.tail.len() >= self::part_len(shared, 0) {
             shared.body_memory = shared.body_memory.saturating_sub(body.tail.len());
             let mut part = BodyPart {
                 key,

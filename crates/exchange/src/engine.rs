@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tapedeck_model::{
-    Anomaly, BodyPart, Connection, ConnectionId, Direction, Exchange, Input, Ledger, Origin,
+    Anomaly, BodyPart, Connection, ConnectionId, Direction, Exchange, Head, Input, Ledger, Origin,
     Segment, Timestamp, UnreadConnection, Workloads,
 };
 use tapedeck_packet::RawPacket;
@@ -23,6 +23,12 @@ use crate::sealed::TlsShared;
 pub trait Recorder {
     /// Takes a piece of a long body; its exchange follows later. Parts of one message come in order.
     fn body_part(&mut self, part: &BodyPart);
+
+    /// Says whose a long body is, before its first part comes: the connection that carries it, and the
+    /// request, where its head is known. A [`Pipeline`](crate::Pipeline) does not say it.
+    fn body_begins(&mut self, key: u64, connection: &Arc<Connection>, request: Option<&Head>) {
+        let _ = (key, connection, request);
+    }
 
     /// Takes an exchange that is over.
     fn exchange(&mut self, exchange: &Exchange);

@@ -6,10 +6,14 @@
 )]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use tapedeck_exchange::{Engine, Limits, Recorder};
-use tapedeck_model::{BodyPart, Exchange, Ledger, Message, Missing, Role, UnreadConnection};
+use tapedeck_model::{
+    BodyPart, Connection, ConnectionId, Exchange, Head, Ledger, Message, Missing, Role,
+    UnreadConnection,
+};
 use tapedeck_packet::{LinkType, RawPacket};
 use tapedeck_testkit::{Conversation, Faults, Rng, SegmentBuf, wire};
 
@@ -21,10 +25,18 @@ const SERVER: &str = "10.0.0.2:80";
 struct Tape {
     exchanges: Vec<Exchange>,
     parts: BTreeMap<(u64, Role), Vec<u8>>,
+    /// Whose long bodies are, as was said before they came.
+    announced: BTreeMap<u64, (ConnectionId, Option<Vec<u8>>)>,
 }
 
 impl Recorder for Tape {
+    fn body_begins(&mut self, key: u64, connection: &Arc<Connection>, request: Option<&Head>) {
+        let target = request.and_then(|head| head.target()).map(<[u8]>::to_vec);
+        self.announced.insert(key, (connection.id, target));
+    }
+
     fn body_part(&mut self, part: &BodyPart) {
+        assert!(self.announced.contains_key(&part.key));
         self.parts
             .entry((part.key, part.role))
             .or_default()
@@ -32,6 +44,12 @@ impl Recorder for Tape {
     }
 
     fn exchange(&mut self, exchange: &Exchange) {
+        if let Some((connection, target)) = self.announced.get(&exchange.key) {
+            assert_eq!(*connection, exchange.connection.id);
+            let head = exchange.request.as_ref().and_then(|of| of.head.as_ref());
+            let said = head.and_then(|head| head.target()).map(<[u8]>::to_vec);
+            assert_eq!(*target, said);
+        }
         self.exchanges.push(exchange.clone());
     }
 
@@ -93,7 +111,7 @@ impl Tape {
             .unwrap_or_default();
         body.extend_from_slice(&message.body.tail);
         assert_eq!(body.len() as u64, message.body.len);
-        let text = |head: &tapedeck_model::Head| String::from_utf8_lossy(&head.raw).into_owned();
+        let text = |head: &Head| String::from_utf8_lossy(&head.raw).into_owned();
         Some(Spoken {
             head: message.head.as_ref().map(text).unwrap_or_default(),
             body,

@@ -173,7 +173,7 @@ impl Tap for EbpfTap {
         }
         let sockets = policy.rules.iter().map(|rule| match &rule.of {
             Match::Sockets(cookies) => cookies.len(),
-            Match::Ports(_) | Match::Cgroup(_) => 0,
+            Match::Ports(_) | Match::Cgroup(_) | Match::Cgroups(_) => 0,
         });
         let sockets = sockets.sum();
         if sockets > MAX_SOCKETS {
@@ -207,6 +207,11 @@ impl Tap for EbpfTap {
                 Match::Sockets(of) => {
                     for cookie in of {
                         cookies.entry(*cookie).or_insert_with(|| u32::from(number));
+                    }
+                }
+                Match::Cgroups(ids) => {
+                    for id in ids {
+                        cgroups.entry(*id).or_insert_with(|| u32::from(number));
                     }
                 }
                 Match::Cgroup(path) => match cgroup_id(path) {
