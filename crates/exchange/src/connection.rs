@@ -12,6 +12,7 @@ use tapedeck_model::{Connection, Direction, Input, Origin, Role, Timestamp};
 use crate::Recorder;
 use crate::builder::Shared;
 use crate::conversation::{Conversation, Next};
+use crate::detecting::Before;
 use crate::preamble::Preamble;
 use crate::sealed::Sealed;
 
@@ -94,8 +95,13 @@ impl Analysis {
         self.conversation.held()
     }
 
-    pub(crate) fn give_up(&mut self, shared: &mut Shared, recorder: &mut impl Recorder) {
-        self.conversation.give_up(shared, recorder);
+    pub(crate) fn give_up(
+        &mut self,
+        shared: &mut Shared,
+        recorder: &mut impl Recorder,
+        at: Timestamp,
+    ) {
+        self.conversation.give_up(shared, recorder, at);
     }
 
     pub(crate) fn close(self, shared: &mut Shared, recorder: &mut impl Recorder) {
@@ -131,7 +137,10 @@ fn seal(
     let (mut sealed, connection) = Sealed::new(shared, connection, direction, hello);
     let before = conversation.within_tls(connection);
     sealed.passed_over(shared, before.passed_over, before.last_byte);
-    before.replay(|direction, at, input| {
+    before.replay(|direction, at, before| {
+        let Before::Input(input) = before else {
+            return;
+        };
         sealed.input(shared, recorder, conversation, (direction, at, input));
     });
     sealed

@@ -25,7 +25,7 @@ use tapedeck_model::{
 
 use crate::Recorder;
 use crate::builder::{Builder, Shared};
-use crate::detecting::{Detecting, Verdict};
+use crate::detecting::{Before, Detecting, Verdict};
 
 /// What is said on a connection: TCP's bytes, or those within TLS.
 #[derive(Debug)]
@@ -109,20 +109,35 @@ impl Conversation {
         self.held
     }
 
-    /// Has what it holds recorded as it is, and begins anew as in the middle of a connection.
-    pub(crate) fn give_up(&mut self, shared: &mut Shared, recorder: &mut impl Recorder) {
+    /// Has what it holds recorded as it is, and goes on as in the middle of a connection.
+    pub(crate) fn give_up(
+        &mut self,
+        shared: &mut Shared,
+        recorder: &mut impl Recorder,
+        at: Timestamp,
+    ) {
+        if let Protocol::Http1(reader) = &mut self.protocol {
+            // It still knows of how many requests the answers may come.
+            let mut out = Out {
+                builder: &mut self.builder,
+                shared,
+                recorder,
+                switches: Vec::new(),
+            };
+            reader.give_up(at, &mut out);
+        }
         self.builder.finish(shared, recorder, Missing::PARTIAL);
         match &mut self.protocol {
             Protocol::Detecting(detecting) => {
                 detecting.midstream = true;
                 detecting.forget();
             }
-            Protocol::Http1(_) | Protocol::Http2(_) => {
+            Protocol::Http2(_) => {
                 self.sides_known = true;
                 self.given_up = true;
                 self.protocol = Protocol::Detecting(Detecting::new(true));
             }
-            Protocol::NotHttp => {}
+            Protocol::Http1(_) | Protocol::NotHttp => {}
         }
         self.account(shared);
     }
@@ -324,8 +339,19 @@ impl Conversation {
         // `read` turns the directions itself, so these go in as they came: unturned, unless a
         // protocol was known before.
         let turn = |direction: Direction| if was_flipped { !direction } else { direction };
-        detecting.replay(|direction, at, input| {
-            self.read(shared, recorder, turn(direction), at, input);
+        let flipped = self.flipped;
+        detecting.replay(|direction, at, before| match (before, &mut self.protocol) {
+            (Before::Input(input), _) => {
+                self.read(shared, recorder, turn(direction), at, input);
+            }
+            (Before::PassedOver, Protocol::Http1(reader)) => {
+                reader.passed_over(if flipped {
+                    !turn(direction)
+                } else {
+                    turn(direction)
+                });
+            }
+            (Before::PassedOver, _) => {}
         });
         self.read(shared, recorder, turn(direction), at, Input::Data(data));
     }

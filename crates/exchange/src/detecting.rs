@@ -26,7 +26,17 @@ pub(crate) struct Detecting {
 enum Held {
     /// That many bytes of its direction.
     Data(usize),
+    /// Bytes of its direction that were passed over since what stands before it.
+    PassedOver,
     Other(Input<'static>),
+}
+
+/// What is given to a reader of what came before it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Before<'a> {
+    Input(Input<'a>),
+    /// Bytes that said nothing: perhaps the rest of a message.
+    PassedOver,
 }
 
 /// What the bytes of a direction look like.
@@ -107,18 +117,20 @@ impl Detecting {
     }
 
     /// Keeps a gap for the reader, to which it may mean a lost message. One in a direction says
-    /// as much as many: nothing between them was kept.
+    /// as much as many, in the place of the last: what the other side said before it answers nothing
+    /// that was lost in it.
     pub(crate) fn hold_gap(&mut self, direction: Direction, at: Timestamp, gap: Gap) {
         self.midstream = true;
         self.forget();
-        let held = self.inputs.iter_mut().find_map(|(of, _, held)| match held {
-            Held::Other(Input::Gap(held)) if *of == direction => Some(held),
-            Held::Other(_) | Held::Data(_) => None,
+        let mut gap = gap;
+        self.inputs.retain(|(of, _, held)| match held {
+            Held::Other(Input::Gap(held)) if *of == direction => {
+                gap.len = gap.len.saturating_add(held.len);
+                false
+            }
+            Held::Other(_) | Held::Data(_) | Held::PassedOver => true,
         });
-        match held {
-            Some(held) => held.len = held.len.saturating_add(gap.len),
-            None => self.hold_end(direction, at, Input::Gap(gap)),
-        }
+        self.hold_end(direction, at, Input::Gap(gap));
     }
 
     /// Passes over the bytes that are held.
@@ -127,19 +139,26 @@ impl Detecting {
             let bytes = std::mem::take(&mut self.bytes[direction]);
             self.passed_over[direction] += bytes.len() as u64;
         }
-        let held = self
-            .inputs
-            .iter()
-            .filter(|(_, _, held)| matches!(held, Held::Data(_)));
-        self.last_byte = held.fold(self.last_byte, |last, (_, at, _)| last.max(*at));
+        for (direction, at, held) in std::mem::take(&mut self.inputs) {
+            match held {
+                Held::Data(_) | Held::PassedOver => self.note_passed_over(direction, at),
+                Held::Other(_) => self.inputs.push((direction, at, held)),
+            }
+        }
+    }
+
+    /// One note in a direction says as much as many, in the place of the last.
+    fn note_passed_over(&mut self, direction: Direction, at: Timestamp) {
+        self.last_byte = self.last_byte.max(at);
         self.inputs
-            .retain(|(_, _, held)| matches!(held, Held::Other(_)));
+            .retain(|(of, _, held)| *of != direction || !matches!(held, Held::PassedOver));
+        self.inputs.push((direction, at, Held::PassedOver));
     }
 
     /// Passes over bytes.
     pub(crate) fn pass_over(&mut self, direction: Direction, at: Timestamp, data: &[u8]) {
         self.passed_over[direction] += data.len() as u64;
-        self.last_byte = self.last_byte.max(at);
+        self.note_passed_over(direction, at);
     }
 
     /// How many bytes were passed over.
@@ -148,21 +167,22 @@ impl Detecting {
     }
 
     /// Gives what is held to a reader, in order.
-    pub(crate) fn replay(&self, mut reader: impl FnMut(Direction, Timestamp, Input<'_>)) {
+    pub(crate) fn replay(&self, mut reader: impl FnMut(Direction, Timestamp, Before<'_>)) {
         let mut rest: PerDirection<&[u8]> = PerDirection {
             to_server: &self.bytes.to_server,
             to_client: &self.bytes.to_client,
         };
         for (direction, at, held) in &self.inputs {
-            let input = match held {
+            let before = match held {
                 Held::Data(len) => {
                     let (now, later) = rest[*direction].split_at_checked(*len).unwrap_or_default();
                     rest[*direction] = later;
-                    Input::Data(now)
+                    Before::Input(Input::Data(now))
                 }
-                Held::Other(input) => *input,
+                Held::Other(input) => Before::Input(*input),
+                Held::PassedOver => Before::PassedOver,
             };
-            reader(*direction, *at, input);
+            reader(*direction, *at, before);
         }
     }
 }

@@ -166,7 +166,7 @@ struct Open {
 impl Analyses {
     /// Notes whether a connection holds something, and has others give up what they hold until the
     /// limit is kept.
-    fn make_room(&mut self, slot: Slot, recorder: &mut impl Recorder) {
+    fn make_room(&mut self, slot: Slot, at: Timestamp, recorder: &mut impl Recorder) {
         let Self {
             slots,
             shared,
@@ -203,7 +203,7 @@ impl Analyses {
             if open.analysis.held() > HELD_AT_REST {
                 shared.ledger.connections_given_up += 1;
                 shared.next_key = open.next_key;
-                open.analysis.give_up(shared, recorder);
+                open.analysis.give_up(shared, recorder, at);
                 open.next_key = shared.next_key;
             }
         }
@@ -341,7 +341,7 @@ impl<R: Recorder> Sink for Recording<'_, R> {
                 .receive(shared, self.recorder, direction, at, input);
             open.next_key = shared.next_key;
         }
-        self.analyses.make_room(slot, self.recorder);
+        self.analyses.make_room(slot, at, self.recorder);
     }
 
     fn anomaly(&mut self, _slot: Slot, _direction: Direction, anomaly: Anomaly) {

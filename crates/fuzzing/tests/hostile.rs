@@ -272,7 +272,8 @@ fn heads_that_are_never_answered() {
             attack.ask(&mut peer, request.as_bytes());
         }
     });
-    assert!(ledger.connections_given_up > 4, "{ledger:?}");
+    // Which of them an answer would belong to cannot be told from then on, and so none is waited for.
+    assert_eq!(ledger.connections_given_up, 1, "{ledger:?}");
     assert_eq!(seen.exchanges, 602, "each of them is recorded");
     assert!(seen.missing.contains(Missing::PARTIAL));
 }

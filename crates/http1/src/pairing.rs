@@ -344,6 +344,23 @@ impl Pairing {
         self.closed = Some(cause);
     }
 
+    /// Whether two requests were ever outstanding at a time.
+    pub(crate) const fn is_pipelined(&self) -> bool {
+        self.pipelined
+    }
+
+    /// Gives up on every request; their responses may still come, and belong to none of those that
+    /// follow.
+    pub(crate) fn abandon(&mut self, at: Timestamp, cause: Missing, out: &mut impl EventSink) {
+        if let Some(orphan) = self.orphan.take() {
+            end(orphan.key, Role::Response, at, cause, out);
+        }
+        self.ghosts = self.ghosts.saturating_add(self.queue.len() as u64);
+        self.ghost_cause = cause;
+        self.close_all(at, cause, out);
+        self.queue = VecDeque::new();
+    }
+
     /// Bytes held.
     pub(crate) fn memory(&self) -> usize {
         self.queue.capacity() * size_of::<Pending>()

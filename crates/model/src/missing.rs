@@ -62,6 +62,9 @@ missing! {
     ABSENT = 8, "absent";
     /// The archive that kept it was damaged, and it was recovered without these bytes.
     DAMAGED = 9, "damaged";
+    /// What was asked was not seen, and so it is not known whether what followed the head was its
+    /// body: behind HEAD there is none, and behind CONNECT it is a tunnel.
+    UNKNOWN_END = 10, "unknown-end";
 }
 
 impl Missing {

@@ -1,7 +1,7 @@
 //! Bodies and trailer sections.
 
 use tapedeck_model::{
-    Anomalies, Anomaly, Direction, Event, EventSink, Gap, Missing, Role, StreamKey, Timestamp,
+    Anomalies, Anomaly, Direction, End, Event, EventSink, Gap, Missing, Role, StreamKey, Timestamp,
 };
 
 use super::half::{Gathered, State};
@@ -23,7 +23,10 @@ impl Reader {
     ) {
         match framing {
             Framing::Exact(0) => self.finish(at, direction, key, out),
-            Framing::Unknowable => self.fail(at, direction, key, Missing::MALFORMED, out),
+            Framing::Unknowable => {
+                self.fail(at, direction, key, Missing::MALFORMED, out);
+                self.lose_place(at, direction, Missing::MALFORMED, false, out);
+            }
             Framing::Exact(_) | Framing::Chunked(_) | Framing::UntilClose => {
                 let half = &mut self.halves[direction];
                 half.state = State::Body { key, framing };
@@ -128,9 +131,7 @@ impl Reader {
                 Step::Malformed(rest) => {
                     anomaly(Some(key), direction, Anomaly::MalformedChunk, out);
                     self.fail(at, direction, key, Missing::MALFORMED, out);
-                    if direction == Direction::ToClient {
-                        self.lose_place(at, direction, Missing::MALFORMED, false, out);
-                    }
+                    self.lose_place(at, direction, Missing::MALFORMED, false, out);
                     return rest;
                 }
             }
@@ -165,9 +166,7 @@ impl Reader {
                 self.halves[direction].skip(dropped);
                 anomaly(Some(key), direction, Anomaly::HeadTooLarge, out);
                 self.fail(at, direction, key, Missing::PARTIAL, out);
-                if direction == Direction::ToClient {
-                    self.lose_place(at, direction, Missing::PARTIAL, false, out);
-                }
+                self.lose_place(at, direction, Missing::PARTIAL, false, out);
                 rest
             }
         }
@@ -249,9 +248,10 @@ impl Reader {
                     return data;
                 }
                 Probe::Yes(_) => {
-                    self.finish(at, direction, key, out);
+                    self.end_unknown(at, key, out);
                     // On trial, in case it is a body that only begins like a head.
                     let half = &mut self.halves[direction];
+                    half.guessed = true;
                     half.state = State::Trial;
                     half.scan = Scan::START;
                     half.sound = 0;
@@ -261,6 +261,13 @@ impl Reader {
             }
         }
         data
+    }
+
+    /// Ends an answer as one without a body, which is a guess: its request was not seen.
+    pub(super) fn end_unknown(&mut self, at: Timestamp, key: StreamKey, out: &mut impl EventSink) {
+        self.halves.to_client.state = State::Between { blank: false };
+        let end = End::missing(Missing::UNKNOWN_END);
+        self.end_message(at, Direction::ToClient, key, end, out);
     }
 
     /// It is a body after all.

@@ -86,6 +86,9 @@ pub(super) struct Half {
     pub(super) expecting: bool,
     /// A bare LF in the chunked body in progress was named.
     pub(super) bare_lf: bool,
+    /// Where the last message ended, and so where this one begins, rests on a guess about a request
+    /// that was not seen.
+    pub(super) guessed: bool,
     /// Bytes passed over and not reported yet.
     pub(super) skipped: u64,
 }
@@ -122,6 +125,7 @@ impl Half {
             tunnel_next: false,
             expecting: false,
             bare_lf: false,
+            guessed: false,
             skipped: 0,
         }
     }

@@ -5,8 +5,8 @@ mod half;
 mod start;
 
 use tapedeck_model::{
-    Anomalies, Anomaly, Direction, End, Event, EventSink, Gap, Input, Missing, PerDirection, Role,
-    StreamKey, Timestamp,
+    Anomalies, Anomaly, Direction, End, Event, EventSink, Gap, GapCause, Input, Missing,
+    PerDirection, Role, StreamKey, Timestamp,
 };
 
 use crate::Limits;
@@ -91,6 +91,41 @@ impl Reader {
         for direction in Direction::BOTH {
             self.report_skipped(direction, out);
         }
+    }
+
+    /// Bytes of that direction came before the first input, and were no beginning of a message: the
+    /// rest of one, perhaps.
+    pub fn passed_over(&mut self, direction: Direction) {
+        match direction {
+            Direction::ToServer => {
+                let cause = Missing::PREDATES_CAPTURE;
+                self.pairing.lost_requests(cause, false);
+            }
+            Direction::ToClient => self.pairing.server_activity(),
+        }
+    }
+
+    /// Gives up what it holds of messages under way: they are [`Missing::PARTIAL`]. It goes on with
+    /// the next message that can be told from these.
+    pub fn give_up(&mut self, at: Timestamp, out: &mut impl EventSink) {
+        let gap = Gap {
+            len: 0,
+            cause: GapCause::Limit,
+        };
+        for direction in Direction::BOTH {
+            if let State::Tunnel { key } = self.halves[direction].state {
+                self.fail(at, direction, key, Missing::PARTIAL, out);
+                self.halves[direction].state = State::Opaque;
+            }
+            self.push(at, direction, Input::Gap(gap), out);
+            // A body that ends with the connection went on behind the gap.
+            if let State::Body { key, .. } = self.halves[direction].state {
+                self.fail(at, direction, key, Missing::PARTIAL, out);
+                self.lose_place(at, direction, Missing::PARTIAL, false, out);
+            }
+        }
+        self.pairing.abandon(at, Missing::PARTIAL, out);
+        self.settle(at, out);
     }
 
     /// Bytes held.
@@ -419,6 +454,10 @@ impl Reader {
         end: End,
         out: &mut impl EventSink,
     ) {
+        let mut end = end;
+        if direction == Direction::ToClient && self.halves.to_client.guessed {
+            end.missing.insert(Missing::UNKNOWN_END);
+        }
         out.event(Event::End {
             stream: key,
             role: role(direction),
@@ -444,6 +483,7 @@ impl Reader {
         half.drop_buffer();
         half.state = State::Lost { fresh: false };
         half.closing = false;
+        half.guessed = false;
         match direction {
             Direction::ToServer => self.pairing.lost_requests(cause, between),
             Direction::ToClient => {

@@ -117,8 +117,16 @@ impl Reader {
         let began = std::mem::take(&mut half.buffer);
         // Bytes from before the first message were sent before the capture, unless a request was
         // seen: then they may be its answer.
-        if direction == Direction::ToClient && (half.started || self.pairing.is_waiting()) {
-            self.lose_place(at, direction, Missing::MALFORMED, true, out);
+        match direction {
+            Direction::ToClient if half.started || self.pairing.is_waiting() => {
+                self.lose_place(at, direction, Missing::MALFORMED, true, out);
+            }
+            Direction::ToClient => {}
+            // These may be the rest of a request, and others may lie within them.
+            Direction::ToServer if half.started => {
+                self.pairing.lost_requests(Missing::MALFORMED, false);
+            }
+            Direction::ToServer => self.passed_over(direction),
         }
         let half = &mut self.halves[direction];
         half.closing = false;
@@ -148,9 +156,7 @@ impl Reader {
                 half.skip(dropped);
                 anomaly(Some(key), direction, Anomaly::HeadTooLarge, out);
                 self.fail(at, direction, key, Missing::PARTIAL, out);
-                if direction == Direction::ToClient {
-                    self.lose_place(at, direction, Missing::PARTIAL, false, out);
-                }
+                self.lose_place(at, direction, Missing::PARTIAL, false, out);
                 rest
             }
         }
@@ -238,12 +244,17 @@ impl Reader {
                 let mut in_flight = false;
                 match half.state {
                     State::Peek { key, framing }
-                        if half.buffer.is_empty() && framing != Framing::UntilClose =>
+                        if half.buffer.is_empty()
+                            && framing != Framing::UntilClose
+                            && !self.pairing.is_pipelined() =>
                     {
                         // The client does not wait for a body: there is none, as behind HEAD.
+                        half.guessed = false;
                         let last_byte = half.last_byte;
-                        self.finish(last_byte, Direction::ToClient, key, out);
+                        self.end_unknown(last_byte, key, out);
                     }
+                    // All that came before was over when the client went on.
+                    State::Between { .. } | State::Lost { .. } => half.guessed = false,
                     State::Trial if probe::status_line(&half.buffer) == Probe::NeedMore => {
                         // It does not wait for these few bytes either: they end what was lost.
                         half.drop_buffer();
@@ -271,9 +282,7 @@ impl Reader {
         if parsed.unreadable {
             self.halves[direction].skip(parsed.head.raw.len());
             self.fail(at, direction, key, Missing::MALFORMED, out);
-            if direction == Direction::ToClient {
-                self.lose_place(at, direction, Missing::MALFORMED, false, out);
-            }
+            self.lose_place(at, direction, Missing::MALFORMED, false, out);
             return;
         }
         let declared = Declared::of(&parsed.head);
@@ -368,6 +377,8 @@ impl Reader {
                 framing => framing,
             };
             if method == Method::Unknown && framing != Framing::Exact(0) {
+                // The answer to CONNECT has no length, and a tunnel behind it.
+                half.guessed |= framing == Framing::UntilClose && matches!(status, Some(200..300));
                 half.state = State::Peek { key, framing };
             } else {
                 self.begin_body(at, direction, key, framing, out);
