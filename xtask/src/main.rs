@@ -8,6 +8,7 @@ mod ebpf;
 mod fuzz;
 mod image;
 mod lint;
+mod manifests;
 mod packages;
 mod shell;
 mod test;
@@ -50,6 +51,8 @@ enum Command {
     Ebpf(ebpf::Ebpf),
     /// Build the OCI image of all programs
     Image(image::Image),
+    /// Render the resource definitions into the chart, and the chart into plain manifests
+    Manifests(manifests::Manifests),
 }
 
 fn main() -> ExitCode {
@@ -75,5 +78,6 @@ fn run(args: Args) -> Result<()> {
         Command::Fuzz(args) => fuzz::run_fuzzer(&args),
         Command::Ebpf(args) => ebpf::run(&args),
         Command::Image(args) => image::build(&args),
+        Command::Manifests(args) => args.run(),
     }
 }

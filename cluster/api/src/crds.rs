@@ -44,6 +44,9 @@ fn mend(value: &mut Value) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
 
     fn walk(value: &Value, see: &mut impl FnMut(&str, &Value)) {
@@ -120,5 +123,27 @@ mod tests {
         assert_eq!(recording.spec.sample_per_mille, 1000);
         assert!(!recording.spec.paused);
         assert_eq!(recording.status, None);
+    }
+
+    /// The chart has no types: it has these files.
+    #[test]
+    fn the_files_of_the_chart_are_those_of_the_types() {
+        let folder =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/helm/tapedeck/files/crds");
+        for crd in crds().unwrap() {
+            let path = folder.join(format!("{}.yaml", crd.spec.names.plural));
+            // JSON is YAML, too.
+            let text = format!("{:#}\n", serde_json::to_value(&crd).unwrap());
+            if std::env::var_os("TAPEDECK_BLESS").is_some() {
+                fs::write(&path, &text).unwrap();
+                continue;
+            }
+            let kept = fs::read_to_string(&path).unwrap();
+            assert!(
+                kept == text,
+                "{} is stale: `cargo xtask manifests`",
+                path.display()
+            );
+        }
     }
 }
