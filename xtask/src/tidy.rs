@@ -87,6 +87,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("tapedeck-cluster", &[]),
+    ("tapedeck-cluster-standin", &["tapedeck-cluster"]),
     ("tapedeck-cluster-store", &[]),
     ("concert", &[]),
     ("xtask", &[]),

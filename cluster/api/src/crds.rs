@@ -122,6 +122,7 @@ mod tests {
         .unwrap();
         assert_eq!(recording.spec.sample_per_mille, 1000);
         assert!(!recording.spec.paused);
+        assert_eq!(recording.spec, crate::RecordingSpec::default());
         assert_eq!(recording.status, None);
     }
 

@@ -11,7 +11,7 @@ use crate::node_report::NodeRecordingState;
 use crate::quantities::{Size, Span};
 
 /// Which workloads are recorded, how much of them, and for how long.
-#[derive(Clone, CustomResource, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[derive(Clone, CustomResource, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[kube(
     group = "tapedeck.dev",
     version = "v1alpha1",
@@ -70,6 +70,23 @@ pub struct RecordingSpec {
     /// Nothing is recorded while this is true. What was, stays.
     #[serde(default)]
     pub paused: bool,
+}
+
+/// As the API server fills in what is left out: all pods of the namespace, all connections.
+impl Default for RecordingSpec {
+    fn default() -> Self {
+        Self {
+            selector: Selector::default(),
+            ports: Vec::new(),
+            paths: None,
+            sample_per_mille: all(),
+            payload: Payload::default(),
+            limits: None,
+            retention: None,
+            destination: None,
+            paused: false,
+        }
+    }
 }
 
 fn all() -> u16 {
