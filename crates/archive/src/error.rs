@@ -267,6 +267,9 @@ pub enum Damage {
     /// The compressed data cannot be decompressed.
     #[error("the compressed data cannot be decompressed")]
     Compression,
+    /// The dictionary that it was compressed with cannot be read.
+    #[error("the dictionary that it was compressed with is missing, or damaged")]
+    Dictionary,
     /// The structure contradicts itself.
     #[error("its structure contradicts itself: {0}")]
     Structure(&'static str),

@@ -19,10 +19,16 @@ pub(crate) const CHUNK_MAGIC: [u8; 4] = *b"\x89TCK";
 /// The major version: a reader refuses a larger one.
 ///
 /// 1: the first. 2: narrow columns, in blocks and in the index; see ADR 6. 3: the same, encrypted; see
-/// ADR 7.
-pub(crate) const MAJOR: u16 = 3;
-/// The version of what is written without encryption.
-pub(crate) const PLAIN_MAJOR: u16 = 2;
+/// ADR 7. 4: either, with dictionaries; see ADR 10.
+pub(crate) const MAJOR: u16 = 4;
+/// The version since which blocks and pages are as they are.
+pub(crate) const MAJOR_OF_COLUMNS: u16 = 2;
+/// The version that says that a file is encrypted; later ones have a flag for it.
+const MAJOR_OF_ENCRYPTION: u16 = 3;
+/// The flags of a file's header.
+pub(crate) mod file_flags {
+    pub(crate) const ENCRYPTED: u16 = 1;
+}
 /// The minor version: a reader accepts a larger one, and passes over what it does not know.
 ///
 /// 0: the first.
@@ -34,6 +40,11 @@ pub(crate) const ALIGNMENT: usize = 16;
 pub(crate) const MAX_RAW: usize = 16 << 20;
 /// The largest number of rows of an index page, and with it of records of a block.
 pub(crate) const MAX_PAGE_ROWS: usize = 8192;
+/// The largest dictionary: zstd trains none that is larger.
+pub(crate) const MAX_DICTIONARY: usize = 128 << 10;
+/// How often a dictionary lies in a file: many blocks depend on it, and one damaged place must not cost
+/// more than a block.
+pub(crate) const DICTIONARY_COPIES: usize = 2;
 /// The largest directory: 4 million pages.
 pub(crate) const MAX_DIRECTORY: usize = 256 << 20;
 
@@ -61,6 +72,8 @@ pub(crate) enum ChunkKind {
     Encrypted = 9,
     /// What the footer of an encrypted archive keeps to itself: see [`End`].
     End = 10,
+    /// A zstd dictionary.
+    Dictionary = 11,
 }
 
 impl ChunkKind {
@@ -76,6 +89,7 @@ impl ChunkKind {
             8 => Self::Keys,
             9 => Self::Encrypted,
             10 => Self::End,
+            11 => Self::Dictionary,
             _ => return None,
         })
     }
@@ -87,6 +101,7 @@ impl ChunkKind {
             Self::Directory => MAX_DIRECTORY,
             // Decrypted, it is no longer than it was in the file.
             Self::Encrypted => MAX_DIRECTORY + MAX_RAW,
+            Self::Dictionary => MAX_DICTIONARY,
             _ => MAX_RAW,
         }
     }
@@ -96,7 +111,7 @@ impl ChunkKind {
         match self {
             Self::Exchanges | Self::Page => 2,
             Self::Provenance | Self::Bodies | Self::Ledger | Self::Directory | Self::Unread => 1,
-            Self::Keys | Self::Encrypted | Self::End => 1,
+            Self::Keys | Self::Encrypted | Self::End | Self::Dictionary => 1,
         }
     }
 
@@ -112,6 +127,7 @@ impl ChunkKind {
             Self::Keys => "wrapped key",
             Self::Encrypted => "encrypted part",
             Self::End => "end",
+            Self::Dictionary => "dictionary",
         }
     }
 }
@@ -124,6 +140,8 @@ pub(crate) enum Codec {
     Raw = 0,
     /// One zstd frame.
     Zstd = 1,
+    /// One zstd frame, compressed with a dictionary: the last references are where the copies of it lie.
+    Dictionary = 2,
 }
 
 impl Codec {
@@ -131,6 +149,7 @@ impl Codec {
         match number {
             0 => Some(Self::Raw),
             1 => Some(Self::Zstd),
+            2 => Some(Self::Dictionary),
             _ => None,
         }
     }
@@ -145,7 +164,8 @@ pub(crate) struct FileHeader {
     pub(crate) minor: U16,
     /// The oldest major version whose readers can read this.
     pub(crate) readable_by: U16,
-    pub(crate) reserved: [u8; 2],
+    /// Of [`file_flags`]. Zero before version 4.
+    pub(crate) flags: U16,
     /// Hash of the provenance. Every chunk repeats it, so that one of another file is found.
     pub(crate) archive: U64,
     pub(crate) reserved2: [u8; 32],
@@ -290,19 +310,33 @@ pub(crate) const fn padding(len: usize) -> usize {
 }
 
 impl FileHeader {
-    pub(crate) fn new(archive: u64, major: u16) -> Self {
+    pub(crate) fn new(archive: u64, is_encrypted: bool) -> Self {
+        let flags = if is_encrypted {
+            file_flags::ENCRYPTED
+        } else {
+            0
+        };
         let mut header = Self {
             magic: MAGIC,
-            major: major.into(),
+            major: MAJOR.into(),
             minor: MINOR.into(),
-            readable_by: major.into(),
-            reserved: [0; 2],
+            readable_by: MAJOR.into(),
+            flags: flags.into(),
             archive: archive.into(),
             reserved2: [0; 32],
             hash: U64::ZERO,
         };
         header.hash = self_hash(&header).into();
         header
+    }
+
+    /// Whether everything behind it is encrypted.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        match self.readable_by.get() {
+            ..MAJOR_OF_ENCRYPTION => false,
+            MAJOR_OF_ENCRYPTION => true,
+            _ => self.flags.get() & file_flags::ENCRYPTED != 0,
+        }
     }
 }
 

@@ -14,9 +14,11 @@
 mod block;
 mod bodies;
 mod details;
+mod dictionary;
 mod encryption;
 mod error;
 mod format;
+mod inflate;
 mod output;
 mod page;
 mod provenance;

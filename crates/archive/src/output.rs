@@ -14,8 +14,8 @@ use zstd::zstd_safe::{CParameter, Strategy};
 use crate::encryption::cipher::{self, Cipher, NONCE_LEN, TAG_LEN};
 use crate::error::WriteError;
 use crate::format::{
-    CHUNK_MAGIC, ChunkHeader, ChunkKind, Codec, End, FOOTER_MAGIC, FileHeader, Footer, HEADER_LEN,
-    InnerHeader, MAJOR, PLAIN_MAJOR, padding, self_hash,
+    CHUNK_MAGIC, ChunkHeader, ChunkKind, Codec, DICTIONARY_COPIES, End, FOOTER_MAGIC, FileHeader,
+    Footer, HEADER_LEN, InnerHeader, padding, self_hash,
 };
 use crate::source;
 
@@ -41,6 +41,12 @@ struct Stored<'a> {
     raw_len: usize,
 }
 
+/// The dictionary that small blocks are compressed with, and where its copies lie.
+struct Dictionary {
+    compressor: Compressor<'static>,
+    places: [u64; DICTIONARY_COPIES],
+}
+
 /// The hidden file beside the output, locked.
 pub(crate) struct Output {
     file: File,
@@ -52,7 +58,9 @@ pub(crate) struct Output {
     cipher: Option<Arc<Cipher>>,
     position: u64,
     failed: bool,
+    level: i32,
     compressor: Compressor<'static>,
+    dictionary: Option<Dictionary>,
     compressed: Vec<u8>,
     buffer: Vec<u8>,
     /// Tests: the file takes no more than this many bytes.
@@ -90,7 +98,7 @@ impl Output {
         let compressor = compressor(level).map_err(|source| WriteError::Encode {
             source: source.into(),
         })?;
-        let major = if cipher.is_some() { MAJOR } else { PLAIN_MAJOR };
+        let header = FileHeader::new(archive, cipher.is_some());
         let mut output = Self {
             file,
             partial,
@@ -100,15 +108,15 @@ impl Output {
             cipher,
             position: 0,
             failed: false,
+            level,
             compressor,
+            dictionary: None,
             compressed: Vec::new(),
             buffer: Vec::new(),
             #[cfg(test)]
             capacity: None,
         };
-        output
-            .buffer
-            .extend_from_slice(FileHeader::new(archive, major).as_bytes());
+        output.buffer.extend_from_slice(header.as_bytes());
         if let Err(error) = output.write() {
             // Nothing is in it, and it would be in the way of the next writer.
             drop(fs::remove_file(&output.partial));
@@ -129,7 +137,8 @@ impl Output {
         file.set_len(position)
             .and_then(|()| file.seek(SeekFrom::Start(position)))
             .map_err(io_error("cut the torn end of", partial))?;
-        let compressor = compressor(DEFAULT_LEVEL).map_err(|source| WriteError::Encode {
+        let level = DEFAULT_LEVEL;
+        let compressor = compressor(level).map_err(|source| WriteError::Encode {
             source: source.into(),
         })?;
         Ok(Self {
@@ -141,7 +150,9 @@ impl Output {
             cipher,
             position,
             failed: false,
+            level,
             compressor,
+            dictionary: None,
             compressed: Vec::new(),
             buffer: Vec::new(),
             #[cfg(test)]
@@ -181,12 +192,20 @@ impl Output {
                 limit,
             });
         }
-        if codec == Codec::Zstd {
+        let (compressor, places): (_, &[u64]) = match &mut self.dictionary {
+            Some(dictionary) if codec == Codec::Dictionary => {
+                (&mut dictionary.compressor, &dictionary.places)
+            }
+            Some(_) | None => (&mut self.compressor, &[]),
+        };
+        if codec == Codec::Dictionary && places.is_empty() {
+            codec = Codec::Zstd;
+        }
+        if codec != Codec::Raw {
             self.compressed.clear();
             self.compressed
                 .reserve(zstd::zstd_safe::compress_bound(payload.len()));
-            let compressed = self
-                .compressor
+            let compressed = compressor
                 .compress_to_buffer(payload, &mut self.compressed)
                 .map_err(|source| WriteError::Encode {
                     source: source.into(),
@@ -196,6 +215,13 @@ impl Output {
                 codec = Codec::Raw;
             }
         }
+        let with_dictionary;
+        let references = if codec == Codec::Dictionary {
+            with_dictionary = [references, places].concat();
+            &with_dictionary
+        } else {
+            references
+        };
         let stored = Stored {
             kind,
             codec,
@@ -208,14 +234,40 @@ impl Output {
         let compressed = std::mem::take(&mut self.compressed);
         let written = self.stored(
             stored,
-            if codec == Codec::Zstd {
-                &compressed
-            } else {
+            if codec == Codec::Raw {
                 payload
+            } else {
+                &compressed
             },
         );
         self.compressed = compressed;
         written
+    }
+
+    /// Writes a dictionary, as often as it is kept. Chunks of [`Codec::Dictionary`] are compressed with it
+    /// from now on; before, they are compressed without one.
+    pub(crate) fn begin_dictionary(&mut self, dictionary: &[u8]) -> Result<(), WriteError> {
+        let mut places = [0; DICTIONARY_COPIES];
+        for place in &mut places {
+            *place = self.chunk(Chunk {
+                kind: ChunkKind::Dictionary,
+                version: ChunkKind::Dictionary.version(),
+                codec: Codec::Zstd,
+                first_row: 0,
+                references: &[],
+                payload: dictionary,
+            })?;
+        }
+        let made = Compressor::with_dictionary(self.level, dictionary).and_then(|mut made| {
+            // The references say which one it is.
+            made.set_parameter(CParameter::DictIdFlag(false))?;
+            Ok(made)
+        });
+        let compressor = made.map_err(|source| WriteError::Encode {
+            source: source.into(),
+        })?;
+        self.dictionary = Some(Dictionary { compressor, places });
+        Ok(())
     }
 
     /// Writes a chunk of another file as it is stored there, and says where it begins.

@@ -14,12 +14,13 @@ use crate::encryption::cipher::{Budget, Opened};
 use crate::encryption::keys::Identities;
 use crate::error::{Damage, OpenError, ReadError};
 use crate::format::{ChunkKind, HEADER_LEN, PageEntry};
+use crate::inflate::Inflater;
 use crate::page::builder::PageBuilder;
 use crate::page::view::Page;
 use crate::provenance::{Provenance, StoredLedger};
 use crate::scan::Scan;
 use crate::scratch::{BodyBuffer, Scratch};
-use crate::source::{Chunk, Inflater, Source, slice};
+use crate::source::{Chunk, Source, slice};
 use crate::unread;
 
 /// A file of an [`Archive`](crate::Archive). Its exchanges and pages are numbered within the
@@ -214,6 +215,7 @@ impl Segment {
                 }
                 ChunkKind::Exchanges => blocks.push(found.offset),
                 ChunkKind::Bodies
+                | ChunkKind::Dictionary
                 | ChunkKind::Directory
                 | ChunkKind::Encrypted
                 | ChunkKind::End
@@ -515,7 +517,7 @@ impl Segment {
         // threads at worst do the same work.
         let first_id = self.place.first_row.saturating_add(first_row);
         if state.load(Ordering::Relaxed) == page_state::SOUND {
-            let header = self.source.chunk_header(offset)?;
+            let header = self.source.checked_header(offset)?;
             let start = offset as usize + HEADER_LEN;
             let end = start.saturating_add(header.stored_len.get() as usize);
             let payload = self.source.bytes().get(start..end).ok_or(Damage::Outside)?;
@@ -588,7 +590,7 @@ fn tail(source: &Source, blocks: &[u64], first_row: u64) -> Option<(Vec<u8>, Pag
         let is_read = source
             .chunk(*offset, ChunkKind::Exchanges)
             .and_then(|chunk| match chunk.first_row == next {
-                true => scratch.fill(&chunk, source.instance(), *offset),
+                true => scratch.fill(&chunk, source, *offset),
                 false => Err(Damage::Structure("the block is out of order")),
             })
             .and_then(|()| page.add_block(*offset, &scratch));

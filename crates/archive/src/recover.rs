@@ -11,11 +11,12 @@ use crate::block::view::{BodyView, MessageView, Record};
 use crate::encryption::keys::{Identities, Recipients};
 use crate::error::{OpenError, ReadError, WriteError};
 use crate::format::ChunkKind;
+use crate::inflate::Inflater;
 use crate::output::{give_name, partial_path};
 use crate::provenance::{Provenance, StoredLedger};
 use crate::scan::Scan;
 use crate::scratch::Scratch;
-use crate::source::{Chunk, Inflater, Source};
+use crate::source::{Chunk, Source};
 use crate::unread;
 use crate::writer::{Summary, Writer, WriterOptions};
 
@@ -191,7 +192,7 @@ impl Recovery<'_> {
     /// Writes the exchanges of a block. `false` where they cannot be read.
     fn block(&mut self, offset: u64, chunk: &Chunk<'_>) -> Result<bool, WriteError> {
         let mut scratch = std::mem::take(&mut self.scratch);
-        let filled = scratch.fill(chunk, self.source.instance(), offset);
+        let filled = scratch.fill(chunk, self.source, offset);
         for number in 0..scratch.n_records() {
             if let (Ok(()), Ok(record)) = (filled, scratch.record(number)) {
                 self.record(&record)?;

@@ -7,7 +7,8 @@ use crate::block::v1;
 use crate::block::view::{BlockOrigin, Record, access};
 use crate::error::Damage;
 use crate::format::ChunkKind;
-use crate::source::{Chunk, Inflater};
+use crate::inflate::Inflater;
+use crate::source::{Chunk, Source};
 
 /// One decompressed block, reused from load to load. Loading an exchange of the same block again
 /// costs nothing but a lookup, so that it pays to keep a scratch for exchanges read in order.
@@ -51,11 +52,13 @@ impl Scratch {
     pub(crate) fn fill(
         &mut self,
         chunk: &Chunk<'_>,
-        archive: u64,
+        source: &Source,
         offset: u64,
     ) -> Result<(), Damage> {
         self.loaded = None;
-        self.inflater.inflate(chunk, &mut self.buffer)?;
+        let dictionary = source.dictionary(chunk)?;
+        self.inflater
+            .inflate_with(chunk, dictionary.as_deref(), &mut self.buffer)?;
         self.references.clear();
         self.references.extend(chunk.references());
         self.layout.clear();
@@ -65,7 +68,7 @@ impl Scratch {
             }
             self.layout.compute(access(&self.buffer)?, chunk.version)?;
         }
-        self.loaded = Some((archive, offset, chunk.kind));
+        self.loaded = Some((source.instance(), offset, chunk.kind));
         Ok(())
     }
 

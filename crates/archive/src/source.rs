@@ -10,17 +10,18 @@ use memmap2::Mmap;
 use rkyv::util::AlignedVec;
 use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::{FromBytes, IntoBytes};
-use zstd::bulk::Decompressor;
 
 use crate::block::view::{BodyView, Piece};
+use crate::dictionary::{Dictionaries, Dictionary};
 use crate::encryption::age::WrapError;
 use crate::encryption::cipher::{Cipher, Opened};
 use crate::encryption::keys::Identities;
 use crate::error::{Damage, OpenError, ReadError};
 use crate::format::{
-    ALIGNMENT, CHUNK_MAGIC, ChunkHeader, ChunkKind, Codec, End, FOOTER_LEN, FOOTER_MAGIC,
-    FileHeader, Footer, HEADER_LEN, MAGIC, MAJOR, PLAIN_MAJOR, self_hash,
+    ALIGNMENT, CHUNK_MAGIC, ChunkHeader, ChunkKind, Codec, DICTIONARY_COPIES, End, FOOTER_LEN,
+    FOOTER_MAGIC, FileHeader, Footer, HEADER_LEN, MAGIC, MAJOR, MAJOR_OF_COLUMNS, self_hash,
 };
+use crate::inflate::Inflater;
 use crate::provenance;
 use crate::scratch::Scratch;
 
@@ -37,6 +38,8 @@ pub(crate) struct Source {
     cipher: Option<Arc<Cipher>>,
     /// Unique in this process: what a [`Scratch`] holds is told apart by it.
     instance: u64,
+    /// The dictionaries that were used last.
+    dictionaries: Dictionaries,
 }
 
 impl Source {
@@ -93,6 +96,7 @@ impl Source {
             is_encrypted,
             cipher: None,
             instance: NEXT_INSTANCE.fetch_add(1, Ordering::Relaxed),
+            dictionaries: Dictionaries::default(),
         }
     }
 
@@ -182,9 +186,10 @@ impl Source {
         self.instance = instance;
     }
 
-    /// Whether the header says the version that is written today.
-    pub(crate) fn is_of_this_version(&self) -> bool {
-        matches!(self.major, PLAIN_MAJOR | MAJOR)
+    /// Whether index pages, ledger and directory of today can end it: they are as they were since
+    /// version 2.
+    pub(crate) fn can_be_ended(&self) -> bool {
+        (MAJOR_OF_COLUMNS..=MAJOR).contains(&self.major)
     }
 
     /// Every byte of the file.
@@ -231,15 +236,22 @@ impl Source {
     /// The header of the chunk at this offset, if a sound one is there, and the chunk lies within
     /// the file.
     pub(crate) fn chunk_header(&self, offset: u64) -> Result<&ChunkHeader, Damage> {
-        let start = usize::try_from(offset).map_err(|_| Damage::Outside)?;
-        let bytes = self.map.get(start..).ok_or(Damage::Outside)?;
-        let (header, rest) = ChunkHeader::ref_from_prefix(bytes).map_err(|_| Damage::Outside)?;
+        let header = self.checked_header(offset)?;
         if !header.is_sound(self.archive, offset) {
             return Err(Damage::Header);
         }
-        if header.body_len() > rest.len() as u64 {
+        let behind = self.map.len() as u64 - offset - HEADER_LEN as u64;
+        if header.body_len() > behind {
             return Err(Damage::Outside);
         }
+        Ok(header)
+    }
+
+    /// The header at this offset, where a sound one was found before.
+    pub(crate) fn checked_header(&self, offset: u64) -> Result<&ChunkHeader, Damage> {
+        let start = usize::try_from(offset).map_err(|_| Damage::Outside)?;
+        let bytes = self.map.get(start..).ok_or(Damage::Outside)?;
+        let (header, _) = ChunkHeader::ref_from_prefix(bytes).map_err(|_| Damage::Outside)?;
         Ok(header)
     }
 
@@ -388,9 +400,24 @@ impl Source {
         if !matches!(chunk.kind, ChunkKind::Bodies | ChunkKind::Exchanges) {
             return Err(Damage::Kind);
         }
-        scratch.fill(&chunk, self.instance, offset)?;
+        scratch.fill(&chunk, self, offset)?;
         scratch.give_opened(chunk);
         Ok(())
+    }
+
+    /// The dictionary that a chunk was compressed with: the first of its copies that can be read.
+    pub(crate) fn dictionary(&self, chunk: &Chunk<'_>) -> Result<Option<Arc<Dictionary>>, Damage> {
+        if chunk.codec != Codec::Dictionary {
+            return Ok(None);
+        }
+        let found = chunk.dictionaries().find_map(|offset| {
+            let read = || {
+                let chunk = self.chunk(offset, ChunkKind::Dictionary)?;
+                Dictionary::new(&chunk.payload(&mut Inflater::default())?)
+            };
+            self.dictionaries.get(offset, read).ok()
+        });
+        found.map(Some).ok_or(Damage::Dictionary)
     }
 }
 
@@ -467,7 +494,7 @@ fn check_header(map: &[u8], path: &Path) -> Result<Told, OpenError> {
     Ok(Told {
         archive: header.archive.get(),
         major: header.major.get(),
-        is_encrypted: header.readable_by.get() > PLAIN_MAJOR,
+        is_encrypted: header.is_encrypted(),
     })
 }
 
@@ -514,6 +541,9 @@ impl Described {
         } = self;
         let codec = Codec::from_number(codec).ok_or(Damage::Unknown)?;
         if version == 0 || version > kind.version() {
+            return Err(Damage::Unknown);
+        }
+        if codec == Codec::Dictionary && kind != ChunkKind::Exchanges {
             return Err(Damage::Unknown);
         }
         let chunk = Chunk {
@@ -583,56 +613,33 @@ impl<'a> Chunk<'a> {
         self.raw_len
     }
 
-    pub(crate) fn references(&self) -> impl Iterator<Item = u64> {
+    /// The chunks whose bytes the payload points into.
+    pub(crate) fn references(&self) -> impl ExactSizeIterator<Item = u64> {
+        numbers(self.all_references().0)
+    }
+
+    /// Where the copies of the dictionary lie that the payload was compressed with.
+    pub(crate) fn dictionaries(&self) -> impl ExactSizeIterator<Item = u64> {
+        numbers(self.all_references().1)
+    }
+
+    fn all_references(&self) -> (&[[u8; 8]], &[[u8; 8]]) {
         let references = match &self.data {
             Data::Mapped { references, .. } => references,
             Data::Opened(opened) => opened.references(),
         };
         let (references, _) = references.as_chunks::<8>();
-        references.iter().map(|bytes| u64::from_le_bytes(*bytes))
-    }
-}
-
-/// A zstd context, made on first use and kept.
-#[derive(Default)]
-pub(crate) struct Inflater(Option<Decompressor<'static>>);
-
-impl Inflater {
-    /// Puts the payload of a chunk into the buffer, exactly.
-    pub(crate) fn inflate(
-        &mut self,
-        chunk: &Chunk<'_>,
-        buffer: &mut AlignedVec,
-    ) -> Result<(), Damage> {
-        // `raw_len` is no more than 16 MiB here, and what does not fit it is an error.
-        buffer.resize(chunk.raw_len, 0);
-        let len = match chunk.codec {
-            Codec::Raw => {
-                buffer.copy_from_slice(chunk.bytes());
-                chunk.raw_len
-            }
-            Codec::Zstd => {
-                let context = match &mut self.0 {
-                    Some(context) => context,
-                    none => none.insert(Decompressor::new().map_err(|_| Damage::Compression)?),
-                };
-                context
-                    .decompress_to_buffer(chunk.bytes(), &mut buffer[..])
-                    .map_err(|_| Damage::Compression)?
-            }
+        let n_dictionaries = match self.codec {
+            Codec::Dictionary => DICTIONARY_COPIES,
+            Codec::Raw | Codec::Zstd => 0,
         };
-        if len == chunk.raw_len {
-            Ok(())
-        } else {
-            Err(Damage::Length)
-        }
+        let n_others = references.len().saturating_sub(n_dictionaries);
+        references.split_at_checked(n_others).unwrap_or_default()
     }
 }
 
-impl std::fmt::Debug for Inflater {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Inflater")
-    }
+fn numbers(references: &[[u8; 8]]) -> impl ExactSizeIterator<Item = u64> {
+    references.iter().map(|bytes| u64::from_le_bytes(*bytes))
 }
 
 /// Part of the bytes that pieces point into.

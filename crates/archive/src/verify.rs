@@ -7,15 +7,17 @@ use rkyv::util::AlignedVec;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::block::view::{BodyView, Piece, Record};
+use crate::dictionary::Dictionary;
 use crate::encryption::keys::Identities;
 use crate::error::{Damage, OpenError};
 use crate::format::{ChunkKind, Footer, PageEntry};
+use crate::inflate::Inflater;
 use crate::page::builder::{Bodies, PageBuilder};
 use crate::page::view::Page;
 use crate::provenance::{Provenance, StoredLedger};
 use crate::scan::{Found, Scan};
 use crate::scratch::Scratch;
-use crate::source::{Chunk, Inflater, Source};
+use crate::source::{Chunk, Source};
 use crate::unread;
 
 /// What [`verify`] found.
@@ -196,6 +198,9 @@ impl<'a> Verifier<'a> {
             }
             ChunkKind::Directory => self.directory(offset, chunk),
             ChunkKind::Unread => self.unread(offset, chunk),
+            ChunkKind::Dictionary => {
+                Dictionary::new(&chunk.payload(&mut self.inflater)?).map(|_| ())
+            }
             ChunkKind::Keys => self.keys(chunk),
             // Nothing is known of what is in it without a key; the end is read with the footer.
             ChunkKind::Encrypted | ChunkKind::End => Ok(()),
@@ -215,7 +220,7 @@ impl<'a> Verifier<'a> {
         chunk: &Chunk<'_>,
         scratch: &mut Scratch,
     ) -> Result<(), Damage> {
-        scratch.fill(chunk, self.source.instance(), offset)?;
+        scratch.fill(chunk, self.source, offset)?;
         if chunk.first_row < self.next_row {
             return Err(Damage::Structure("the block is out of order"));
         }

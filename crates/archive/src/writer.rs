@@ -15,10 +15,13 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use crate::block::builder::{BlockBuilder, Location, Placement};
 use crate::bodies::{BodyStore, Hash, is_dense};
+use crate::dictionary::Trainer;
 use crate::encryption::cipher::Cipher;
 use crate::encryption::keys::Recipients;
 use crate::error::{Damage, WriteError};
-use crate::format::{ChunkKind, Codec, Footer, MAX_PAGE_ROWS, MAX_RAW, PageEntry};
+use crate::format::{
+    ChunkKind, Codec, Footer, MAX_DICTIONARY, MAX_PAGE_ROWS, MAX_RAW, PageEntry,
+};
 use crate::output::{Chunk, DEFAULT_LEVEL, Output};
 use crate::page::builder::{Bodies, PageBuilder, StoredBody};
 use crate::provenance::{self, Provenance, StoredLedger};
@@ -77,21 +80,32 @@ pub struct Limits {
     /// Long bodies under way at once. Parts of further ones are not stored: their exchanges say
     /// [`Missing::PARTIAL`], and [`Summary::body_parts_refused`] counts.
     pub open_bodies: usize,
+    /// Bytes of the dictionary that small blocks are compressed with: those of little traffic, which
+    /// [`Writer::tick`] closes early. It is trained on the first of them. 0: none is.
+    pub dictionary: usize,
+    /// Small blocks of which it is trained: more gained nothing on recordings of one call a second.
+    pub learned_blocks: usize,
     /// How long [`Writer::tick`] may leave an exchange in memory only. A crash costs no more.
     pub hold: Duration,
 }
 
+impl Limits {
+    pub(crate) const DEFAULT: Self = Self {
+        block: 256 << 10,
+        group: 4 << 20,
+        inline_body: 64 << 10,
+        min_shared_body: 4 << 10,
+        remembered_bodies: 64 << 10,
+        open_bodies: 64 << 10,
+        dictionary: 16 << 10,
+        learned_blocks: 64,
+        hold: Duration::from_secs(1),
+    };
+}
+
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            block: 256 << 10,
-            group: 4 << 20,
-            inline_body: 64 << 10,
-            min_shared_body: 4 << 10,
-            remembered_bodies: 64 << 10,
-            open_bodies: 64 << 10,
-            hold: Duration::from_secs(1),
-        }
+        Self::DEFAULT
     }
 }
 
@@ -127,6 +141,8 @@ pub struct Writer {
     open_bodies: HashMap<(u64, Role), Vec<Location>>,
     directory: Vec<PageEntry>,
     provenance: u64,
+    /// Learns what small blocks have in common.
+    trainer: Trainer,
     /// Reused between blocks.
     buffer: AlignedVec,
     /// Raw bytes of exchange blocks since the last page.
@@ -215,6 +231,7 @@ impl Writer {
         let limits = Limits {
             block: block_limit,
             inline_body: limits.inline_body.min(block_limit),
+            dictionary: limits.dictionary.min(MAX_DICTIONARY),
             ..limits
         };
         Ok(Self::resume(resumed, limits))
@@ -249,6 +266,7 @@ impl Writer {
             open_bodies: HashMap::new(),
             directory,
             provenance,
+            trainer: Trainer::default(),
             buffer: AlignedVec::new(),
             group_len: 0,
             n_rows,
@@ -439,9 +457,10 @@ impl Writer {
     }
 
     /// Hands the parts of exchanges that are not over to the writer of the next segment, which
-    /// will get those exchanges.
+    /// will get those exchanges, and what was learned of small blocks.
     #[expect(clippy::disallowed_methods, reason = "what comes out is sorted")]
     pub(crate) fn carry(&mut self, next: &mut Self) -> Result<(), WriteError> {
+        next.trainer = self.trainer.for_next();
         if self.open_bodies.is_empty() {
             return Ok(());
         }
@@ -614,14 +633,26 @@ impl Writer {
                 .map_err(|source| WriteError::Encode {
                     source: source.into(),
                 })?;
+        let is_small = bytes.len() < SMALL_BLOCK;
+        if is_small && let Some(dictionary) = self.trainer.ready() {
+            self.output.begin_dictionary(dictionary)?;
+        }
+        let codec = if is_small {
+            Codec::Dictionary
+        } else {
+            Codec::Zstd
+        };
         let offset = self.output.chunk(Chunk {
             kind: ChunkKind::Exchanges,
             version: ChunkKind::Exchanges.version(),
-            codec: Codec::Zstd,
+            codec,
             first_row: self.block_first_row,
             references: &references,
             payload: &bytes,
         })?;
+        if is_small {
+            self.trainer.block(&bytes, &self.limits);
+        }
         handle.written_at(offset);
         let n_records = self.n_rows - self.block_first_row;
         self.page.block_written(offset, n_records as usize);
@@ -686,6 +717,9 @@ impl Writer {
         })
     }
 }
+
+/// Raw bytes from which on a block has so much of its own that a dictionary gains little.
+const SMALL_BLOCK: usize = 64 << 10;
 
 /// How many rows an index page has at least that [`Writer::tick`] writes: with so many, its tables take
 /// five bytes a row. Whoever opens an unsealed file reads as many blocks at most.

@@ -91,25 +91,27 @@ impl<'a> Page<'a> {
             Some(Stored::U64(values)) if is_signed && column.base == 0 => {
                 let least = least.clamp(i64::MIN.into(), i64::MAX.into()) as i64;
                 let most = most.clamp(i64::MIN.into(), i64::MAX.into()) as i64;
-                let range = least..=most;
-                words_of(values, |value| range.contains(&value.get().cast_signed()))
+                words_of(values, |value| {
+                    let value = value.get().cast_signed();
+                    (least <= value) & (value <= most)
+                })
             }
             Some(_) if !wraps && high < low => vec![0; self.n_rows.div_ceil(64)],
             Some(Stored::U8(values)) if !wraps => {
-                let range = low as u8..=high as u8;
-                words_of(values, |value| range.contains(value))
+                let (low, high) = (low as u8, high as u8);
+                words_of(values, |value| (low <= *value) & (*value <= high))
             }
             Some(Stored::U16(values)) if !wraps => {
-                let range = low as u16..=high as u16;
-                words_of(values, |value| range.contains(&value.get()))
+                let (low, high) = (low as u16, high as u16);
+                words_of(values, |value| (low <= value.get()) & (value.get() <= high))
             }
             Some(Stored::U32(values)) if !wraps => {
-                let range = low as u32..=high as u32;
-                words_of(values, |value| range.contains(&value.get()))
+                let (low, high) = (low as u32, high as u32);
+                words_of(values, |value| (low <= value.get()) & (value.get() <= high))
             }
             Some(Stored::U64(values)) if !wraps => {
-                let range = low as u64..=high as u64;
-                words_of(values, |value| range.contains(&value.get()))
+                let (low, high) = (low as u64, high as u64);
+                words_of(values, |value| (low <= value.get()) & (value.get() <= high))
             }
             _ => {
                 return bits(self.n_rows, |row| {
@@ -196,20 +198,35 @@ fn bits(n_rows: usize, mut test: impl FnMut(usize) -> bool) -> Vec<u64> {
     (0..n_rows).step_by(64).map(word).collect()
 }
 
-/// The same, for a test so plain that the processor puts it to many values at once.
+/// The same, for a test so plain that the processor puts it to many values at once: it must not branch,
+/// and sees arrays of a known length, so that compilers make vectors of it.
 fn words_of<T>(values: &[T], test: impl Fn(&T) -> bool) -> Vec<u64> {
-    let word = |values: &[T]| {
+    let (wholes, rest) = values.as_chunks::<64>();
+    let mut words = Vec::with_capacity(values.len().div_ceil(64));
+    words.extend(wholes.iter().map(|values| {
         let mut flags = [0_u8; 64];
         for (flag, value) in flags.iter_mut().zip(values) {
             *flag = u8::from(test(value));
         }
-        let (eights, _) = flags.as_chunks::<8>();
-        eights
-            .iter()
-            .rev()
-            .fold(0, |word, flags| word << 8 | low_bits(*flags))
-    };
-    values.chunks(64).map(word).collect()
+        word_of(&flags)
+    }));
+    if !rest.is_empty() {
+        let mut flags = [0_u8; 64];
+        for (flag, value) in flags.iter_mut().zip(rest) {
+            *flag = u8::from(test(value));
+        }
+        words.push(word_of(&flags));
+    }
+    words
+}
+
+/// The low bits of 64 bytes, that of the first in the lowest.
+fn word_of(flags: &[u8; 64]) -> u64 {
+    let (eights, _) = flags.as_chunks::<8>();
+    eights
+        .iter()
+        .rev()
+        .fold(0, |word, flags| word << 8 | low_bits(*flags))
 }
 
 /// The low bits of eight bytes, that of the first in the lowest. The factor moves bit 8*n* to 56 + *n*,

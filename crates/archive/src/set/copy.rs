@@ -7,11 +7,12 @@ use tapedeck_model::{BodyPart, Exchange, Message, Role};
 use super::archive::Archive;
 use crate::block::builder::BlockHandle;
 use crate::block::view::MessageView;
-use crate::error::{ReadError, WriteError};
+use crate::error::{Damage, ReadError, WriteError};
 use crate::format::{ChunkKind, MAX_PAGE_ROWS};
 use crate::page::builder::{Bodies, StoredBody};
 use crate::reader::Segment;
 use crate::scratch::{BodyBuffer, Scratch};
+use crate::source::Chunk;
 use crate::writer::Writer;
 
 /// Exchanges of an archive, by id: one bit for each.
@@ -269,7 +270,7 @@ impl Copy<'_> {
         if !is_as_it_is {
             return Ok(false);
         }
-        let filled = self.scratch.fill(&chunk, source.instance(), block.offset);
+        let filled = self.scratch.fill(&chunk, source, block.offset);
         if filled.is_err() || self.scratch.n_records() as u64 != block.rows {
             return Ok(false);
         }
@@ -291,7 +292,9 @@ impl Copy<'_> {
             exchanges.push((record.to_exchange(), Bodies::of(&record)));
         }
         self.writer.begin_copied_block(exchanges.len())?;
-        let new = self.writer.copy_chunk(&chunk, &moved)?;
+        let mut references = moved;
+        references.extend(self.dictionaries(&chunk)?);
+        let new = self.writer.copy_chunk(&chunk, &references)?;
         self.moved.insert(block.offset, new);
         let rows = exchanges.len();
         for (exchange, mut bodies) in exchanges {
@@ -303,6 +306,33 @@ impl Copy<'_> {
         }
         self.writer.end_copied_block(new, rows, chunk.raw_len());
         Ok(true)
+    }
+
+    /// Where the copies of a block's dictionary lie now. They go along with the first block that needs
+    /// them; in place of one that is damaged stands the other.
+    fn dictionaries(&mut self, chunk: &Chunk<'_>) -> Result<Vec<u64>, CopyError> {
+        let mut places = Vec::new();
+        for old in chunk.dictionaries() {
+            if let Some(new) = self.moved.get(&old) {
+                places.push(*new);
+            } else if let Ok(dictionary) = self.segment.source().chunk(old, ChunkKind::Dictionary) {
+                let new = self.writer.copy_chunk(&dictionary, &[])?;
+                self.moved.insert(old, new);
+                places.push(new);
+            }
+        }
+        let n_copies = chunk.dictionaries().len();
+        match places.first() {
+            Some(first) => places.resize(n_copies, *first),
+            // Cannot be: the block was just read with it.
+            None if n_copies > 0 => {
+                let (id, damage) = (self.segment.first_row(), Damage::Dictionary);
+                let source = ReadError::Damaged { offset: 0, damage };
+                return Err(CopyError::Read { id, source });
+            }
+            None => {}
+        }
+        Ok(places)
     }
 
     /// Says where a body lies now, for the index.

@@ -8,6 +8,7 @@ use rkyv::util::AlignedVec;
 use crate::encryption::keys::Identities;
 use crate::error::{Damage, OpenError, WriteError};
 use crate::format::{ChunkKind, HEADER_LEN, PageEntry};
+use crate::inflate::Inflater;
 use crate::output::{Output, give_name, io_error};
 use crate::page::builder::PageBuilder;
 use crate::page::view::Page;
@@ -15,7 +16,7 @@ use crate::provenance::{Provenance, StoredLedger};
 use crate::recover::RecoverError;
 use crate::scan::Scan;
 use crate::scratch::Scratch;
-use crate::source::{Chunk, Inflater, Keys, Source};
+use crate::source::{Chunk, Keys, Source};
 use crate::unread;
 use crate::verify::verify_with;
 use crate::writer::{Limits, Resumed, Summary, Writer};
@@ -62,7 +63,7 @@ pub(crate) fn seal_in_place(
             .map_err(RecoverError::Write)?;
         return Ok(Some(sealed));
     }
-    if !source.is_of_this_version() {
+    if !source.can_be_ended() {
         // What is written now would not be what the header says.
         return Ok(None);
     }
@@ -169,7 +170,7 @@ impl<'a> Whole<'a> {
             }
             // Of an earlier attempt to seal it.
             ChunkKind::Directory | ChunkKind::End => {}
-            ChunkKind::Bodies | ChunkKind::Keys => {}
+            ChunkKind::Bodies | ChunkKind::Dictionary | ChunkKind::Keys => {}
             ChunkKind::Encrypted => return Err(Damage::Kind),
         }
         Ok(())
@@ -179,7 +180,7 @@ impl<'a> Whole<'a> {
         if chunk.first_row != self.n_rows {
             return Err(Damage::Structure("the block is out of order"));
         }
-        self.scratch.fill(chunk, self.source.instance(), offset)?;
+        self.scratch.fill(chunk, self.source, offset)?;
         self.n_rows += self.page.add_block(offset, &self.scratch)? as u64;
         Ok(())
     }

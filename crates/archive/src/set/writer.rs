@@ -15,11 +15,12 @@ use super::retention::{Cause, Kept, Retention, Shelf};
 use crate::encryption::keys::Identities;
 use crate::error::{OpenError, WriteError};
 use crate::format::{ChunkKind, HEADER_LEN, MAGIC};
+use crate::inflate::Inflater;
 use crate::output::{io_error, partial_path};
 use crate::provenance::Provenance;
 use crate::recover::{Protection, RecoverError, recover_with};
 use crate::scan::Scan;
-use crate::source::{Inflater, Source};
+use crate::source::Source;
 use crate::writer::{Summary, Writer, WriterOptions};
 
 /// How a set of segments is written.

@@ -10,7 +10,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::samples::{memory, noise, provenance, shop, write};
 use crate::format::{
-    ChunkHeader, FOOTER_LEN, FileHeader, Footer, HEADER_LEN, MAJOR, PLAIN_MAJOR, PageEntry,
+    ChunkHeader, FOOTER_LEN, FileHeader, Footer, HEADER_LEN, MAJOR, MAJOR_OF_COLUMNS, PageEntry,
     self_hash,
 };
 use crate::{
@@ -158,7 +158,7 @@ fn a_newer_version_is_refused_with_advice() {
     assert!(recover(&path, &out).is_err() && !out.exists());
 
     // A newer version may say that this one can read it.
-    header.readable_by = PLAIN_MAJOR.into();
+    header.readable_by = MAJOR_OF_COLUMNS.into();
     header.hash = self_hash(&header).into();
     forge.bytes[..HEADER_LEN].copy_from_slice(header.as_bytes());
     assert_eq!(Archive::open(&forge.save()).unwrap().len(), 30);

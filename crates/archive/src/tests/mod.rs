@@ -4,6 +4,7 @@
 mod crafted;
 pub(crate) mod crash;
 mod damage;
+mod dictionaries;
 pub(crate) mod encrypted;
 mod round_trip;
 pub(crate) mod samples;

@@ -15,19 +15,42 @@ use crate::scan::Scan;
 use crate::source::Source;
 use crate::{Archive, Identities, Limits, Scratch, WriterOptions, verify_with};
 
-fn folder(version: u16) -> PathBuf {
-    let archives = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/archives");
-    archives.join(format!("v{version}"))
+/// Fixtures of a version.
+#[derive(Clone, Copy)]
+struct Fixture {
+    folder: &'static str,
+    version: u16,
+    is_encrypted: bool,
 }
 
-/// Versions of which there are fixtures.
-const VERSIONS: [u16; 3] = [1, 2, 3];
+const fn fixture(folder: &'static str, version: u16, is_encrypted: bool) -> Fixture {
+    Fixture {
+        folder,
+        version,
+        is_encrypted,
+    }
+}
 
-/// What opens those that are encrypted; committed beside them.
-fn identities(version: u16) -> Identities {
-    match fs::read_to_string(folder(version).join("identity.txt")) {
-        Ok(text) => Identities::parse(&text).unwrap(),
-        Err(_) => Identities::none(),
+const FIXTURES: [Fixture; 5] = [
+    fixture("v1", 1, false),
+    fixture("v2", 2, false),
+    fixture("v3", 3, true),
+    fixture("v4", 4, false),
+    fixture("v4-encrypted", 4, true),
+];
+
+impl Fixture {
+    fn path(self, name: &str) -> PathBuf {
+        let archives = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/archives");
+        archives.join(self.folder).join(name)
+    }
+
+    /// What opens it; committed beside it.
+    fn identities(self) -> Identities {
+        if !self.is_encrypted {
+            return Identities::none();
+        }
+        Identities::parse(&fs::read_to_string(self.path("identity.txt")).unwrap()).unwrap()
     }
 }
 
@@ -63,33 +86,43 @@ fn bless() {
     if env::var_os("TAPEDECK_BLESS").is_none() {
         return;
     }
-    let scratch = tempdir().unwrap();
-    let path = scratch.path().join("shop.tape");
-    let mut options = WriterOptions::new(provenance());
-    options.encrypt_to = Some(identities(MAJOR).recipients().unwrap());
-    options.limits = Limits {
-        block: 4 << 10,
-        group: 8 << 10,
-        min_shared_body: 1 << 10,
-        ..Limits::default()
-    };
-    let unread = unread_connections(MAJOR);
-    write_with(&path, &samples(MAJOR), &unread, options);
-    let mut bytes = fs::read(&path).unwrap();
-    fs::write(folder(MAJOR).join("shop.tape"), &bytes).unwrap();
-    let block = first_exchange_block(&path, &identities(MAJOR));
-    bytes[block + 100] ^= 1;
-    fs::write(folder(MAJOR).join("damaged.tape"), &bytes).unwrap();
+    for fixture in FIXTURES.iter().filter(|it| it.version == MAJOR) {
+        let scratch = tempdir().unwrap();
+        let path = scratch.path().join("shop.tape");
+        let identities = fixture.identities();
+        let mut options = WriterOptions::new(provenance());
+        options.encrypt_to = (!identities.is_empty()).then(|| identities.recipients().unwrap());
+        options.limits = Limits {
+            block: 2 << 10,
+            group: 8 << 10,
+            min_shared_body: 1 << 10,
+            dictionary: 512,
+            learned_blocks: 8,
+            ..Limits::default()
+        };
+        let unread = unread_connections(MAJOR);
+        write_with(&path, &samples(MAJOR), &unread, options);
+        let mut bytes = fs::read(&path).unwrap();
+        fs::write(fixture.path("shop.tape"), &bytes).unwrap();
+        let block = first_exchange_block(&path, &identities);
+        bytes[block + 100] ^= 1;
+        fs::write(fixture.path("damaged.tape"), &bytes).unwrap();
+    }
 }
 
 #[test]
 fn every_version_is_read() {
-    for version in VERSIONS {
-        let path = folder(version).join("shop.tape");
-        let identities = identities(version);
+    for fixture in FIXTURES {
+        let Fixture {
+            folder,
+            version,
+            is_encrypted,
+        } = fixture;
+        let path = fixture.path("shop.tape");
+        let identities = fixture.identities();
         let report = verify_with(&path, &identities).unwrap();
-        assert!(report.is_whole(), "{version}: {report:?}");
-        assert_eq!(report.encrypted, version == 3);
+        assert!(report.is_whole(), "{folder}: {report:?}");
+        assert_eq!(report.encrypted, is_encrypted);
         let archive = Archive::open_with(&path, &identities).unwrap();
         let expected: Vec<_> = samples(version).iter().map(expected).collect();
         assert_eq!(read(&archive), expected);
@@ -106,19 +139,26 @@ fn every_version_is_read() {
         }
         assert_eq!(archive.ledger().exchanges, 30);
         let mut provenance = provenance();
-        if version == 3 {
+        if is_encrypted {
             let to = identities.recipients().unwrap().to_string();
             provenance.extra.insert("encrypted_to".into(), to);
         }
         assert_eq!(archive.provenance(), &provenance);
+        assert_eq!(has_dictionary(&path, &identities), version >= 4);
     }
+}
+
+/// Whether a block was compressed with a dictionary.
+fn has_dictionary(path: &Path, identities: &Identities) -> bool {
+    let source = Source::open(path, identities).unwrap();
+    let mut chunks = Scan::new(&source).map(|found| found.chunk.unwrap());
+    chunks.any(|chunk| chunk.dictionaries().len() > 0)
 }
 
 #[test]
 fn damaged_ones_are_read_around_the_damage() {
-    for version in VERSIONS {
-        let path = folder(version).join("damaged.tape");
-        damaged(&path, &identities(version));
+    for fixture in FIXTURES {
+        damaged(&fixture.path("damaged.tape"), &fixture.identities());
     }
 }
 
@@ -137,8 +177,8 @@ fn damaged(path: &Path, identities: &Identities) {
 /// The root as `docs/format.md` describes it, read by hand: rkyv must not change it under us.
 #[test]
 fn the_root_lies_as_documented() {
-    let bytes = fs::read(folder(1).join("shop.tape")).unwrap();
-    let block = first_exchange_block(&folder(1).join("shop.tape"), &Identities::none());
+    let bytes = fs::read(FIXTURES[0].path("shop.tape")).unwrap();
+    let block = first_exchange_block(&FIXTURES[0].path("shop.tape"), &Identities::none());
     let u32_at =
         |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
     let n_references = u32_at(&bytes, block + 8) as usize;
@@ -154,7 +194,7 @@ fn the_root_lies_as_documented() {
         let begin = at.checked_add_signed(offset as isize).unwrap();
         (begin, u32_at(&raw, at + 4) as usize)
     };
-    let archive = Archive::open(&folder(1).join("shop.tape")).unwrap();
+    let archive = Archive::open(&FIXTURES[0].path("shop.tape")).unwrap();
     let base = i64::from_le_bytes(raw[root..root + 8].try_into().unwrap());
     assert_eq!(base, archive.row(0).unwrap().time().as_nanos());
     let (records, n_records) = table(0);

@@ -15,6 +15,8 @@ fn small() -> Limits {
     Limits {
         block: 8 << 10,
         group: 16 << 10,
+        dictionary: 1 << 10,
+        learned_blocks: 8,
         ..Limits::default()
     }
 }
