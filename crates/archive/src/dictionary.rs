@@ -26,9 +26,7 @@ impl Dictionary {
             return Err(Damage::Dictionary);
         }
         // Whether its tables are sound, zstd says here.
-        DDict::try_create(bytes)
-            .map(Self)
-            .ok_or(Damage::Dictionary)
+        DDict::try_create(bytes).map(Self).ok_or(Damage::Dictionary)
     }
 
     pub(crate) fn digested(&self) -> &DDict<'static> {
@@ -197,7 +195,12 @@ mod tests {
 
     #[test]
     fn what_is_not_a_dictionary_is_none() {
-        for bytes in [&b""[..], b"plain bytes that zstd would take", &MAGIC, &[&MAGIC[..], &[7; 300]].concat()] {
+        for bytes in [
+            &b""[..],
+            b"plain bytes that zstd would take",
+            &MAGIC,
+            &[&MAGIC[..], &[7; 300]].concat(),
+        ] {
             assert_eq!(Dictionary::new(bytes).map(|_| ()), Err(Damage::Dictionary));
         }
     }

@@ -40,9 +40,10 @@ impl Inflater {
                 Ok(raw_len)
             }
             (Codec::Zstd, _) => self.context()?.decompress(out, stored),
-            (Codec::Dictionary, Some(dictionary)) => self
-                .context()?
-                .decompress_using_ddict(out, stored, dictionary.digested()),
+            (Codec::Dictionary, Some(dictionary)) => {
+                self.context()?
+                    .decompress_using_ddict(out, stored, dictionary.digested())
+            }
             (Codec::Dictionary, None) => return Err(Damage::Dictionary),
         };
         match len {

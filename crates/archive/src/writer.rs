@@ -19,9 +19,7 @@ use crate::dictionary::Trainer;
 use crate::encryption::cipher::Cipher;
 use crate::encryption::keys::Recipients;
 use crate::error::{Damage, WriteError};
-use crate::format::{
-    ChunkKind, Codec, Footer, MAX_DICTIONARY, MAX_PAGE_ROWS, MAX_RAW, PageEntry,
-};
+use crate::format::{ChunkKind, Codec, Footer, MAX_DICTIONARY, MAX_PAGE_ROWS, MAX_RAW, PageEntry};
 use crate::output::{Chunk, DEFAULT_LEVEL, Output};
 use crate::page::builder::{Bodies, PageBuilder, StoredBody};
 use crate::provenance::{self, Provenance, StoredLedger};

@@ -236,7 +236,8 @@ fn a_cut_keeps_what_is_before_it() {
     for len in (0..bytes.len()).step_by(61) {
         fs::write(recording.path(), &bytes[..len]).unwrap();
         let protection = Protection::None;
-        let Ok(recovered) = recover_with(&recording.path(), &out, &identities(), &protection) else {
+        let Ok(recovered) = recover_with(&recording.path(), &out, &identities(), &protection)
+        else {
             continue;
         };
         assert!(recovered.exchanges >= saved, "at {len}");
