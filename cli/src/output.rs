@@ -116,7 +116,7 @@ pub(crate) fn duration(duration: Duration) -> String {
 
 /// What was lost, one line a cause; empty when nothing was.
 pub(crate) fn losses(ledger: &Ledger) -> Vec<String> {
-    const LOSSES: [(&str, &str); 9] = [
+    const LOSSES: [(&str, &str); 10] = [
         (
             "packets_dropped_by_kernel",
             "packets dropped by the kernel before we saw them",
@@ -135,6 +135,10 @@ pub(crate) fn losses(ledger: &Ledger) -> Vec<String> {
         (
             "bytes_skipped",
             "bytes passed over to find the next message",
+        ),
+        (
+            "tunnels_not_read",
+            "tunnels too deep within others to be looked into",
         ),
         ("body_bytes_over_limit", "body bytes over the limit"),
         ("exchanges_incomplete", "exchanges not whole"),

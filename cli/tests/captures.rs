@@ -89,7 +89,13 @@ fn tshark_reads_the_same_exchanges() {
             .lines()
             .map(|line| chosen(&serde_json::from_str(line).unwrap()))
             .collect();
-        let listed = exchanges(&first).iter().map(chosen).collect();
+        // tshark does not look into tunnels to ports that it knows nothing of.
+        let within = |line: &&Value| {
+            case == "038-connect" && line["server"] == "127.0.0.1:3128" && line["method"] == "GET"
+        };
+        let exchanges = exchanges(&first);
+        let listed = exchanges.iter().filter(|line| !within(line));
+        let listed = listed.map(chosen).collect();
         assert_eq!(sorted(read), sorted(listed), "{case}");
     }
 }

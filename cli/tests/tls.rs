@@ -216,7 +216,7 @@ fn ledger(tape: &Path) -> serde_json::Map<String, Value> {
             ],
         ),
         (
-            &["payload_bytes_delivered", "bytes_tls_plain"],
+            &["payload_bytes_delivered", "bytes_tls_plain", "bytes_tunnel"],
             &["bytes_http", "bytes_not_http", "bytes_tls"],
         ),
     ] {

@@ -219,3 +219,18 @@ def tls_lost(r):
     curl(r, "--http2", paths=("/medium.txt", "/small.txt", "/seats.json"))
     rewrite(r, "lose", "3")
     keep_whole(r, r.file.with_name("raw.pcap"))
+
+
+@case(
+    "115-connect-tls",
+    "TLS within CONNECT tunnels of a forward proxy: HTTP/1 and HTTP/2 within that.",
+    NOTE.replace("nothing to be read: `expected.jsonl` is empty", "nothing but the tunnels to be read"),
+)
+def connect_tls(r):
+    nginx(r, conf=r.work / "nginx_tls_kinds.conf", prepare=prepare)
+    keyed(r)
+    r.start(peer("proxy.py", "3128"), 3128)
+    r.capture("port", "3128")
+    through = ["-p", "-x", "http://127.0.0.1:3128"]
+    curl(r, *through, "--http1.1")
+    curl(r, *through, "--http2", "--tls-max", "1.2")

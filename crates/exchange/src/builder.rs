@@ -138,8 +138,15 @@ impl Builder {
         self.announce(shared, recorder, (stream, role), data.len());
         let building = self.building(shared, stream);
         let key = building.key;
+        let other = match role {
+            Role::Request => &building.response,
+            Role::Response => &building.request,
+        };
+        // What a tunnel carries is a conversation: who spoke before whom must stay known.
+        let after = building.tunnel.then_some(other.last_arrival);
         let half = building.half(role);
         let last_arrival = std::mem::replace(&mut half.last_arrival, at);
+        let in_turn = after.is_some_and(|other| last_arrival <= other && last_arrival < at);
         let message = half.open(at);
         message.last_byte = at;
 
@@ -157,7 +164,7 @@ impl Builder {
             shared.ledger.body_bytes_over_limit += over.len() as u64;
         }
 
-        if at.since(last_arrival) >= shared.limits.arrival_interval
+        if (in_turn || at.since(last_arrival) >= shared.limits.arrival_interval)
             && body.arrivals.len() < shared.limits.arrivals
             && message.head.is_some()
         {
@@ -258,6 +265,16 @@ impl Builder {
 
     pub(crate) fn tunnel(&mut self, shared: &mut Shared, stream: StreamKey) {
         self.building(shared, stream).tunnel = true;
+    }
+
+    /// The key of the exchange of that stream, if its request is CONNECT to some place: not the one
+    /// that opens another protocol on a stream (RFC 8441).
+    pub(crate) fn connects(&self, stream: StreamKey) -> Option<u64> {
+        let idx = self.find(stream).ok()?;
+        let (_, building) = self.open.get(idx)?;
+        let head = building.request.message.as_ref()?.head.as_ref()?;
+        let connects = head.method() == Some(b"CONNECT") && head.field(":protocol").is_none();
+        connects.then_some(building.key)
     }
 
     pub(crate) fn pushed(&mut self, shared: &mut Shared, stream: StreamKey) {

@@ -35,6 +35,15 @@ impl Analysis {
         }
     }
 
+    /// A connection within so many tunnels, from its beginning on.
+    pub(crate) fn within_tunnel(connection: Connection, depth: usize) -> Self {
+        Self {
+            conversation: Conversation::within_tunnel(connection, depth),
+            sealed: None,
+            preamble: None,
+        }
+    }
+
     /// Takes what happened next in one direction, as the reassembly tells it.
     pub(crate) fn receive(
         &mut self,
@@ -91,7 +100,7 @@ impl Analysis {
     }
 
     /// Bytes held of what is unfinished; what TLS holds is not among them.
-    pub(crate) const fn held(&self) -> usize {
+    pub(crate) fn held(&self) -> usize {
         self.conversation.held()
     }
 

@@ -26,6 +26,7 @@ use tapedeck_model::{
 use crate::Recorder;
 use crate::builder::{Builder, Shared};
 use crate::detecting::{Before, Detecting, Verdict};
+use crate::tunnel::Tunnels;
 
 /// What is said on a connection: TCP's bytes, or those within TLS.
 #[derive(Debug)]
@@ -43,6 +44,7 @@ pub(crate) struct Conversation {
     given_up: bool,
     /// Bytes held, as [`Shared::held`] counts them.
     held: usize,
+    tunnels: Tunnels,
 }
 
 #[derive(Debug)]
@@ -64,6 +66,11 @@ pub(crate) enum Next {
 
 impl Conversation {
     pub(crate) fn new(connection: Connection) -> Self {
+        Self::within_tunnel(connection, 0)
+    }
+
+    /// What is said within so many tunnels.
+    pub(crate) fn within_tunnel(connection: Connection, depth: usize) -> Self {
         let midstream = connection.origin != Origin::Handshake;
         Self {
             protocol: Protocol::Detecting(Detecting::new(midstream)),
@@ -74,6 +81,7 @@ impl Conversation {
             heard: false,
             given_up: false,
             held: 0,
+            tunnels: Tunnels::new(depth),
         }
     }
 
@@ -88,6 +96,7 @@ impl Conversation {
             heard: false,
             given_up: false,
             held: self.held,
+            tunnels: Tunnels::new(self.tunnels.depth()),
         };
         match std::mem::replace(self, within).protocol {
             Protocol::Detecting(detecting) => detecting,
@@ -105,8 +114,8 @@ impl Conversation {
     }
 
     /// Bytes held.
-    pub(crate) const fn held(&self) -> usize {
-        self.held
+    pub(crate) fn held(&self) -> usize {
+        self.held + self.tunnels.held()
     }
 
     /// Has what it holds recorded as it is, and goes on as in the middle of a connection.
@@ -120,12 +129,15 @@ impl Conversation {
             // It still knows of how many requests the answers may come.
             let mut out = Out {
                 builder: &mut self.builder,
+                tunnels: &mut self.tunnels,
                 shared,
                 recorder,
+                at,
                 switches: Vec::new(),
             };
             reader.give_up(at, &mut out);
         }
+        self.tunnels.close(shared, recorder);
         self.builder.finish(shared, recorder, Missing::PARTIAL);
         match &mut self.protocol {
             Protocol::Detecting(detecting) => {
@@ -178,8 +190,10 @@ impl Conversation {
         let direction = if self.flipped { !direction } else { direction };
         let mut out = Out {
             builder: &mut self.builder,
+            tunnels: &mut self.tunnels,
             shared,
             recorder,
+            at,
             switches: Vec::new(),
         };
         let len = match input {
@@ -213,6 +227,7 @@ impl Conversation {
     }
 
     pub(crate) fn close(mut self, shared: &mut Shared, recorder: &mut impl Recorder) {
+        self.tunnels.close(shared, recorder);
         self.builder.finish(shared, recorder, Missing::UNFINISHED);
         shared.held -= self.held;
         if let Protocol::Detecting(detecting) = &mut self.protocol {
@@ -373,8 +388,10 @@ impl Conversation {
         ));
         let mut out = Out {
             builder: &mut self.builder,
+            tunnels: &mut self.tunnels,
             shared,
             recorder,
+            at,
             switches: Vec::new(),
         };
         for switch in &switches {
@@ -410,8 +427,11 @@ pub(crate) fn turned(connection: &Connection) -> Connection {
 /// Takes the events of a reader to the builder and the ledger.
 struct Out<'a, R> {
     builder: &'a mut Builder,
+    tunnels: &'a mut Tunnels,
     shared: &'a mut Shared,
     recorder: &'a mut R,
+    /// When the input came.
+    at: Timestamp,
     switches: Vec<Switch>,
 }
 
@@ -429,8 +449,10 @@ impl<R: Recorder> EventSink for Out<'_, R> {
     fn event(&mut self, event: Event<'_>) {
         let Self {
             builder,
+            tunnels,
             shared,
             recorder,
+            at: now,
             switches,
         } = self;
         match event {
@@ -451,8 +473,12 @@ impl<R: Recorder> EventSink for Out<'_, R> {
                 data,
             } => {
                 builder.body(shared, *recorder, (stream, role), at, data);
+                tunnels.data(shared, *recorder, (stream, role), at, data);
             }
-            Event::BodyGap { stream, role, gap } => builder.body_gap(shared, (stream, role), gap),
+            Event::BodyGap { stream, role, gap } => {
+                builder.body_gap(shared, (stream, role), gap);
+                tunnels.gap(shared, *recorder, (stream, role), gap);
+            }
             Event::Trailers {
                 stream,
                 role,
@@ -467,6 +493,8 @@ impl<R: Recorder> EventSink for Out<'_, R> {
                 at,
                 end,
             } => {
+                // First, as what is said within must be over before what carries it.
+                tunnels.end(shared, *recorder, (stream, role), at, end);
                 builder.end(shared, *recorder, (stream, role), at, end);
             }
             Event::Absent {
@@ -478,7 +506,13 @@ impl<R: Recorder> EventSink for Out<'_, R> {
                 builder.absent(shared, *recorder, (stream, role), missing);
             }
             Event::Pushed { stream } => builder.pushed(shared, stream),
-            Event::Tunnel { stream } => builder.tunnel(shared, stream),
+            Event::Tunnel { stream } => {
+                builder.tunnel(shared, stream);
+                if let Some(key) = builder.connects(stream) {
+                    let outer = builder.connection();
+                    tunnels.open(shared, (stream, key), outer, *now);
+                }
+            }
             Event::SwitchToHttp2 {
                 stream,
                 direction,

@@ -27,6 +27,7 @@ mod output;
 mod pipeline;
 mod preamble;
 mod sealed;
+mod tunnel;
 
 pub use engine::{Engine, Recorder};
 pub use limits::Limits;

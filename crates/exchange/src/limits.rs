@@ -12,6 +12,9 @@ pub struct Limits {
     pub http1: tapedeck_http1::Limits,
     /// Of each HTTP/2 connection.
     pub http2: tapedeck_http2::Limits,
+    /// Tunnels (CONNECT) within each other that are read; the bytes of those further in are kept, and
+    /// not looked at. A client reaches a proxy through a proxy; more is an attack.
+    pub tunnel_depth: usize,
     /// Of each TLS connection.
     pub tls: tapedeck_tls::Limits,
     /// Bytes that wait in all TLS connections: pieces of records, and what came before the keys did.
@@ -36,7 +39,8 @@ pub struct Limits {
     /// Bytes of one body that are kept; the rest is counted and the message is marked partial.
     pub body_len: u64,
     /// Bytes that come within this time of the last ones do not count as a new arrival. Finer
-    /// steps are the network's, not the application's.
+    /// steps are the network's, not the application's. (In a tunnel, they do where the other side spoke
+    /// in between.)
     pub arrival_interval: Duration,
     /// Arrivals noted for one body.
     pub arrivals: usize,
@@ -59,6 +63,7 @@ impl Default for Limits {
             reassembly: tapedeck_reassembly::Limits::default(),
             http1: tapedeck_http1::Limits::default(),
             http2: tapedeck_http2::Limits::default(),
+            tunnel_depth: 4,
             tls: tapedeck_tls::Limits::default(),
             tls_memory: 64 << 20,
             tls_secrets: 500_000,

@@ -18,12 +18,12 @@ pub(crate) enum Output {
 pub(crate) const KEY_BITS: u32 = 32;
 
 impl Output {
-    /// The id of the connection that it is of.
+    /// The id of the connection of TCP that it is of.
     pub(crate) fn connection(&self) -> u64 {
         match self {
             Self::BodyPart(part) => part.key >> KEY_BITS,
             Self::Exchange(exchange) => exchange.key >> KEY_BITS,
-            Self::Unread(unread) => unread.connection.id.0,
+            Self::Unread(unread) => unread.connection.id.0 & ((1 << KEY_BITS) - 1),
         }
     }
 

@@ -172,7 +172,7 @@ fn assert_conserved(ledger: &Ledger) {
         "{ledger:?}"
     );
     assert_eq!(
-        ledger.payload_bytes_delivered + ledger.bytes_tls_plain,
+        ledger.payload_bytes_delivered + ledger.bytes_tls_plain + ledger.bytes_tunnel,
         ledger.bytes_http + ledger.bytes_not_http + ledger.bytes_tls,
         "{ledger:?}"
     );

@@ -100,7 +100,7 @@ fn read(packets: &[Packet], keys: &[u8]) -> (Tape, Ledger) {
 /// The laws of the ledger that are about TLS.
 fn assert_conserved(ledger: &Ledger, tape: &Tape) {
     assert_eq!(
-        ledger.payload_bytes_delivered + ledger.bytes_tls_plain,
+        ledger.payload_bytes_delivered + ledger.bytes_tls_plain + ledger.bytes_tunnel,
         ledger.bytes_http + ledger.bytes_not_http + ledger.bytes_tls,
         "{ledger:?}"
     );

@@ -16,12 +16,13 @@ macro_rules! ledger {
         ///                    + packets_joined + packets_undecodable
         /// payload_bytes_seen = payload_bytes_delivered + payload_bytes_duplicate
         ///                    + payload_bytes_dropped
-        /// payload_bytes_delivered + bytes_tls_plain
+        /// payload_bytes_delivered + bytes_tls_plain + bytes_tunnel
         ///                    = bytes_http + bytes_not_http + bytes_tls
         /// ```
         ///
         /// What is said within TLS is counted like what is said without: `bytes_tls_plain` come out of
-        /// `bytes_tls`, and are HTTP or not.
+        /// `bytes_tls`, and are HTTP or not. So it is with tunnels: `bytes_tunnel` come out of
+        /// `bytes_http`, and are HTTP, TLS or neither.
         ///
         /// A fragmented IP packet counts as what it turned out to be (a segment, say) once, for the
         /// fragment that completed it; its other fragments are `packets_joined`.
@@ -117,6 +118,10 @@ ledger! {
     connections_not_http,
     /// Connections on which nothing was said.
     connections_empty,
+    /// Tunnels (CONNECT) that were read as connections of their own.
+    tunnels,
+    /// Tunnels that were not, because they lay too deep within others.
+    tunnels_not_read,
     /// Payload bytes of TLS connections.
     bytes_tls,
     /// Of these: of records that were read.
@@ -125,6 +130,8 @@ ledger! {
     bytes_tls_plain,
     /// Bytes given to HTTP readers, out of TLS or plain.
     bytes_http,
+    /// Of these: bytes that tunnels (CONNECT) carried, and that were read as what they are.
+    bytes_tunnel,
     /// Bytes that were not HTTP, out of TLS or plain.
     bytes_not_http,
     /// Bytes on HTTP connections that belonged to no message (re-synchronisation).

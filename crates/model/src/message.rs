@@ -94,6 +94,8 @@ pub enum StartLine {
 /// the empty line, both included: order, case, duplicates and white space are kept. In HTTP/2 it is
 /// the decoded names and values, one after the other in the order of the wire; the pseudo-header
 /// fields are ordinary [`Field`]s there.
+///
+/// Of a head that a gap cut, it is the whole lines before the gap.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Head {
     /// The bytes that all spans point into.

@@ -74,10 +74,13 @@ impl Merge {
             Output::BodyPart(part) => rename(&mut part.key),
             Output::Exchange(exchange) => {
                 rename(&mut exchange.key);
-                Arc::make_mut(&mut exchange.connection).id = ConnectionId(id);
+                // Above the id of TCP's connection stands which tunnel of it this is.
+                let connection = Arc::make_mut(&mut exchange.connection);
+                connection.id = ConnectionId(connection.id.0 >> KEY_BITS << KEY_BITS | id);
             }
             Output::Unread(unread) => {
-                Arc::make_mut(&mut unread.connection).id = ConnectionId(id);
+                let connection = Arc::make_mut(&mut unread.connection);
+                connection.id = ConnectionId(connection.id.0 >> KEY_BITS << KEY_BITS | id);
             }
         }
         id

@@ -317,10 +317,12 @@ impl Reader {
                 self.lose_place(at, direction, cause, true, out);
             }
             State::Head { key } => {
-                if direction == Direction::ToServer {
+                if !self.cut_head(at, direction, key, cause, out)
+                    && direction == Direction::ToServer
+                {
                     self.fail(at, direction, key, cause, out);
                 }
-                // Of a response it is not known whether it was an interim one.
+                // Of a response without its status it is not known whether it was an interim one.
                 self.lose_place(at, direction, cause, false, out);
             }
             State::Peek { key, .. } => {

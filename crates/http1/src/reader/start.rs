@@ -5,7 +5,7 @@ use tapedeck_model::{Anomaly, Direction, Event, EventSink, Missing, Role, Stream
 use super::half::{Gathered, Look, State, look_request, look_response, sound_lines};
 use super::{Reader, Verdict, anomalies, anomaly, role};
 use crate::framing::{Declared, Framing};
-use crate::head::{self, Parsed, Scan, Section};
+use crate::head::{self, LineEnds, Parsed, Scan, Section};
 use crate::pairing::Method;
 use crate::probe::{self, Probe};
 
@@ -160,6 +160,57 @@ impl Reader {
                 rest
             }
         }
+    }
+
+    /// The rest of a head will never come: what is there of it is told, if that is enough to know
+    /// what it was.
+    pub(super) fn cut_head(
+        &mut self,
+        at: Timestamp,
+        direction: Direction,
+        key: StreamKey,
+        cause: Missing,
+        out: &mut impl EventSink,
+    ) -> bool {
+        let half = &mut self.halves[direction];
+        let whole = memchr::memrchr(b'\n', &half.buffer).map_or(0, |end| end + 1);
+        let Some(raw) = half.buffer.get(..whole).filter(|raw| !raw.is_empty()) else {
+            return false;
+        };
+        let lines = memchr::memchr_iter(b'\n', raw).count();
+        let section = Section::Head(role(direction));
+        let parsed = head::parse(raw.to_vec(), section, lines, &LineEnds::NONE);
+        let is_final = match direction {
+            Direction::ToServer => true,
+            Direction::ToClient => parsed.head.status().is_some_and(|status| status >= 200),
+        };
+        if parsed.unreadable || parsed.simple || !is_final {
+            return false;
+        }
+        half.buffer.drain(..whole);
+        let first_byte = half.first_byte;
+        anomalies(key, direction, parsed.anomalies, out);
+        match direction {
+            Direction::ToClient => self.pairing.final_head(key),
+            Direction::ToServer => {
+                let method = Method::of(&parsed.head.raw);
+                if let Some(pending) = self.pairing.pending(key) {
+                    pending.method = method;
+                    // It may have asked for one.
+                    pending.upgrade = true;
+                }
+            }
+        }
+        out.event(Event::Head {
+            stream: key,
+            role: role(direction),
+            first_byte,
+            at,
+            interim: false,
+            head: parsed.head,
+        });
+        self.fail(at, direction, key, cause, out);
+        true
     }
 
     /// Looks for a message. Programs send a message with one write, so that it begins a segment,

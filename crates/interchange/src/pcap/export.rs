@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tapedeck_archive::{Archive, BodyBuffer, Record, Row, Scratch};
 use tapedeck_model::{
-    Connection, ConnectionId, Direction, FlowKey, Missing, Origin, Protocol, Role, Scope,
+    Connection, ConnectionId, Direction, Endpoint, FlowKey, Missing, Origin, Protocol, Role, Scope,
     Timestamp, Workloads,
 };
 
@@ -113,6 +113,42 @@ struct Start {
     exchange: Option<(u64, u64)>,
 }
 
+/// Which connections lie within a tunnel that is written as well, as the bytes that it carries. What
+/// was read within TLS is written all the same: there it would not be told.
+#[derive(Debug, Default)]
+struct Carriers {
+    /// The ends of the connections with a tunnel, by the lower half of their ids.
+    tunnels: HashMap<u32, Vec<(u64, Ends)>>,
+    /// The ends of those that may lie within one.
+    within: HashMap<u64, Ends>,
+}
+
+/// Client and server, and whether there is TLS around.
+type Ends = (Endpoint, Endpoint, bool);
+
+impl Carriers {
+    fn note(&mut self, row: &Row<'_>) {
+        let id = row.connection().0;
+        let ends = (row.client(), row.server(), row.tls().is_some());
+        if row.tunnel() && row.method() == Some(b"CONNECT") {
+            self.tunnels.entry(id as u32).or_default().push((id, ends));
+        }
+        if id > u64::from(u32::MAX) {
+            self.within.insert(id, ends);
+        }
+    }
+
+    /// Whether the engine numbers a connection so because it lies within one of the tunnels.
+    fn carry(&self, id: u64) -> bool {
+        self.within.get(&id).is_some_and(|ends| {
+            let around = self.tunnels.get(&(id as u32)).into_iter().flatten();
+            around
+                .into_iter()
+                .any(|(of, outer)| *of < id && outer == ends)
+        })
+    }
+}
+
 /// A connection that is to begin.
 #[derive(Clone, Copy, Debug)]
 struct Opening {
@@ -150,8 +186,10 @@ impl<W: Write> Export<'_, W> {
     /// The order in which things begin.
     fn plan<'r>(&mut self, rows: impl Iterator<Item = Row<'r>>) -> Vec<Start> {
         let mut starts = Vec::new();
+        let mut carriers = Carriers::default();
         for row in rows {
             let (id, at, connection) = (row.id(), row.time(), row.connection().0);
+            carriers.note(&row);
             starts.push(Start {
                 at,
                 connection,
@@ -169,6 +207,9 @@ impl<W: Write> Export<'_, W> {
             opening.at = opening.at.min(at);
             opening.exchanges = opening.exchanges.saturating_add(1);
         }
+        starts.retain(|start: &Start| !carriers.carry(start.connection));
+        self.openings
+            .retain(|connection, _| !carriers.carry(*connection));
         starts.extend(self.openings.iter().map(|(connection, opening)| Start {
             at: opening.at,
             connection: *connection,

@@ -16,6 +16,7 @@
 //! - a push names some stream of its connection as the one that it was promised on;
 //! - where the archive does not know the length of a gap, the file has to have one;
 //! - what was read within TLS is written as plain text, on the port that it had;
+//! - what a CONNECT tunnel carried is there as the tunnel's bytes, and again only if it was read within TLS;
 //! - VLANs and tunnels become plain VLANs, one for each network of the archive.
 //!
 //! Reading order: `file` (pcap, pcapng), `frame` (Ethernet, IP, TCP), `wire` (one TCP connection),
