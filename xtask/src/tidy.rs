@@ -71,7 +71,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     (
         "tapedeck-replayer",
-        &["tapedeck-archive", "tapedeck-filter", "tapedeck-model"],
+        &[
+            "tapedeck-archive",
+            "tapedeck-filter",
+            "tapedeck-http2",
+            "tapedeck-model",
+        ],
     ),
     (
         "tapedeck",

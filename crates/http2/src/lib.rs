@@ -32,7 +32,7 @@ mod framing;
 
 mod block;
 
-mod hpack;
+pub mod hpack;
 
 mod head;
 

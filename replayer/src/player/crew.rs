@@ -15,9 +15,9 @@ use crate::player::source::Source;
 use crate::player::tally::Tally;
 use crate::player::target::{Route, TargetProtocol};
 use crate::player::transport::{
-    AnyTransport, Connector, Counters, Http1Transport, Http2Transport, Router, WhenBusy,
+    AnyTransport, Connector, Counters, Http1Transport, Http2Transport, Routed, Router, WhenBusy,
 };
-use crate::player::worker::{self, Job, Live, Part as WorkPart};
+use crate::player::worker::{self, Ahead, Job, Live, Part as WorkPart};
 
 /// What the threads share.
 pub(crate) struct Crew<S> {
@@ -27,6 +27,8 @@ pub(crate) struct Crew<S> {
     pub(crate) routes: Vec<Route>,
     pub(crate) topology: Topology,
     pub(crate) workers: u32,
+    /// Requests that are made ready before the run.
+    pub(crate) ahead: Arc<Ahead<Routed>>,
     /// Connections of each worker, at most.
     pub(crate) connections: u32,
 }
@@ -90,7 +92,9 @@ impl<S: Source + 'static> Crew<S> {
             live,
             pass,
         } = share_of_work;
-        worker::run(&self.job, pass, live, parts, || self.router(worker, spares))
+        let ahead = Arc::clone(&self.ahead);
+        let router = || self.router(worker, spares);
+        worker::run(&self.job, (worker, pass), live, ahead, parts, router)
     }
 
     /// The ways of one worker to all targets.

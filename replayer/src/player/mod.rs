@@ -46,6 +46,7 @@ pub(crate) mod duration;
 mod endpoints;
 mod gate;
 mod guard;
+mod http2;
 mod observe;
 mod options;
 mod outcome;

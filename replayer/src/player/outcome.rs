@@ -139,7 +139,6 @@ pub(crate) enum Cause {
     None,
     Text(&'static str),
     Io(io::Error),
-    Http2(h2::Error),
     Other(Box<dyn std::error::Error>),
 }
 
@@ -155,19 +154,12 @@ impl From<&'static str> for Cause {
     }
 }
 
-impl From<h2::Error> for Cause {
-    fn from(error: h2::Error) -> Self {
-        Self::Http2(error)
-    }
-}
-
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::None => Ok(()),
             Self::Text(text) => f.write_str(text),
             Self::Io(error) => error.fmt(f),
-            Self::Http2(error) => error.fmt(f),
             Self::Other(error) => error.fmt(f),
         }
     }

@@ -15,7 +15,7 @@ use crate::player::schedule::{
     Candidate, LeftOut, LeftOutCounts, Schedule, Speed, Topology, share,
 };
 use crate::player::source::Source;
-use crate::player::worker::{Cast, Part, Queue, Work};
+use crate::player::worker::{Ahead, Cast, Part, Queue, Work};
 
 /// Everything that is decided before the first request.
 pub(crate) struct Plan {
@@ -37,6 +37,8 @@ pub(crate) struct Plan {
     pub(crate) sizes: Vec<(usize, usize)>,
     /// Connections that are open at once at the least, as far as that can be told.
     pub(crate) connections: u64,
+    /// What is worth being made ready before the run: it is sent again and again. Sorted.
+    pub(crate) ahead: Vec<u64>,
 }
 
 /// A session key, and whether somebody asked for it.
@@ -128,6 +130,7 @@ impl Plan {
         });
         let connections = connections(&drafts, scenarios, topology);
         let workers = workers(options, &drafts, scenarios, topology);
+        let ahead = ahead(&drafts, scenarios, options.limits.ahead_bytes);
         let mut plan = Self {
             casts: Vec::new(),
             queues: Vec::new(),
@@ -140,6 +143,7 @@ impl Plan {
             session_key,
             sizes,
             connections,
+            ahead,
         };
         for ((index, scenario), draft) in (0_u8..).zip(scenarios).zip(drafts) {
             plan.add(options, index, scenario, draft, workers);
@@ -226,6 +230,26 @@ impl Draft {
             Self::Users(_, mix) => mix.session(0).is_none(),
         }
     }
+}
+
+/// The exchanges of the first iterations, as many as there may be room for.
+fn ahead(drafts: &[Draft], scenarios: &[Scenario], bytes: u64) -> Vec<u64> {
+    let room = usize::try_from(bytes / Ahead::<()>::OVERHEAD).unwrap_or(usize::MAX);
+    let mut ids: Vec<u64> = Vec::new();
+    for (draft, scenario) in drafts.iter().zip(scenarios) {
+        let Draft::Users(sessions, mix) = draft else {
+            continue;
+        };
+        // Where there are weights, some have their turn again before others have their first.
+        let round = mix.round();
+        let iterations = scenario.executor.most_iterations().unwrap_or(round);
+        let iterations = (0..iterations.min(round)).filter_map(|n| mix.session(n));
+        let steps = iterations.flat_map(|session| sessions.session(session).0);
+        ids.extend(steps.map(|step| step.id).take(room - ids.len().min(room)));
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    ids
 }
 
 /// The work of each worker, and its lanes: users are dealt out in turn, arrivals as well.

@@ -28,7 +28,7 @@ use crate::player::stop::StopFlag;
 use crate::player::tally::Tally;
 use crate::player::tls::TlsError;
 use crate::player::watch::{Watch, pinned, unknown_tag};
-use crate::player::worker::{Job, Live};
+use crate::player::worker::{Ahead, Job, Live};
 
 /// How a run is going.
 #[derive(Clone, Debug, Default)]
@@ -250,6 +250,11 @@ pub(crate) fn play<S: Source + 'static>(
         routes: options.routes.clone(),
         topology: plan.topology,
         workers,
+        ahead: Arc::new(Ahead::new(
+            std::mem::take(&mut plan.ahead),
+            workers,
+            options.limits.ahead_bytes,
+        )),
         // A pool is its own limit.
         connections: (options.limits.connections.min(descriptors) / workers).max(1),
     };

@@ -6,26 +6,29 @@ use super::{huffman, integer, static_table};
 
 /// The decoder of one direction.
 #[derive(Debug)]
-pub(crate) struct Decoder {
+pub struct Decoder {
     table: Table,
 }
 
 /// What became of a block.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Outcome {
+pub struct Outcome {
     /// A field refers to an entry that predates the capture or was missed.
-    pub(crate) unknown: bool,
+    pub unknown: bool,
     /// Something in it is wrong: a real decoder would have ended the connection.
-    pub(crate) error: bool,
+    pub error: bool,
     /// It could not be decoded to its end: what followed is not in the section.
-    pub(crate) broken: bool,
+    pub broken: bool,
     /// The smallest maximum size that it set for the table at its beginning.
-    pub(crate) resized: Option<usize>,
+    pub resized: Option<usize>,
+    /// It refers to the dynamic table, or changes it: the same bytes may mean something else the next time.
+    pub stateful: bool,
 }
 
 impl Decoder {
     /// A decoder for a direction that is seen from its beginning, holding up to `limit` bytes.
-    pub(crate) fn fresh(limit: usize) -> Self {
+    #[must_use]
+    pub fn fresh(limit: usize) -> Self {
         Self {
             table: Table::fresh(limit),
         }
@@ -44,7 +47,8 @@ impl Decoder {
     }
 
     /// The maximum size of the peer's table, where it is known.
-    pub(crate) fn table_size(&self) -> Option<usize> {
+    #[must_use]
+    pub fn table_size(&self) -> Option<usize> {
         self.table.maximum()
     }
 
@@ -54,7 +58,7 @@ impl Decoder {
     }
 
     /// Decodes a whole block.
-    pub(crate) fn decode(&mut self, block: &[u8], section: &mut Section) -> Outcome {
+    pub fn decode(&mut self, block: &[u8], section: &mut Section) -> Outcome {
         let mut outcome = Outcome::default();
         let mut rest = block;
         if self.fields(&mut rest, section, &mut outcome).is_none() {
@@ -101,6 +105,7 @@ impl Decoder {
                 outcome.error |= begun;
                 let smallest = outcome.resized.map_or(size, |before| before.min(size));
                 outcome.resized = Some(smallest);
+                outcome.stateful = true;
                 self.table.resize(size);
                 continue;
             } else {
@@ -142,6 +147,7 @@ impl Decoder {
             return None;
         };
         if insert {
+            outcome.stateful = true;
             let bytes = section.since(start);
             let (name, value) = bytes.split_at_checked(middle - start).unwrap_or_default();
             self.table.insert(
@@ -183,6 +189,7 @@ impl Decoder {
         if let Some((name, value)) = static_table::entry(index) {
             return (Some(name), Some(value));
         }
+        outcome.stateful = true;
         let found = match index.checked_sub(static_table::LEN + 1) {
             Some(index) => self.table.get(index as usize),
             // Index 0 (RFC 7541 section 6.1).

@@ -20,9 +20,12 @@
 //!   peer has evicted at least what we evict, and everything older: nothing unknown is left, the
 //!   table is wholly known again. A size update to zero does the same at once.
 //! - Our own limit on memory is no maximum of the peer's. What it evicts becomes an unknown entry.
+//!
+//! Whoever takes part in a connection can use it, too: where nothing is missed, nothing is unknown.
 
-pub(crate) use decoder::Decoder;
-pub(crate) use section::Section;
+pub use decoder::{Decoder, Outcome};
+pub use section::Section;
+pub use static_table::entry as static_entry;
 pub(crate) use table::INITIAL_SIZE as INITIAL_TABLE_SIZE;
 
 mod integer;

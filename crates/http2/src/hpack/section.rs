@@ -6,20 +6,21 @@ use tapedeck_model::{Field, Span};
 ///
 /// Fields beyond the limit are left out; the decoder goes on, because the dynamic table needs them.
 #[derive(Debug)]
-pub(crate) struct Section {
+pub struct Section {
     /// The names and values.
-    pub(crate) raw: Vec<u8>,
+    pub raw: Vec<u8>,
     /// Where they are.
-    pub(crate) fields: Vec<Field>,
+    pub fields: Vec<Field>,
     /// Whether fields were left out.
-    pub(crate) overflowed: bool,
+    pub overflowed: bool,
     limit: usize,
 }
 
 impl Section {
     /// A section that holds up to `limit` bytes, counted as SETTINGS_MAX_HEADER_LIST_SIZE counts
     /// them: 32 more a field. `block_len` is the encoded length, a hint.
-    pub(crate) fn new(limit: usize, block_len: usize) -> Self {
+    #[must_use]
+    pub fn new(limit: usize, block_len: usize) -> Self {
         // Blocks that are mostly indices grow a lot, strings by at most 8/5.
         let room = block_len.saturating_mul(2).clamp(128, limit.max(128));
         Self {

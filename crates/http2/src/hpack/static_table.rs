@@ -1,7 +1,8 @@
 //! The static table of RFC 7541, appendix A.
 
 /// Name and value of the entry of that index, which counts from 1.
-pub(crate) fn entry(index: u32) -> Option<(&'static [u8], &'static [u8])> {
+#[must_use]
+pub fn entry(index: u32) -> Option<(&'static [u8], &'static [u8])> {
     let (name, value) = ENTRIES.get((index as usize).checked_sub(1)?)?;
     Some((name.as_bytes(), value.as_bytes()))
 }

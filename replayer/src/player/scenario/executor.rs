@@ -7,6 +7,7 @@ use std::time::Duration;
 use tapedeck_filter::Filter;
 
 use crate::player::duration::show;
+use crate::player::scenario::arrivals::Arrivals;
 use crate::player::schedule::Speed;
 
 /// A load model with a name.
@@ -222,6 +223,20 @@ impl Executor {
             | Self::SharedIterations { max_duration, .. } => Some(*max_duration),
             Self::RampingVus { stages, .. } | Self::RampingArrivalRate { stages, .. } => {
                 Some(stages.iter().map(|stage| stage.duration).sum())
+            }
+        }
+    }
+
+    /// How many iterations there are at the most; `None`: as many as the target lets there be.
+    pub(crate) fn most_iterations(&self) -> Option<u64> {
+        match self {
+            Self::Recorded { .. } | Self::ConstantVus { .. } | Self::RampingVus { .. } => None,
+            Self::PerVuIterations {
+                vus, iterations, ..
+            } => Some(u64::from(*vus).saturating_mul(*iterations)),
+            Self::SharedIterations { iterations, .. } => Some(*iterations),
+            Self::ConstantArrivalRate { .. } | Self::RampingArrivalRate { .. } => {
+                Some(Arrivals::total(self))
             }
         }
     }

@@ -264,6 +264,13 @@ impl Mix {
         }
     }
 
+    /// Iterations until each session has had its turn.
+    pub(crate) fn round(&self) -> u64 {
+        let groups = self.groups.iter().zip(&self.shares);
+        let periods = groups.map(|(group, share)| group.len().div_ceil((*share).max(1) as usize));
+        periods.max().unwrap_or(0) as u64 * self.period.len() as u64
+    }
+
     /// The session of an iteration, counted from zero; `None` where there are no sessions.
     pub(crate) fn session(&self, iteration: u64) -> Option<usize> {
         let len = self.period.len() as u64;

@@ -2,6 +2,7 @@
 
 mod archived;
 mod hostile;
+mod http2;
 mod recording;
 mod server;
 mod thresholds;

@@ -1,19 +1,22 @@
-//! HTTP/2 to the target, by the `h2` crate: one connection a lane, streams interleaved on it.
+//! HTTP/2 to the target: one connection a lane, streams interleaved on it.
+//!
+//! A connection has a task of its own that reads and writes. Requests put their frames into its output, and what they
+//! put there until the task's next turn leaves in one write.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use bytes::Bytes;
-use h2::client::{ResponseFuture, SendRequest};
-use h2::{Reason, SendStream};
-use http::HeaderMap;
-use tokio::sync::Mutex;
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::sync::{Mutex, Notify};
 
-use crate::player::outcome::{Failure, SendError, Timeline};
+use crate::player::http2::{Answered, Code, Connection, Http2Error, Http2Limits, Slot, io_error};
+use crate::player::outcome::{Cause, Failure, Lost, SendError, Timeline};
 use crate::player::request::{Http2Request, RecordedRequest, Rules, Untranslatable};
-use crate::player::transport::socket::{Connector, Counters};
+use crate::player::transport::socket::{Connector, Counters, Socket};
 use crate::player::transport::{Transport, WhenBusy};
 
 /// Keeps one connection for each lane, opened by its first request.
@@ -24,16 +27,13 @@ pub(crate) struct Http2Transport {
     lanes: RefCell<Vec<Rc<Lane>>>,
     /// Lanes share this many connections.
     pool: Option<u32>,
+    /// What is read is looked at at once, so that one buffer serves all connections.
+    buffer: Rc<RefCell<Box<[u8]>>>,
 }
 
 impl Http2Transport {
-    /// What browsers announce, about: the target's answers must not wait for the player's window.
-    const STREAM_WINDOW: u32 = 1 << 20;
-    /// See [`Self::STREAM_WINDOW`].
-    const CONNECTION_WINDOW: u32 = 16 << 20;
-    /// Until the target's SETTINGS say more: the least that RFC 9113 section 6.5.2 recommends. More
-    /// would be refused by targets that allow no more.
-    const STREAMS_BEFORE_SETTINGS: usize = 100;
+    /// Large enough that the answers of many streams cost one system call.
+    const BUFFER: usize = 64 << 10;
 
     pub(crate) fn new(connector: Connector, rules: Rules, when_busy: WhenBusy) -> Self {
         Self {
@@ -44,6 +44,7 @@ impl Http2Transport {
                 WhenBusy::Open => None,
                 WhenBusy::Wait(connections) => Some(connections.max(1)),
             },
+            buffer: Rc::new(RefCell::new(vec![0; Self::BUFFER].into_boxed_slice())),
         }
     }
 
@@ -57,44 +58,30 @@ impl Http2Transport {
     }
 
     /// The connection of a lane, and whether it stood before.
-    async fn connection(
-        &self,
-        lane: &Lane,
-        timeline: &Timeline,
-    ) -> Result<(SendRequest<Bytes>, bool), SendError> {
+    async fn link(&self, lane: &Lane, timeline: &Timeline) -> Result<(Rc<Link>, bool), SendError> {
+        if let Some(link) = lane.usable() {
+            return Ok((link, true));
+        }
         // Whoever comes while the connection is being opened waits for it here, in order.
-        let mut connection = lane.connection.lock().await;
-        if let Some(connection) = connection
-            .as_ref()
-            .filter(|connection| connection.stands.get())
-        {
-            return Ok((connection.sender.clone(), true));
+        let _opening = lane.opening.lock().await;
+        if let Some(link) = lane.usable() {
+            return Ok((link, true));
         }
         let socket = self.connector.connect(timeline).await?;
-        let (sender, driver) = h2::client::Builder::new()
-            .enable_push(false)
-            .initial_window_size(Self::STREAM_WINDOW)
-            .initial_connection_window_size(Self::CONNECTION_WINDOW)
-            .initial_max_send_streams(Self::STREAMS_BEFORE_SETTINGS)
-            .handshake::<_, Bytes>(socket)
-            .await
-            .map_err(failed)?;
-        let stands = Rc::new(Cell::new(true));
-        let ended = Rc::clone(&stands);
-        tokio::task::spawn_local(async move {
-            // Every stream is told of the error that ends the connection; nobody else needs it.
-            if driver.await.is_err() {
-                ended.set(false);
-            }
-            ended.set(false);
-        });
-        if !lane.retired.get() {
-            *connection = Some(Connection {
-                sender: sender.clone(),
-                stands,
-            });
+        let link = Rc::new(Link::default());
+        let driver = Driver {
+            link: Rc::clone(&link),
+            socket,
+            buffer: Rc::clone(&self.buffer),
+            broken: None,
+        };
+        tokio::task::spawn_local(driver.run());
+        if lane.retired.get() {
+            link.close();
+        } else {
+            *lane.link.borrow_mut() = Some(Rc::clone(&link));
         }
-        Ok((sender, false))
+        Ok((link, false))
     }
 }
 
@@ -117,17 +104,23 @@ impl Transport for Http2Transport {
     ) -> Result<u16, SendError> {
         let lane = self.lane(lane);
         loop {
-            let (sender, kept) = self.connection(&lane, timeline).await?;
-            match exchange(sender, request, timeline).await {
-                // The target says that it did not look at the request (RFC 9113 section 8.7), so
-                // that sending it once more is safe; it does so when it closes a connection.
-                Err(error) if kept && !timeline.resent.get() && is_unprocessed(&error) => {
-                    timeline.send_again();
-                    if !error.is_reset() {
-                        *lane.connection.lock().await = None;
-                    }
+            let (link, kept) = self.link(&lane, timeline).await?;
+            let result = match link.place().await {
+                Ok(()) => link.exchange(request, timeline).await,
+                Err(_) if kept => continue,
+                Err(error) => Err(error),
+            };
+            match result {
+                Ok(answered) => {
+                    timeline.first_byte.set(Some(answered.first_byte));
+                    timeline.sent_whole.set(answered.sent_whole);
+                    return Ok(answered.status);
                 }
-                result => return result.map_err(failed),
+                // The target did not look at the request; it says so when it closes a connection.
+                Err(error) if kept && !timeline.resent.get() && error.is_unprocessed() => {
+                    timeline.send_again();
+                }
+                Err(error) => return Err(failed(error)),
             }
         }
     }
@@ -140,9 +133,8 @@ impl Transport for Http2Transport {
     }
 
     fn forget(&self, lane: u32) {
-        // Without a handle the connection ends by itself when its last stream has.
-        if let Ok(mut connection) = self.lane(lane).connection.try_lock() {
-            *connection = None;
+        if let Some(link) = self.lane(lane).link.take() {
+            link.close();
         }
     }
 
@@ -157,100 +149,279 @@ impl Transport for Http2Transport {
 
 #[derive(Debug, Default)]
 struct Lane {
-    connection: Mutex<Option<Connection>>,
+    link: RefCell<Option<Rc<Link>>>,
+    opening: Mutex<()>,
     retired: Cell<bool>,
 }
 
-#[derive(Debug)]
-struct Connection {
-    sender: SendRequest<Bytes>,
-    stands: Rc<Cell<bool>>,
+impl Lane {
+    fn usable(&self) -> Option<Rc<Link>> {
+        let link = self.link.borrow();
+        link.as_ref()
+            .filter(|link| link.core.borrow().is_usable())
+            .cloned()
+    }
 }
 
-async fn exchange(
-    mut sender: SendRequest<Bytes>,
-    request: &Http2Request,
-    timeline: &Timeline,
-) -> Result<u16, h2::Error> {
-    poll_fn(|context| sender.poll_ready(context)).await?;
-    let ends_with_head = request.body.is_empty() && request.trailers.is_none();
-    let (response, stream) = sender.send_request(request.head.clone(), ends_with_head)?;
-    // The target limits how many streams are open at once: waiting for a place is not yet sending.
-    poll_fn(|context| sender.poll_ready(context)).await?;
-    timeline.sent.set(Some(Instant::now()));
-    if ends_with_head {
-        timeline.sent_whole.set(timeline.sent.get());
-        return answer(response, timeline).await;
+/// A connection, as requests and its task see it.
+#[derive(Debug)]
+struct Link {
+    core: RefCell<Connection>,
+    /// The task, where it has to be told that there is something to write.
+    driver: RefCell<Option<Waker>>,
+    /// Tells those that wait for a place.
+    places: Notify,
+    waiting: Cell<usize>,
+    /// It ends with its last stream.
+    closing: Cell<bool>,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self {
+            core: RefCell::new(Connection::new(Http2Limits::DEFAULT)),
+            driver: RefCell::default(),
+            places: Notify::new(),
+            waiting: Cell::new(0),
+            closing: Cell::new(false),
+        }
+    }
+}
+
+impl Link {
+    fn wake_driver(&self) {
+        if let Some(driver) = self.driver.take() {
+            driver.wake();
+        }
     }
 
-    let upload = upload(stream, request.body.clone(), request.trailers.clone());
-    let answer = answer(response, timeline);
-    tokio::pin!(upload, answer);
-    tokio::select! {
-        biased;
-        // An early answer: what is left of the body is not wanted.
-        status = &mut answer => return status,
-        uploaded = &mut upload => {
-            // When the target gives up on the body it may still have answered; if it has not, the
-            // answer's error says why.
-            if uploaded.is_ok() {
-                timeline.sent_whole.set(Some(Instant::now()));
+    fn close(&self) {
+        self.closing.set(true);
+        self.wake_driver();
+    }
+
+    /// Waits until the connection takes one more request. An error: it never will again.
+    async fn place(&self) -> Result<(), Http2Error> {
+        let mut called = false;
+        loop {
+            {
+                let core = self.core.borrow();
+                if !core.is_usable() {
+                    return Err(core
+                        .ended()
+                        .unwrap_or(Http2Error::NotProcessed(Code::NO_ERROR)));
+                }
+                // Nobody overtakes those that wait.
+                if core.places() > 0 && (called || self.waiting.get() == 0) {
+                    return Ok(());
+                }
+            }
+            let waiting = Waiting::new(&self.waiting);
+            self.places.notified().await;
+            drop(waiting);
+            called = true;
+        }
+    }
+
+    /// Calls as many as there are places for; all, where there will be none.
+    fn call_waiting(&self) {
+        if self.waiting.get() == 0 {
+            return;
+        }
+        let core = self.core.borrow();
+        if !core.is_usable() {
+            self.places.notify_waiters();
+            return;
+        }
+        for _ in 0..core.places().min(self.waiting.get()) {
+            self.places.notify_one();
+        }
+    }
+
+    async fn exchange(
+        &self,
+        request: &Http2Request,
+        timeline: &Timeline,
+    ) -> Result<Answered, Http2Error> {
+        let now = Instant::now();
+        let slot = self.core.borrow_mut().open(now, &request.outgoing());
+        timeline.sent.set(Some(now));
+        self.wake_driver();
+        let mut opened = Opened {
+            link: self,
+            slot: Some(slot),
+        };
+        poll_fn(|context| opened.poll(context)).await
+    }
+}
+
+/// Somebody that waits.
+struct Waiting<'a>(&'a Cell<usize>);
+
+impl<'a> Waiting<'a> {
+    fn new(waiting: &'a Cell<usize>) -> Self {
+        waiting.set(waiting.get() + 1);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
+/// A request in flight. Dropped in the middle, it takes its stream with it.
+struct Opened<'a> {
+    link: &'a Link,
+    /// `None`: it was answered.
+    slot: Option<Slot>,
+}
+
+impl Opened<'_> {
+    fn poll(&mut self, context: &Context<'_>) -> Poll<Result<Answered, Http2Error>> {
+        let Some(slot) = self.slot else {
+            return Poll::Pending;
+        };
+        let poll = self.link.core.borrow_mut().poll_answer(slot, context);
+        if poll.is_ready() {
+            self.slot = None;
+        }
+        poll
+    }
+}
+
+impl Drop for Opened<'_> {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot {
+            self.link.core.borrow_mut().cancel(slot);
+            self.link.call_waiting();
+            self.link.wake_driver();
+        }
+    }
+}
+
+/// The task of a connection.
+struct Driver {
+    link: Rc<Link>,
+    socket: Socket,
+    buffer: Rc<RefCell<Box<[u8]>>>,
+    /// Why nothing can be written any more.
+    broken: Option<Http2Error>,
+}
+
+impl Driver {
+    async fn run(mut self) {
+        poll_fn(|context| self.poll(context)).await;
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        *self.link.driver.borrow_mut() = Some(context.waker().clone());
+        loop {
+            self.write(context);
+            let (is_over, is_idle) = {
+                let core = self.link.core.borrow();
+                (core.ended().is_some(), core.open_streams() == 0)
+            };
+            if is_over {
+                return Poll::Ready(());
+            }
+            if is_idle && self.link.closing.get() && self.link.waiting.get() == 0 {
+                self.link.core.borrow_mut().finish();
+                continue;
+            }
+            let Poll::Ready(answers) = self.read(context) else {
+                return Poll::Pending;
+            };
+            self.link.call_waiting();
+            if answers {
+                // Those that have their answer go first: what they send next leaves together.
+                context.waker().wake_by_ref();
+                return Poll::Pending;
             }
         }
     }
-    answer.await
-}
 
-async fn upload(
-    mut stream: SendStream<Bytes>,
-    mut body: Bytes,
-    trailers: Option<HeaderMap>,
-) -> Result<(), h2::Error> {
-    while !body.is_empty() {
-        stream.reserve_capacity(body.len());
-        let Some(capacity) = poll_fn(|context| stream.poll_capacity(context)).await else {
-            return Err(Reason::STREAM_CLOSED.into());
+    /// Writes as much as the socket takes.
+    fn write(&mut self, context: &mut Context<'_>) {
+        let mut core = self.link.core.borrow_mut();
+        let mut wrote = false;
+        loop {
+            if core.output().is_empty() && !core.upload(Instant::now()) {
+                break;
+            }
+            match Pin::new(&mut self.socket).poll_write(context, core.output()) {
+                Poll::Ready(Ok(0)) => return core.fail(Http2Error::Closed(None)),
+                Poll::Ready(Ok(n)) => core.wrote(n),
+                // The target may have said why before it closed: what there is to read is read first. Its end says
+                // less than this error, which the kernel tells once.
+                Poll::Ready(Err(error)) => {
+                    self.broken = Some(Http2Error::io(&error));
+                    drop(core);
+                    while self.read(context).is_ready() {
+                        if self.link.core.borrow().ended().is_some() {
+                            return;
+                        }
+                    }
+                    return self.link.core.borrow_mut().fail(Http2Error::io(&error));
+                }
+                Poll::Pending => return,
+            }
+            wrote = true;
+            if core.ended().is_some() && core.output().is_empty() {
+                break;
+            }
+        }
+        drop(core);
+        if wrote {
+            // TLS may hold some of it back; an error shows when something is read.
+            let _held_back = Pin::new(&mut self.socket).poll_flush(context);
+            self.link.call_waiting();
+        }
+    }
+
+    /// Reads once; `true`: somebody has an answer.
+    fn read(&mut self, context: &mut Context<'_>) -> Poll<bool> {
+        let mut buffer = self.buffer.borrow_mut();
+        let mut read = ReadBuf::new(&mut buffer);
+        let Poll::Ready(result) = Pin::new(&mut self.socket).poll_read(context, &mut read) else {
+            return Poll::Pending;
         };
-        let part = body.split_to(capacity?.min(body.len()));
-        stream.send_data(part, body.is_empty() && trailers.is_none())?;
-    }
-    match trailers {
-        Some(trailers) => stream.send_trailers(trailers),
-        None => Ok(()),
+        let mut core = self.link.core.borrow_mut();
+        let before = core.open_streams();
+        match result {
+            Ok(()) if read.filled().is_empty() => match self.broken {
+                Some(error) => core.fail(error),
+                None => core.closed(),
+            },
+            Ok(()) => {
+                if let Err(error) = core.receive(Instant::now(), read.filled()) {
+                    core.fail(error);
+                }
+            }
+            Err(error) => core.fail(Http2Error::io(&error)),
+        }
+        Poll::Ready(core.open_streams() < before)
     }
 }
 
-async fn answer(response: ResponseFuture, timeline: &Timeline) -> Result<u16, h2::Error> {
-    let response = response.await?;
-    timeline.first_byte.set(Some(Instant::now()));
-    let status = response.status().as_u16();
-    let mut body = response.into_body();
-    while let Some(data) = body.data().await {
-        let len = data?.len();
-        body.flow_control().release_capacity(len)?;
+/// However it ends, nobody waits for it any longer.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.link.core.borrow_mut().closed();
+        self.link.places.notify_waiters();
     }
-    body.trailers().await?;
-    Ok(status)
 }
 
-fn is_unprocessed(error: &h2::Error) -> bool {
-    let reason = error.reason();
-    reason == Some(Reason::REFUSED_STREAM)
-        || (error.is_go_away() && error.is_remote() && reason == Some(Reason::NO_ERROR))
-}
-
-fn failed(error: h2::Error) -> SendError {
-    if error.is_io() {
-        return match error.into_io() {
-            Some(error) => SendError::io(error),
-            None => SendError::failed(Failure::ClosedEarly, "the connection was closed"),
-        };
+fn failed(error: Http2Error) -> SendError {
+    let lost = match error {
+        Http2Error::Io(code, kind) => return SendError::io(io_error(code, kind)),
+        Http2Error::Closed(_) | Http2Error::NotProcessed(Code::NO_ERROR) => Failure::ClosedEarly,
+        Http2Error::Reset(_) | Http2Error::NotProcessed(_) => Failure::Reset,
+        Http2Error::Violation(..) => Failure::Protocol,
+    };
+    SendError {
+        lost: Lost::Failed(lost),
+        cause: Cause::Other(Box::new(error)),
     }
-    if error.is_go_away() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR) {
-        return SendError::failed(Failure::ClosedEarly, error);
-    }
-    if error.is_remote() {
-        return SendError::failed(Failure::Reset, error);
-    }
-    SendError::failed(Failure::Protocol, error)
 }

@@ -12,7 +12,7 @@ mod socket;
 
 pub(crate) use http1::Http1Transport;
 pub(crate) use http2::Http2Transport;
-pub(crate) use router::{AnyTransport, Router};
+pub(crate) use router::{AnyTransport, Routed, Router};
 pub(crate) use socket::{Connector, Counters, Destination, Names, Secure, Stream};
 
 use crate::player::outcome::{SendError, Timeline};
@@ -21,7 +21,7 @@ use crate::player::request::{RecordedRequest, Untranslatable};
 /// One protocol, spoken over connections in lanes.
 pub(crate) trait Transport {
     /// A request in the target's protocol, ready to go.
-    type Request: 'static;
+    type Request: Send + Sync + 'static;
 
     fn prepare(&self, recorded: &RecordedRequest<'_>) -> Result<Self::Request, Untranslatable>;
 

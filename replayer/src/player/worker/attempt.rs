@@ -1,6 +1,7 @@
 //! One request, from the moment it is ready to the moment it is counted.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -9,21 +10,35 @@ use crate::player::outcome::{Cause, Failure, Lost, NeverSent, SendError, Timelin
 use crate::player::schedule::Entry;
 use crate::player::source::Source;
 use crate::player::transport::Transport;
+use crate::player::worker::ahead::{Lent, Made};
 use crate::player::worker::drive::Worker;
 
 /// A request that waits for its due time.
 pub(super) struct Ready<S: Source, T: Transport> {
     pub(super) entry: Entry,
-    pub(super) request: T::Request,
+    made: Lent<T::Request>,
     _bytes: RequestBytes<S, T>,
 }
 
 impl<S: Source, T: Transport> Ready<S, T> {
-    pub(super) fn new(worker: &Rc<Worker<S, T>>, entry: Entry, request: T::Request) -> Self {
-        let len = T::request_len(&request) as u64;
+    pub(super) fn new(worker: &Rc<Worker<S, T>>, entry: Entry, made: Made<T::Request>) -> Self {
+        let len = T::request_len(&made.request) as u64;
+        Self::holding(worker, entry, Lent::Own(made), len)
+    }
+
+    /// With a request that is held for the whole run.
+    pub(super) fn shared(
+        worker: &Rc<Worker<S, T>>,
+        entry: Entry,
+        made: Arc<Made<T::Request>>,
+    ) -> Self {
+        Self::holding(worker, entry, Lent::Shared(made), 0)
+    }
+
+    fn holding(worker: &Rc<Worker<S, T>>, entry: Entry, made: Lent<T::Request>, len: u64) -> Self {
         Self {
             entry,
-            request,
+            made,
             _bytes: RequestBytes::take(worker, len),
         }
     }
@@ -35,12 +50,12 @@ impl<S: Source, T: Transport> Ready<S, T> {
 }
 
 /// Request bytes that are held, given back when it is dropped.
-struct RequestBytes<S: Source, T> {
+struct RequestBytes<S: Source, T: Transport> {
     worker: Rc<Worker<S, T>>,
     len: u64,
 }
 
-impl<S: Source, T> RequestBytes<S, T> {
+impl<S: Source, T: Transport> RequestBytes<S, T> {
     fn take(worker: &Rc<Worker<S, T>>, len: u64) -> Self {
         worker.request_bytes.set(worker.request_bytes.get() + len);
         Self {
@@ -50,7 +65,7 @@ impl<S: Source, T> RequestBytes<S, T> {
     }
 }
 
-impl<S: Source, T> Drop for RequestBytes<S, T> {
+impl<S: Source, T: Transport> Drop for RequestBytes<S, T> {
     fn drop(&mut self) {
         let held = &self.worker.request_bytes;
         held.set(held.get().saturating_sub(self.len));
@@ -90,7 +105,7 @@ impl<S: Source, T: Transport> Attempt<S, T> {
         let sending = self
             .worker
             .transport
-            .send(lane, &self.ready.request, &self.timeline);
+            .send(lane, &self.ready.made.request, &self.timeline);
         let result = tokio::time::timeout(self.worker.job.timeout, sending).await;
         if self.ready.entry.last_of_lane {
             self.worker.transport.retire(lane);
@@ -110,7 +125,7 @@ impl<S: Source, T: Transport> Attempt<S, T> {
 
     fn answered(&mut self, now: Instant, status: u16) {
         let entry = self.ready.entry;
-        let recorded = self.worker.job.source.recorded_status(entry.id);
+        let recorded = self.ready.made.recorded_status;
         let mut tally = self.worker.tally.borrow_mut();
         tally.answer(entry.origin(), &self.timeline, now, status, recorded);
         if self.single {

@@ -21,6 +21,7 @@ use crate::player::stop::Stop;
 use crate::player::tally::Tally;
 use crate::player::transport::Transport;
 use crate::player::watch::{Observed, Watch};
+use crate::player::worker::ahead::{Ahead, Made};
 use crate::player::worker::attempt::{Attempt, Ready};
 use crate::player::worker::cast::{Part, Work};
 use crate::player::worker::iteration::user;
@@ -68,8 +69,9 @@ pub(crate) struct Live {
 /// Runs a worker to its end on this thread.
 pub(crate) fn run<S, T>(
     job: &Arc<Job<S>>,
-    pass: Pass<'_>,
+    (number, pass): (u32, Pass<'_>),
     live: Arc<Live>,
+    ahead: Arc<Ahead<T::Request>>,
     parts: Vec<Part>,
     transport: impl FnOnce() -> io::Result<T>,
 ) -> io::Result<Tally>
@@ -87,6 +89,8 @@ where
             transport: transport()?,
             live,
             tally: RefCell::new(Tally::new(&job.watch)),
+            ahead,
+            latest_ahead: Cell::new(0),
             scratch: RefCell::default(),
             in_flight: Cell::new(0),
             request_bytes: Cell::new(0),
@@ -96,6 +100,7 @@ where
         if job.watch.aborts() || job.watch.wants_seconds() {
             tokio::task::spawn_local(publish_often(Rc::clone(&worker)));
         }
+        worker.make_ahead(number);
         worker.drive(parts, pass).await?;
         Ok::<_, io::Error>(worker)
     })?;
@@ -167,11 +172,14 @@ impl Live {
     }
 }
 
-pub(super) struct Worker<S: Source, T> {
+pub(super) struct Worker<S: Source, T: Transport> {
     pub(super) job: Arc<Job<S>>,
     pub(super) transport: T,
     pub(super) live: Arc<Live>,
     pub(super) tally: RefCell<Tally>,
+    ahead: Arc<Ahead<T::Request>>,
+    /// Where in it the last request was found.
+    latest_ahead: Cell<usize>,
     scratch: RefCell<S::Scratch>,
     pub(super) in_flight: Cell<u32>,
     /// Bytes of requests that are prepared or in flight.
@@ -291,8 +299,34 @@ where
         }
     }
 
-    /// Reads a request and makes it ready.
+    /// Makes this worker's part of what is made before the run.
+    fn make_ahead(&self, number: u32) {
+        let mut scratch = self.scratch.borrow_mut();
+        let make = |id| {
+            let source = &self.job.source;
+            let read = source.with_request(id, &mut scratch, |recorded| {
+                self.transport.prepare(recorded)
+            });
+            // Who comes to it says why there is none.
+            let request = read.ok()?.ok()?;
+            let len = T::request_len(&request) as u64;
+            let recorded_status = source.recorded_status(id);
+            let made = Made {
+                request,
+                recorded_status,
+            };
+            Some((made, len))
+        };
+        self.ahead.make(number, make, || !self.stopped());
+    }
+
+    /// Gives a request that is ready, or reads it and makes it so.
     pub(super) fn prepare(self: &Rc<Self>, entry: Entry, single: bool) -> Option<Ready<S, T>> {
+        let mut latest = self.latest_ahead.get();
+        if let Some(made) = self.ahead.get(entry.id, &mut latest) {
+            self.latest_ahead.set(latest);
+            return Some(Ready::shared(self, entry, made));
+        }
         let mut scratch = self.scratch.borrow_mut();
         let read = self
             .job
@@ -317,7 +351,11 @@ where
             self.skip(entry, NeverSent::MemoryLimit, &Cause::None, single);
             return None;
         }
-        Some(Ready::new(self, entry, request))
+        let made = Made {
+            request,
+            recorded_status: self.job.source.recorded_status(entry.id),
+        };
+        Some(Ready::new(self, entry, made))
     }
 
     pub(super) fn begin(
@@ -393,7 +431,7 @@ where
     }
 }
 
-impl<S: Source, T> Worker<S, T> {
+impl<S: Source, T: Transport> Worker<S, T> {
     /// Counts requests that a stop, or the end of their time, kept back.
     pub(super) fn not_begun(&self, scenario: u8, n: u64) {
         let mut tally = self.tally.borrow_mut();
@@ -404,14 +442,14 @@ impl<S: Source, T> Worker<S, T> {
 }
 
 /// What a worker has taken from a queue and not yet begun; what is left of it at the end was not.
-struct Claimed<S: Source, T> {
+struct Claimed<S: Source, T: Transport> {
     worker: Rc<Worker<S, T>>,
     scenario: u8,
     queue: Arc<Queue>,
     range: RefCell<Range<usize>>,
 }
 
-impl<S: Source, T> Claimed<S, T> {
+impl<S: Source, T: Transport> Claimed<S, T> {
     fn new(worker: &Rc<Worker<S, T>>, scenario: u8, queue: Arc<Queue>) -> Self {
         Self {
             worker: Rc::clone(worker),
@@ -430,7 +468,7 @@ impl<S: Source, T> Claimed<S, T> {
     }
 }
 
-impl<S: Source, T> Drop for Claimed<S, T> {
+impl<S: Source, T: Transport> Drop for Claimed<S, T> {
     fn drop(&mut self) {
         let left = self.range.borrow().len() as u64;
         self.worker.not_begun(self.scenario, left);
@@ -464,9 +502,9 @@ async fn give_up(stop: &mut watch::Receiver<Stop>, grace: Duration) {
 }
 
 /// A task that has not ended.
-pub(super) struct Running<S: Source, T>(Rc<Worker<S, T>>);
+pub(super) struct Running<S: Source, T: Transport>(Rc<Worker<S, T>>);
 
-impl<S: Source, T> Running<S, T> {
+impl<S: Source, T: Transport> Running<S, T> {
     pub(super) fn new(worker: &Rc<Worker<S, T>>) -> Self {
         worker.running.set(worker.running.get() + 1);
         Self(Rc::clone(worker))
@@ -477,7 +515,7 @@ impl<S: Source, T> Running<S, T> {
     }
 }
 
-impl<S: Source, T> Drop for Running<S, T> {
+impl<S: Source, T: Transport> Drop for Running<S, T> {
     fn drop(&mut self) {
         let running = self.0.running.get().saturating_sub(1);
         self.0.running.set(running);

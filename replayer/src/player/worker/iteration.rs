@@ -162,20 +162,20 @@ impl Turn {
 }
 
 /// An iteration that has begun. However it ends, also when it is dropped, it is counted once.
-struct Counted<S: Source, T> {
+struct Counted<S: Source, T: Transport> {
     worker: Rc<Worker<S, T>>,
     scenario: u8,
     start: Instant,
     whole: bool,
 }
 
-impl<S: Source, T> Counted<S, T> {
+impl<S: Source, T: Transport> Counted<S, T> {
     fn end(mut self, whole: bool) {
         self.whole = whole;
     }
 }
 
-impl<S: Source, T> Drop for Counted<S, T> {
+impl<S: Source, T: Transport> Drop for Counted<S, T> {
     fn drop(&mut self) {
         let mut tally = self.worker.tally.borrow_mut();
         if self.whole {
@@ -239,13 +239,13 @@ pub(super) async fn user<S, T>(
 }
 
 /// The iterations that are left of a user's own; those left at its end did not begin.
-struct Quota<S: Source, T> {
+struct Quota<S: Source, T: Transport> {
     worker: Rc<Worker<S, T>>,
     scenario: u8,
     left: Option<u64>,
 }
 
-impl<S: Source, T> Drop for Quota<S, T> {
+impl<S: Source, T: Transport> Drop for Quota<S, T> {
     fn drop(&mut self) {
         if let Some(left @ 1..) = self.left {
             let mut tally = self.worker.tally.borrow_mut();

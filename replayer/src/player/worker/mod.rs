@@ -4,6 +4,7 @@
 //! hands it to a task of its own: nothing that the target does can delay the one behind it. In
 //! closed loop tasks, one for each user, go on whenever they have their answer.
 
+mod ahead;
 mod attempt;
 mod cast;
 mod drive;
@@ -11,6 +12,7 @@ mod iteration;
 mod open;
 mod queue;
 
+pub(crate) use ahead::Ahead;
 pub(crate) use cast::{Cast, Part, Work};
 pub(crate) use drive::{Job, Live, run};
 pub(crate) use queue::Queue;
