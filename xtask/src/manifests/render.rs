@@ -19,8 +19,16 @@ const MANIFESTS: &str = "deploy/manifests";
 /// Where Tapedeck is, unless somebody says otherwise.
 pub(super) const NAMESPACE: &str = "tapedeck-system";
 
-/// Ways to capture: the capabilities of the nodes' pods hang on them, and so they are rendered each.
-const BACKENDS: [&str; 2] = ["ebpf", "af-packet"];
+/// What is set for those who have no Helm.
+pub(super) const PLAIN: &str = "--set=namespace.create=true,crds.keep=false";
+
+const KUSTOMIZATION: &str = "\
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+resources:
+  - crds.yaml
+  - tapedeck.yaml
+";
 
 const HEADER: &str =
     "# Rendered from deploy/helm/tapedeck by `cargo xtask manifests`: change that.\n";
@@ -44,53 +52,19 @@ impl Manifests {
 
 /// The plain manifests: every file, with its text.
 pub(super) fn rendered() -> Result<Vec<(PathBuf, String)>> {
+    let text = plain(&template(&[PLAIN])?);
+    let is_crd = |document: &&str| document.contains("\nkind: CustomResourceDefinition\n");
+    let documents = text
+        .split("---\n")
+        .filter(|document| !document.trim().is_empty());
+    let (crds, rest): (Vec<&str>, Vec<&str>) = documents.partition(is_crd);
+    let of = |documents: Vec<&str>| format!("{HEADER}{}", documents.join("---\n"));
     let folder = Path::new(MANIFESTS);
-    let mut files = vec![(
-        folder.join("kustomization.yaml"),
-        kustomization(&["crds", "ebpf"]),
-    )];
-    for backend in BACKENDS {
-        let text = plain(&template(&[
-            "--set=namespace.create=true,crds.keep=false",
-            &format!("--set=backend={backend}"),
-        ])?);
-        let is_crd = |document: &&str| document.contains("\nkind: CustomResourceDefinition\n");
-        let documents = text.split("---\n");
-        let (crds, rest): (Vec<&str>, Vec<&str>) = documents.partition(is_crd);
-        if backend == BACKENDS[0] {
-            add(&mut files, folder, "crds", "crds.yaml", &crds);
-        }
-        add(&mut files, folder, backend, "tapedeck.yaml", &rest);
-    }
-    Ok(files)
-}
-
-fn add(
-    files: &mut Vec<(PathBuf, String)>,
-    folder: &Path,
-    name: &str,
-    file: &str,
-    documents: &[&str],
-) {
-    let folder = folder.join(name);
-    files.push((folder.join("kustomization.yaml"), kustomization(&[file])));
-    let documents: Vec<&str> = documents
-        .iter()
-        .copied()
-        .filter(|document| !document.trim().is_empty())
-        .collect();
-    files.push((
-        folder.join(file),
-        format!("{HEADER}{}", documents.join("---\n")),
-    ));
-}
-
-fn kustomization(resources: &[&str]) -> String {
-    let list: String = resources
-        .iter()
-        .map(|name| format!("  - {name}\n"))
-        .collect();
-    format!("apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n{list}")
+    Ok(vec![
+        (folder.join("kustomization.yaml"), KUSTOMIZATION.to_owned()),
+        (folder.join("crds.yaml"), of(crds)),
+        (folder.join("tapedeck.yaml"), of(rest)),
+    ])
 }
 
 /// What belongs to Helm is left out.

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::render::{CHART, rendered, template, tool};
+use super::render::{CHART, PLAIN, rendered, template, tool};
 use crate::packages::KUBERNETES;
 use crate::shell::root;
 
@@ -23,7 +23,6 @@ const OF_OTHERS: [&str; 2] = ["PodMonitor", "ServiceMonitor"];
 /// Values, as an administrator sets them.
 const MATRIX: &[&[&str]] = &[
     &[],
-    &["--set=backend=af-packet"],
     &["--set=namespace.create=true,crds.keep=false"],
     &["--set=crds.install=false,rbac.userRoles=false,admissionPolicies.enabled=false"],
     &["--set=rbac.aggregate=false,networkPolicies.enabled=false,node.priorityClass.create=false"],
@@ -132,11 +131,11 @@ fn helm_finds_nothing_to_complain_about() {
             + &String::from_utf8_lossy(&output.stderr);
         (text, output.status.success())
     };
-    let (text, is_content) = lint("--set=backend=ebpf");
+    let (text, is_content) = lint("--set=controller.replicas=2");
     assert!(is_content, "{text}");
     // It can fail.
-    let (text, is_content) = lint("--set=backend=dtrace");
-    assert!(!is_content && text.contains("backend"), "{text}");
+    let (text, is_content) = lint("--set=controller.replicas=none");
+    assert!(!is_content && text.contains("replicas"), "{text}");
 }
 
 #[test]
@@ -211,35 +210,15 @@ fn whatever_is_set_no_container_has_more_than_it_needs() {
     }
 }
 
-/// The rows of the table in docs/privileges.md, by backend.
-fn capabilities_in_the_documentation(backend: &str) -> BTreeSet<String> {
+/// What the backend ebpf needs, by the table in docs/privileges.md.
+fn capabilities_in_the_documentation() -> BTreeSet<String> {
     let text = std::fs::read_to_string("docs/privileges.md").unwrap();
-    let mut found = BTreeSet::new();
-    let mut of = String::new();
-    for line in text
+    let rows = text
         .lines()
-        .skip_while(|line| !line.starts_with("| backend"))
-        .skip(2)
-    {
-        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-        let [_, backend, capability, ..] = cells.as_slice() else {
-            break;
-        };
-        if !backend.is_empty() {
-            of = backend.trim_matches('`').to_owned();
-        }
-        found.extend(
-            capability
-                .split('`')
-                .filter_map(|word| word.strip_prefix("CAP_"))
-                .map(|name| (of.clone(), name.to_owned())),
-        );
-    }
-    let in_another_namespace = |of: &str| backend == "af-packet" && of.contains("namespace");
-    found
-        .into_iter()
-        .filter(|(of, _)| of == backend || in_another_namespace(of))
-        .map(|(_, name)| name)
+        .skip_while(|line| !line.starts_with("| `ebpf`"));
+    rows.take_while(|line| line.starts_with("| `ebpf`") || line.starts_with("| |"))
+        .filter_map(|line| line.split('`').find_map(|word| word.strip_prefix("CAP_")))
+        .map(str::to_owned)
         .collect()
 }
 
@@ -248,22 +227,12 @@ fn the_capabilities_are_those_of_the_documentation() {
     if !are_tools_here() {
         return;
     }
-    for backend in ["ebpf", "af-packet"] {
-        let documents = documents(&template(&[&format!("--set=backend={backend}")]).unwrap());
-        let [pod] = of_kind(&documents, "DaemonSet").try_into().unwrap();
-        let added: BTreeSet<String> =
-            serde_json::from_value(
-                pod["spec"]["template"]["spec"]["containers"][0]["securityContext"]["capabilities"]
-                    ["add"]
-                    .clone(),
-            )
-            .unwrap();
-        assert_eq!(
-            added,
-            capabilities_in_the_documentation(backend),
-            "{backend}"
-        );
-    }
+    let documents = documents(&template(&[]).unwrap());
+    let [node] = of_kind(&documents, "DaemonSet").try_into().unwrap();
+    let container = &node["spec"]["template"]["spec"]["containers"][0];
+    let added = container["securityContext"]["capabilities"]["add"].clone();
+    let added: BTreeSet<String> = serde_json::from_value(added).unwrap();
+    assert_eq!(added, capabilities_in_the_documentation());
 }
 
 #[test]
@@ -272,7 +241,7 @@ fn values_that_make_no_sense_are_refused_with_their_place() {
         return;
     }
     for (set, place) in [
-        ("--set=backend=dtrace", "/backend"),
+        ("--set=bakend=ebpf", "bakend"),
         ("--set=node.privileged=true", "/node"),
         ("--set=controller.replicas=0", "/controller/replicas"),
         ("--set=node.budget.cpu=0", "/node/budget/cpu"),
@@ -329,32 +298,23 @@ fn kustomize_reads_the_plain_manifests() {
             document["metadata"]["name"].to_string(),
         )
     };
-    for backend in ["ebpf", "af-packet"] {
-        let mut built = kustomize(&format!("deploy/manifests/{backend}"));
-        built.extend(kustomize("deploy/manifests/crds"));
-        let mut chart = documents(
-            &template(&[
-                "--set=namespace.create=true,crds.keep=false",
-                &format!("--set=backend={backend}"),
-            ])
-            .unwrap(),
-        );
-        built.sort_by_key(key);
-        chart.sort_by_key(key);
+    let mut built = kustomize("deploy/manifests");
+    let mut chart = documents(&template(&[PLAIN]).unwrap());
+    assert!(built.len() > 20);
+    built.sort_by_key(key);
+    chart.sort_by_key(key);
+    assert_eq!(
+        built.iter().map(key).collect::<Vec<_>>(),
+        chart.iter().map(key).collect::<Vec<_>>()
+    );
+    for (built, chart) in built.iter().zip(&chart) {
+        assert_eq!(built["data"], chart["data"]);
+        assert_eq!(built["rules"], chart["rules"]);
         assert_eq!(
-            built.iter().map(key).collect::<Vec<_>>(),
-            chart.iter().map(key).collect::<Vec<_>>()
+            built["spec"]["template"]["spec"],
+            chart["spec"]["template"]["spec"]
         );
-        for (built, chart) in built.iter().zip(&chart) {
-            assert_eq!(built["data"], chart["data"]);
-            assert_eq!(built["rules"], chart["rules"]);
-            assert_eq!(
-                built["spec"]["template"]["spec"],
-                chart["spec"]["template"]["spec"]
-            );
-        }
     }
-    assert!(kustomize("deploy/manifests").len() > 20);
 }
 
 #[test]

@@ -21,43 +21,10 @@ app.kubernetes.io/name: tapedeck
 app.kubernetes.io/component: {{ . }}
 {{- end }}
 
-{{/* docs/privileges.md; a test compares. */}}
-{{- define "tapedeck.capabilities" -}}
-{{- if eq .Values.backend "ebpf" -}}
-[BPF, NET_ADMIN, PERFMON]
-{{- else -}}
-[NET_RAW, SYS_ADMIN, SYS_PTRACE]
-{{- end }}
-{{- end }}
-
-{{- define "tapedeck.seccomp" -}}
-{{- if .Values.node.seccompProfile -}}
-{{ toYaml .Values.node.seccompProfile }}
-{{- else if eq .Values.backend "ebpf" -}}
-type: Unconfined
-{{- else -}}
-type: RuntimeDefault
-{{- end }}
-{{- end }}
-
-{{- define "tapedeck.apparmor" -}}
-{{- if .Values.node.appArmorProfile -}}
-{{ toYaml .Values.node.appArmorProfile }}
-{{- else if eq .Values.backend "ebpf" -}}
-type: RuntimeDefault
-{{- else -}}
-type: Unconfined
-{{- end }}
-{{- end }}
-
 {{- define "tapedeck.daemon" -}}
 capture:
-  backend: {{ .Values.backend }}
+  backend: ebpf
   ring_size: {{ .Values.node.ringSize }}
-{{- if eq .Values.backend "af-packet" }}
-  # That of the node: the pod has one of its own.
-  network_namespace: /proc/1/ns/net
-{{- end }}
 archive:
   folder: /var/lib/tapedeck
   segment_size: {{ .Values.node.archive.segmentSize }}
