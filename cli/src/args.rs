@@ -5,10 +5,11 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tapedeck_filter::Filter;
 use tapedeck_replayer::mock::Latency;
 
+use crate::commands::cluster::args::Cluster;
 use crate::commands::replay::Replay;
 use crate::commands::summary::Summary;
 
@@ -18,6 +19,24 @@ use crate::commands::summary::Summary;
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// The command, where the program is called as the plugin of kubectl, `kubectl-tapedeck`.
+pub(crate) fn of_kubectl() -> Option<Command> {
+    let name = PathBuf::from(std::env::args_os().next()?);
+    if name.file_stem()? != "kubectl-tapedeck" {
+        return None;
+    }
+    let command = Cluster::command()
+        .name("kubectl-tapedeck")
+        .bin_name("kubectl tapedeck")
+        .version(env!("CARGO_PKG_VERSION"))
+        .max_term_width(100);
+    let matches = command.get_matches();
+    match Cluster::from_arg_matches(&matches) {
+        Ok(cluster) => Some(Command::Cluster(Box::new(cluster))),
+        Err(error) => error.exit(),
+    }
 }
 
 const EXAMPLES: &str = "\
@@ -65,6 +84,8 @@ pub(crate) enum Command {
     Ca(Ca),
     /// Say what live capture needs, what is missing here, and what it would see
     Doctor(Doctor),
+    /// Tapedeck on a Kubernetes cluster; also `kubectl tapedeck`
+    Cluster(Box<Cluster>),
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]

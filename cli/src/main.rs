@@ -26,7 +26,10 @@ const USAGE: u8 = 2;
 const THRESHOLD_FAILED: u8 = 99;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match args::of_kubectl() {
+        Some(command) => Args { command },
+        None => Args::parse(),
+    };
     let result = match args.command {
         Command::Record(args) => commands::record::run(&args),
         Command::Import(args) => commands::import::run(&args),
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Mock(args) => commands::mock::run(&args),
         Command::Ca(args) => commands::ca::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),
+        Command::Cluster(args) => commands::cluster::run(&args),
     };
     match result {
         Ok(code) => code,

@@ -82,6 +82,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "tapedeck",
         &[
             "tapedeck-archive",
+            "tapedeck-cluster",
             "tapedeck-exchange",
             "tapedeck-filter",
             "tapedeck-interchange",

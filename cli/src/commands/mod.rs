@@ -2,6 +2,7 @@
 
 mod bodies;
 pub(crate) mod ca;
+pub(crate) mod cluster;
 mod connections;
 pub(crate) mod cut;
 pub(crate) mod doctor;
