@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tapedeck_filter::Filter;
-use tapedeck_replayer::mock::Latency;
+use tapedeck_replayer::mock::{Latency, Upstream};
 
 use crate::commands::cluster::args::Cluster;
 use crate::commands::replay::Replay;
@@ -444,6 +444,23 @@ pub(crate) struct Mock {
     /// What a request gets when its recorded answers are used up
     #[arg(long, value_enum, default_value_t)]
     pub(crate) repeat: Repeat,
+    /// What a request gets that nothing recorded answers: fail 501, passthrough the answer of its real
+    /// upstream, record the same, written to the archive of --record
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) on_miss: OnMiss,
+    /// The real upstream of requests to an authority, or of all others [default: whom the request
+    /// names, where the mock is used as a proxy]
+    #[arg(long, value_name = "[AUTHORITY=]URL")]
+    pub(crate) upstream: Vec<Upstream>,
+    /// Believe upstreams whose certificate these authorities signed (PEM) [default: those of the system]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) upstream_cacert: Option<PathBuf>,
+    /// Write what upstreams answered to this new archive
+    #[arg(long, value_name = "OUT.tape")]
+    pub(crate) record: Option<PathBuf>,
+    /// Write every request that came, and what was answered, to this new archive
+    #[arg(long, value_name = "OUT.tape")]
+    pub(crate) received: Option<PathBuf>,
     /// Exit code 1 if any request found no recorded answer
     #[arg(long)]
     pub(crate) strict: bool,
@@ -451,7 +468,7 @@ pub(crate) struct Mock {
     #[arg(long, value_name = "FILE")]
     pub(crate) rules: Option<PathBuf>,
     /// Print rules for what differs in every recorded request (ids, times, nonces), and end
-    #[arg(long, conflicts_with_all = ["rules", "chaos", "control", "verify", "strict"])]
+    #[arg(long, conflicts_with_all = ["rules", "chaos", "control", "verify", "strict", "received", "record"])]
     pub(crate) suggest: bool,
     /// Exit code 1 if any recorded exchange was never asked for
     #[arg(long)]
@@ -516,6 +533,17 @@ pub(crate) enum Repeat {
     Cycle,
     /// No answer: a miss
     Fail,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub(crate) enum OnMiss {
+    /// 501, with the nearest recorded requests
+    #[default]
+    Fail,
+    /// The answer of its upstream
+    Passthrough,
+    /// The answer of its upstream, which is written to an archive, too
+    Record,
 }
 
 pub(crate) fn filter(text: &str) -> Result<Filter, String> {

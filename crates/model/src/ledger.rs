@@ -140,6 +140,8 @@ ledger! {
     exchanges,
     /// Exchanges that a filter left out.
     exchanges_not_chosen,
+    /// Exchanges that were not archived, because they came faster than they could be written.
+    exchanges_dropped,
     /// Of the exchanges archived: not whole on one side or both.
     exchanges_incomplete,
     /// Of these: whose request was never answered within the capture.

@@ -28,13 +28,22 @@ use tokio_rustls::server::TlsStream;
 use super::chaos::{Alert, ConnectionFaults};
 use super::http1::{PREFACE, RequestReader, Session};
 use super::http2;
-use super::responder::Responder;
+use super::responder::{Origin, Responder};
 use super::socket::{Begun, Socket};
+use super::upstream::Tunnel;
 
 /// Serves a connection until it ends.
 pub(crate) async fn serve(stream: TcpStream, responder: Arc<Responder>, stop: Arc<Stop>) {
     let limits = *responder.limits();
+    let (Ok(client), Ok(server)) = (stream.peer_addr(), stream.local_addr()) else {
+        return;
+    };
     let faults = responder.faults().connect();
+    if faults != ConnectionFaults::default()
+        && let Some(journal) = responder.journal()
+    {
+        journal.count_fault();
+    }
     if faults.refuse {
         return reset(&stream);
     }
@@ -45,24 +54,32 @@ pub(crate) async fn serve(stream: TcpStream, responder: Arc<Responder>, stop: Ar
     );
     let mut begun = Vec::new();
     // Whom the client believes to talk to, where it does not say.
-    let mut name = match line.socket.tcp().local_addr() {
-        Ok(addr) => addr.ip().to_canonical().to_string(),
-        Err(_) => return,
+    let mut name = server.ip().to_canonical().to_string();
+    let mut origin = Origin {
+        caller: responder.caller(client, server),
+        tunnel: None,
     };
     for _ in 0..MAX_LAYERS {
-        let inner = match speak(line, begun, &responder, &faults).await {
+        let inner = match speak(line, begun, &responder, &faults, &origin).await {
             Spoken::Done => return,
             Spoken::Tunnel {
                 inner,
                 begun: rest,
-                host,
+                authority,
             } => {
                 begun = rest;
-                name = host;
+                name = host_of(&authority);
+                origin.tunnel = Some(Tunnel {
+                    authority,
+                    tls: false,
+                });
                 inner
             }
             Spoken::Tls(outer, hello) => {
                 begun = Vec::new();
+                if let Some(tunnel) = &mut origin.tunnel {
+                    tunnel.tls = true;
+                }
                 match tls(outer, hello, &name, &responder, &faults).await {
                     Some(socket) => Line::new(socket, Arc::clone(&stop), limits.write_timeout),
                     None => return,
@@ -83,8 +100,8 @@ pub(crate) enum Spoken {
         inner: Line,
         /// What it has sent into the tunnel.
         begun: Vec<u8>,
-        /// Where the tunnel is to lead.
-        host: String,
+        /// Where the tunnel is to lead: a host and a port.
+        authority: String,
     },
     /// The client begins with TLS.
     Tls(Line, Vec<u8>),
@@ -96,6 +113,7 @@ async fn speak(
     begun: Vec<u8>,
     responder: &Arc<Responder>,
     faults: &ConnectionFaults,
+    origin: &Origin,
 ) -> Spoken {
     let limits = responder.limits();
     let mut reader = RequestReader::new(limits);
@@ -106,14 +124,14 @@ async fn speak(
         let begun = reader.unread();
         if begun.starts_with(PREFACE) {
             let begun = begun.to_vec();
-            http2::serve(line, begun, responder, faults).await;
+            http2::serve(line, begun, responder, faults, origin).await;
             return Spoken::Done;
         }
         if begun.first() == Some(&TLS_HANDSHAKE) {
             return Spoken::Tls(line, begun.to_vec());
         }
         if !PREFACE.starts_with(begun) {
-            return Session::new(line, reader, responder).serve().await;
+            return Session::new(line, reader, responder, origin).serve().await;
         }
         match line.fill(reader.space(), deadline, true).await {
             Filled::Bytes => {}
@@ -167,6 +185,14 @@ async fn tls(
 fn reset(stream: &TcpStream) {
     // The reset is sent when the socket is dropped.
     let _at_once = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+/// The host of an authority-form target (RFC 9112 section 3.2.3), without its port.
+fn host_of(authority: &str) -> String {
+    let host = authority
+        .rsplit_once(':')
+        .map_or(authority, |(host, _)| host);
+    host.trim_matches(['[', ']']).to_owned()
 }
 
 fn count(counter: &AtomicU64) {

@@ -11,15 +11,17 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
-use http::{Request, StatusCode, header, request};
+use http::{HeaderMap, Request, StatusCode, header, request};
 use tokio::sync::Notify;
 use tokio::time::{Instant, Interval, interval, sleep_until, timeout, timeout_at};
 
 use super::call::{Call, Headers};
 use super::chaos::{ConnectionFaults, Effect, Harm, Pace, Place};
 use super::connection::{Line, Stop};
-use super::responder::{Reply, Responder, scaled};
+use super::journal::{Draft, KeptHead, Tee, answered, now};
+use super::responder::{Origin, Reply, Responder, Response, scaled};
 use super::socket::Begun;
+use super::upstream::{Outgoing, Passed, Piece};
 
 /// Serves a connection whose first bytes, the preface at least, were read already.
 pub(crate) async fn serve(
@@ -27,6 +29,7 @@ pub(crate) async fn serve(
     begun: Vec<u8>,
     responder: &Arc<Responder>,
     faults: &ConnectionFaults,
+    origin: &Origin,
 ) {
     let (socket, stop) = line.into_parts();
     let limits = *responder.limits();
@@ -72,7 +75,7 @@ pub(crate) async fn serve(
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {
                     last = Instant::now();
-                    let mut stream = Stream { responder: Arc::clone(responder), respond, stop: Arc::clone(&stop), orders: Arc::clone(&orders) };
+                    let mut stream = Stream { responder: Arc::clone(responder), respond, origin: origin.clone(), stop: Arc::clone(&stop), orders: Arc::clone(&orders) };
                     // A client that resets its streams opens new ones while their answers still
                     // wait for their recorded time.
                     if Arc::strong_count(&busy) > 2 * limits.http2_streams as usize {
@@ -148,6 +151,7 @@ struct Storm {
 struct Stream {
     responder: Arc<Responder>,
     respond: SendResponse<Bytes>,
+    origin: Origin,
     stop: Arc<Stop>,
     orders: Arc<Orders>,
 }
@@ -202,14 +206,109 @@ impl Stream {
                 return;
             }
         }
-        let reply = self.responder.respond(&call(&head, &body)).await;
+        let asked = call(&head, &body);
+        let Origin { caller, tunnel } = &self.origin;
+        let response = self.responder.respond(&asked, tunnel.as_ref()).await;
+        let stream = u64::from(self.respond.stream_id().as_u32());
+        let scheme = head.uri.scheme_str().unwrap_or_default();
+        let draft = self
+            .responder
+            .draft(caller, stream, &asked, scheme, &response);
         drop(body);
         memory.release();
-        // `None`: the client gave up, which is its right.
-        let _done = match &reply.effect {
-            Some(effect) => self.suffer(&reply, effect).await,
-            None => self.send(&reply).await,
+        match response {
+            Response::Ready(reply) => self.give(&reply, draft).await,
+            Response::Upstream(outgoing) => self.relay(*outgoing, draft).await,
+            // Only HTTP/1 asks for those.
+            Response::WebSocket(_) => {}
+        }
+    }
+
+    /// Sends an answer of the mock's. A client that gives up may do so.
+    async fn give(&mut self, reply: &Reply, draft: Option<Draft>) {
+        let begun = draft.as_ref().map(|_| now());
+        let done = match &reply.effect {
+            Some(effect) => self.suffer(reply, effect).await,
+            None => self.send(reply).await,
         };
+        if let Some((draft, begun)) = draft.zip(begun) {
+            answered(draft, reply, None, begun, done.is_some());
+        }
+    }
+
+    /// Sends what an upstream answers, as it comes.
+    async fn relay(&mut self, outgoing: Outgoing, draft: Option<Draft>) {
+        let responder = Arc::clone(&self.responder);
+        let asked = tokio::select! {
+            asked = responder.ask(outgoing) => asked,
+            _ = poll_fn(|cx| self.respond.poll_reset(cx)) => return,
+        };
+        let mut passed = match asked {
+            Ok(passed) => passed,
+            Err(reply) => return self.give(&reply, draft).await,
+        };
+        let mut response = http::Response::new(());
+        *response.status_mut() = passed.status;
+        *response.headers_mut() = passed.fields.clone();
+        let mut tee = draft.map(|mut draft| {
+            if let Some(peer) = passed.peer {
+                draft.answered_by(peer);
+            }
+            let head = KeptHead::of_status(passed.status, passed.fields.clone());
+            Tee::new(draft, head)
+        });
+        let over = passed.is_over();
+        let mut trailers = None;
+        let whole = match self.respond.send_response(response, over) {
+            Ok(_) if over => true,
+            Ok(mut stream) => {
+                let relayed = self.relay_body(&mut passed, &mut stream, &mut tee).await;
+                relayed.is_some_and(|last| {
+                    trailers = last.clone();
+                    match last {
+                        Some(fields) => stream.send_trailers(fields).is_ok(),
+                        None => stream.send_data(Bytes::new(), true).is_ok(),
+                    }
+                })
+            }
+            Err(_) => false,
+        };
+        if let Some(tee) = tee {
+            let kept = trailers.map(|fields| KeptHead::Fields(Vec::new(), fields));
+            tee.end(kept, whole);
+        }
+    }
+
+    /// Sends the body of an upstream's answer, and gives its trailers. `None`: it did not end as it
+    /// should; the stream was reset.
+    async fn relay_body(
+        &self,
+        passed: &mut Passed,
+        stream: &mut SendStream<Bytes>,
+        tee: &mut Option<Tee>,
+    ) -> Option<Option<HeaderMap>> {
+        let mut trailers = None;
+        loop {
+            let piece = tokio::select! {
+                piece = passed.next() => piece,
+                _ = poll_fn(|cx| stream.poll_reset(cx)) => return None,
+            };
+            match piece {
+                Piece::Data(data) => {
+                    if let Some(tee) = tee {
+                        tee.data(&data);
+                    }
+                    self.send_as_allowed(stream, data, false).await?;
+                }
+                Piece::Trailers(fields) => trailers = Some(fields),
+                Piece::End => return Some(trailers),
+                Piece::Broken => {
+                    self.responder.upstream_failed();
+                    stream.send_reset(Reason::INTERNAL_ERROR);
+                    return None;
+                }
+            }
+        }
     }
 
     async fn problem(&mut self, head: &request::Parts, status: StatusCode, why: &str) {
@@ -231,8 +330,8 @@ impl Stream {
         }
         let first_byte = answer.timing().first_byte;
         self.pause(None, after(first_byte)).await?;
-        let trailers = answer.http2_trailers();
-        let body = answer.body();
+        let trailers = answer.http2_trailers().filter(|_| !reply.head_only);
+        let body = reply.body();
         let headers_only = body.is_empty() && trailers.is_none();
         let mut stream = self
             .respond
@@ -269,7 +368,7 @@ impl Stream {
         let delay = effect.delay.saturating_add(recorded);
         self.pause(None, Instant::now().checked_add(delay)).await?;
         let mut response = answer.http2();
-        let body = answer.body();
+        let body = reply.body();
         let mut cut = body.len();
         match effect.harm {
             Some(Harm::Goaway { code }) => {
@@ -299,6 +398,7 @@ impl Stream {
         }
         let trailers = match effect.harm {
             Some(Harm::MissingTrailers) => None,
+            _ if reply.head_only => None,
             _ => answer.http2_trailers().cloned(),
         };
         let whole = matches!(effect.harm, None | Some(Harm::Stall { .. }));
@@ -402,13 +502,23 @@ impl Stream {
     async fn send_data(
         &self,
         stream: &mut SendStream<Bytes>,
-        mut data: Bytes,
+        data: Bytes,
         last: bool,
     ) -> Option<()> {
         // Small data may wait in h2 for a window: no need to wait here.
         if data.len() <= UNASKED {
             return stream.send_data(data, last).ok();
         }
+        self.send_as_allowed(stream, data, last).await
+    }
+
+    /// Sends data when there is a window for it.
+    async fn send_as_allowed(
+        &self,
+        stream: &mut SendStream<Bytes>,
+        mut data: Bytes,
+        last: bool,
+    ) -> Option<()> {
         let patience = self.responder.limits().write_timeout;
         while data.has_remaining() {
             stream.reserve_capacity(data.len());

@@ -11,10 +11,14 @@
 //! are counted ([`Skipped`]).
 //!
 //! # Answering
-//! HTTP/1.0, HTTP/1.1, HTTP/2 and, with a [`CertificateAuthority`], TLS on one port, translated where
+//! HTTP/1.0, HTTP/1.1, WebSocket, HTTP/2 and, with a [`CertificateAuthority`], TLS on one port, translated where
 //! the recording spoke the other. A client may take it for its proxy: a request for any authority
 //! is answered, and a tunnel (CONNECT) to anywhere leads to the mock itself. By default at once ([`Latency`]). What nothing answers gets 501 with the
-//! nearest recorded requests and what differs ([`Miss`]).
+//! nearest recorded requests and what differs ([`Miss`]), or the answer of its real upstream
+//! ([`OnMiss`]).
+//!
+//! What came and what was answered can be written down as an archive ([`Options::received`]), and so
+//! can what upstreams answered ([`Options::recorded`]).
 //!
 //! [`chaos`] makes some of it go wrong, on purpose.
 //!
@@ -45,6 +49,7 @@ mod fingerprint;
 mod http1;
 mod http2;
 mod index;
+mod journal;
 mod miss;
 mod options;
 mod responder;
@@ -53,14 +58,18 @@ mod server;
 mod socket;
 mod source;
 mod tls;
+mod upstream;
+mod websocket;
 
 pub use control::{METRICS, Metric, OnShutdown};
-pub use miss::{Miss, Nearest};
+pub use journal::Written;
+pub use miss::{Miss, Nearest, Remedy};
 pub use options::{Latency, Limits, Options, Repeat, Skipped, StartError};
 pub use responder::Stats;
 pub use rules::{Rules, RulesError, Suggestion};
 pub use server::{Mock, RunningMock, Uncalled};
 pub use tls::{AuthorityError, AuthorityFiles, CertificateAuthority};
+pub use upstream::{OnMiss, Upstream, Upstreams};
 
 #[cfg(test)]
 mod tests;

@@ -4,15 +4,19 @@ use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tapedeck_archive::WriteError;
 use tapedeck_filter::Filter;
 
 use super::chaos::{Chaos, OnFault};
 use super::control::OnShutdown;
 use super::rules::Rules;
 use super::tls::CertificateAuthority;
+use super::upstream::{OnMiss, Upstreams};
+use crate::player::TlsError;
 
 /// How a mock listens, matches and answers.
 #[derive(Clone)]
@@ -29,6 +33,14 @@ pub struct Options {
     pub rules: Rules,
     /// Which exchanges answer; `None`: all that can.
     pub filter: Option<Filter>,
+    /// What a request gets that nothing recorded answers.
+    pub on_miss: OnMiss,
+    /// The real servers behind the mock, for [`OnMiss::Passthrough`].
+    pub upstreams: Upstreams,
+    /// Writes down every request and its answer, as an archive there.
+    pub received: Option<PathBuf>,
+    /// Writes down what upstreams answered, as an archive there.
+    pub recorded: Option<PathBuf>,
     /// Who signs the certificates of a mock that speaks TLS, too; `None`: it does not.
     pub authority: Option<Arc<CertificateAuthority>>,
     /// What goes wrong on purpose; `None`: nothing.
@@ -52,6 +64,10 @@ impl fmt::Debug for Options {
             .field("repeat", &self.repeat)
             .field("rules", &self.rules)
             .field("filter", &self.filter)
+            .field("on_miss", &self.on_miss)
+            .field("upstreams", &self.upstreams)
+            .field("received", &self.received)
+            .field("recorded", &self.recorded)
             .field("authority", &self.authority)
             .field("chaos", &self.chaos)
             .field("control", &self.control)
@@ -70,6 +86,10 @@ impl Default for Options {
             repeat: Repeat::Last,
             rules: Rules::default(),
             filter: None,
+            on_miss: OnMiss::Fail,
+            upstreams: Upstreams::default(),
+            received: None,
+            recorded: None,
             authority: None,
             chaos: None,
             on_fault: None,
@@ -146,6 +166,17 @@ pub struct Limits {
     pub misses_listed: usize,
     /// Time that answers on their way get when the mock is stopped.
     pub stop_grace: Duration,
+    /// Requests on their way to upstreams at once; a further one gets 503. Bounds connections, and
+    /// with `body_bytes` memory.
+    pub upstream_requests: usize,
+    /// Time for a connection to an upstream, name and TLS included.
+    pub upstream_connect: Duration,
+    /// Time that an upstream may take for the head of its answer, and that it may be silent within
+    /// the body.
+    pub upstream_timeout: Duration,
+    /// Bytes of requests and answers that wait to be written down. A disk that is slower than the
+    /// clients for longer costs exchanges of the archive, never time of the clients.
+    pub journal_bytes: usize,
 }
 
 impl Default for Limits {
@@ -166,6 +197,10 @@ impl Default for Limits {
             http2_pending_resets: 32,
             misses_listed: 1000,
             stop_grace: Duration::from_millis(500),
+            upstream_requests: 1024,
+            upstream_connect: Duration::from_secs(10),
+            upstream_timeout: Duration::from_secs(60),
+            journal_bytes: 64 << 20,
         }
     }
 }
@@ -222,6 +257,12 @@ pub enum StartError {
     /// TLS could not be set up.
     #[error("cannot set up TLS")]
     Tls(#[source] rustls::Error),
+    /// Upstreams cannot be talked to over TLS.
+    #[error("cannot set up TLS to upstreams")]
+    Upstreams(#[source] TlsError),
+    /// An archive of what was received or answered could not be begun.
+    #[error("cannot write an archive")]
+    Journal(#[source] WriteError),
     /// A thread or its event loop could not be made.
     #[error("cannot start a serving thread")]
     Thread(#[source] io::Error),
@@ -244,7 +285,7 @@ pub struct Skipped {
     pub request_incomplete: u64,
     /// The response was not recorded whole, or there was none.
     pub response_incomplete: u64,
-    /// Connections turned into tunnels (WebSocket, CONNECT).
+    /// Connections turned into tunnels: CONNECT, WebSocket that was not recorded whole.
     pub tunnels: u64,
     /// A body exceeds the limits.
     pub too_large: u64,

@@ -2,27 +2,38 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::StatusCode;
 use tapedeck_archive::ReadError;
+use tapedeck_model::exchange::{Connection, ConnectionId, Origin as Beginning, Workloads};
+use tapedeck_model::{Endpoint, Scope};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::answer::Answer;
 use super::cache::Cache;
-use super::call::Call;
+use super::call::{Call, Headers};
 use super::chaos::{Chaos, Effect, Faults, Plan};
 use super::index::{Found, Index};
-use super::miss::{Miss, MissLog, Recordings, nearest};
+use super::journal::{Book, Caller, Draft, For, Journal, KeptHead, Written, now};
+use super::miss::{Miss, MissLog, Recordings, Remedy, nearest};
 use super::options::{Latency, Limits, Options, Skipped};
 use super::tls::Tls;
+use super::upstream::{Outgoing, Passed, Refused, Relay, Tunnel};
+use super::websocket::{self, Conversation, Talk};
 
 /// Where recorded responses come from.
 pub(crate) trait Source: Recordings + Send + Sync {
     /// The bytes of a response body, without reading it.
     fn body_len(&self, id: u32) -> u64;
+    /// A recorded WebSocket conversation. `None`: it is none, or cannot be held.
+    fn conversation(&self, _id: u32) -> Option<Conversation> {
+        None
+    }
     /// A recorded response. `None`: it cannot be read, or cannot be sent.
     fn answer(&self, id: u32) -> Option<Answer>;
     /// Finds out which exchanges each fault concerns.
@@ -46,11 +57,35 @@ pub(crate) struct Responder {
     counters: Counters,
     large_answers: Memory,
     request_memory: Memory,
+    /// `None`: what nothing recorded answers fails.
+    relay: Option<Relay>,
+    /// `None`: nothing is written down.
+    journal: Option<Arc<Journal>>,
+}
+
+/// Whose request it is, and whom it was meant for.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    pub(crate) caller: Arc<Caller>,
+    /// `None`: whom it names itself.
+    pub(crate) tunnel: Option<Tunnel>,
+}
+
+/// What a request gets.
+#[derive(Debug)]
+pub(crate) enum Response {
+    Ready(Reply),
+    /// What its upstream says.
+    Upstream(Box<Outgoing>),
+    /// A conversation.
+    WebSocket(Talk),
 }
 
 /// What is counted beside hits and misses.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
+    /// Numbers connections that got past the first look.
+    pub(crate) callers: AtomicU64,
     pub(crate) connections: AtomicU64,
     pub(crate) connections_refused: AtomicU64,
     pub(crate) refused: AtomicU64,
@@ -58,6 +93,8 @@ pub(crate) struct Counters {
     pub(crate) overloads: AtomicU64,
     pub(crate) unreadable: AtomicU64,
     pub(crate) tls_without_authority: AtomicU64,
+    pub(crate) passed: AtomicU64,
+    pub(crate) upstream_failures: AtomicU64,
 }
 
 /// What a mock has done so far.
@@ -77,6 +114,12 @@ pub struct Stats {
     /// The distinct misses in the order in which they first came, up to
     /// [`Limits::misses_listed`].
     pub missed: Vec<Miss>,
+    /// The rules that would let recorded requests answer listed misses, the most telling first.
+    pub remedies: Vec<Remedy>,
+    /// Of these: passed on to an upstream.
+    pub passed: u64,
+    /// Of those: not answered by it, or not to the end.
+    pub upstream_failures: u64,
     /// Requests refused because they were malformed or too large.
     pub refused: u64,
     /// Connections closed because a limit of time was reached.
@@ -96,6 +139,10 @@ pub struct Stats {
     pub skipped: Skipped,
     /// Bytes of answers that are kept ready.
     pub cache_bytes: usize,
+    /// The archive of what was received; `None`: nobody asked for it.
+    pub received: Option<Written>,
+    /// The archive of what upstreams answered; `None`: nobody asked for it.
+    pub recorded: Option<Written>,
 }
 
 /// How often an exchange answered.
@@ -113,14 +160,26 @@ pub(crate) struct Reply {
     pub(crate) answer: Arc<Answer>,
     /// What goes wrong with it.
     pub(crate) effect: Option<Box<Effect>>,
+    /// The answer to GET, for a HEAD that was not recorded.
+    pub(crate) head_only: bool,
     _memory: Option<OwnedSemaphorePermit>,
 }
 
 impl Reply {
-    fn own(answer: Answer) -> Self {
+    /// The body that goes with it.
+    pub(crate) fn body(&self) -> Bytes {
+        if self.head_only {
+            Bytes::new()
+        } else {
+            self.answer.body()
+        }
+    }
+
+    fn of(answer: Arc<Answer>) -> Self {
         Self {
-            answer: Arc::new(answer),
+            answer,
             effect: None,
+            head_only: false,
             _memory: None,
         }
     }
@@ -154,39 +213,212 @@ impl Responder {
             counters: Counters::default(),
             large_answers: Memory::new(limits.answer_memory),
             request_memory: Memory::new(limits.request_memory),
+            relay: None,
+            journal: None,
         }
     }
 
-    /// The answer to a request.
-    pub(crate) async fn respond(&self, call: &Call<'_>) -> Reply {
+    /// Somebody has connected.
+    pub(crate) fn caller(&self, client: SocketAddr, server: SocketAddr) -> Arc<Caller> {
+        let end = |addr: SocketAddr| Endpoint::new(addr.ip().to_canonical(), addr.port());
+        let id = self.counters.callers.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Caller {
+            connection: Arc::new(Connection {
+                id: ConnectionId(id),
+                client: end(client),
+                server: end(server),
+                scope: Scope::default(),
+                origin: Beginning::Handshake,
+                opened: now(),
+                tls: None,
+                workloads: Workloads::default(),
+            }),
+            noted: AtomicBool::new(false),
+        })
+    }
+
+    /// From now on upstreams answer what nothing recorded does.
+    pub(crate) fn ask_upstreams(&mut self, relay: Relay) {
+        self.relay = Some(relay);
+    }
+
+    /// From now on it is written down what comes and what is answered.
+    pub(crate) fn write_down(&mut self, journal: Arc<Journal>) {
+        self.journal = Some(journal);
+    }
+
+    pub(crate) const fn journal(&self) -> Option<&Arc<Journal>> {
+        self.journal.as_ref()
+    }
+
+    /// What a request gets.
+    pub(crate) async fn respond(&self, call: &Call<'_>, tunnel: Option<&Tunnel>) -> Response {
+        let reason = match self.index.find(call) {
+            Found::Exchange(id) => return Response::Ready(self.answer(call, id).await),
+            Found::UsedUp { recorded } => format!(
+                "this request was recorded {recorded} times, and all its answers were given"
+            ),
+            Found::Nothing => {
+                // RFC 9110 section 9.3.2: a HEAD is answered as a GET would be.
+                let get = Call {
+                    method: b"GET",
+                    ..*call
+                };
+                if call.method == b"HEAD"
+                    && let Some(id) = self.index.peek(&get)
+                {
+                    let reply = self.answer(call, id).await;
+                    return Response::Ready(Reply {
+                        head_only: true,
+                        ..reply
+                    });
+                }
+                "no recorded request matches this one".to_owned()
+            }
+        };
+        let Some(relay) = &self.relay else {
+            return Response::Ready(self.miss(call, reason));
+        };
+        match relay.prepare(call, tunnel) {
+            Ok(outgoing) => {
+                let _listed = self.miss(call, reason);
+                self.counters.passed.fetch_add(1, Ordering::Relaxed);
+                Response::Upstream(Box::new(outgoing))
+            }
+            Err(Refused::Nowhere) => {
+                let reason = format!("{reason}, and no upstream is named for it (--upstream)");
+                Response::Ready(self.miss(call, reason))
+            }
+            Err(Refused::With(status, why)) => {
+                let _listed = self.miss(call, reason);
+                Response::Ready(Self::problem(call.method, status, &why))
+            }
+        }
+    }
+
+    /// What a request gets that wants to go on as WebSocket.
+    pub(crate) async fn converse(&self, call: &Call<'_>) -> Response {
+        let call = &Call {
+            method: websocket::METHOD,
+            body: b"",
+            ..*call
+        };
         let id = match self.index.find(call) {
             Found::Exchange(id) => id,
             Found::UsedUp { recorded } => {
-                let reason = format!(
-                    "this request was recorded {recorded} times, and all its answers were given"
-                );
-                return self.miss(call, reason);
+                let reason =
+                    format!("this conversation was recorded {recorded} times, and all were held");
+                return Response::Ready(self.miss(call, reason));
             }
             Found::Nothing => {
-                let reason = "no recorded request matches this one".to_owned();
-                return self.miss(call, reason);
+                let reason = "no recorded WebSocket conversation matches this request".to_owned();
+                return Response::Ready(self.miss(call, reason));
             }
         };
+        let size = usize::try_from(self.source.body_len(id)).unwrap_or(usize::MAX);
+        let memory = if size > LARGE {
+            self.large_answers.wait_for(size.saturating_mul(2)).await
+        } else {
+            None
+        };
+        let Some(conversation) = self.source.conversation(id) else {
+            self.counters.unreadable.fetch_add(1, Ordering::Relaxed);
+            let text =
+                format!("exchange {id} cannot be read from the archive: run `tapedeck verify`");
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            return Response::Ready(Self::problem(b"GET", status, &text));
+        };
+        let Some(key) = call.headers.get("sec-websocket-key") else {
+            let why = "a handshake of WebSocket needs the field Sec-WebSocket-Key";
+            return Response::Ready(Self::problem(b"GET", StatusCode::BAD_REQUEST, why));
+        };
+        if let Some(reason) = conversation.contradicts(call.headers.get("sec-websocket-extensions"))
+        {
+            return Response::Ready(self.miss(call, reason));
+        }
+        if let Some(hits) = self.hits.get(id as usize) {
+            hits.fetch_add(1, Ordering::Relaxed);
+        }
+        Response::WebSocket(Talk {
+            conversation: Arc::new(conversation),
+            key: key.to_vec(),
+            _memory: memory,
+        })
+    }
+
+    /// Asks an upstream. What it does not answer gets an answer of the mock's.
+    pub(crate) async fn ask(&self, outgoing: Outgoing) -> Result<Passed, Reply> {
+        let method = outgoing.method();
+        let (status, why) = match &self.relay {
+            Some(relay) => match relay.send(outgoing).await {
+                Ok(passed) => return Ok(passed),
+                Err(Refused::With(status, why)) => (status, why),
+                Err(Refused::Nowhere) => (StatusCode::BAD_GATEWAY, "no upstream".to_owned()),
+            },
+            None => (StatusCode::BAD_GATEWAY, "no upstream".to_owned()),
+        };
+        self.upstream_failed();
+        Err(Self::problem(method.as_str().as_bytes(), status, &why))
+    }
+
+    /// Counts an upstream that did not do what it should.
+    pub(crate) fn upstream_failed(&self) {
+        self.counters
+            .upstream_failures
+            .fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Begins to write a request down, if that is wanted.
+    pub(crate) fn draft(
+        &self,
+        caller: &Caller,
+        stream: u64,
+        call: &Call<'_>,
+        scheme: &str,
+        response: &Response,
+    ) -> Option<Draft> {
+        let journal = self.journal.as_ref()?;
+        let to = For {
+            received: true,
+            recorded: matches!(response, Response::Upstream(_)),
+        };
+        if !to.recorded && !journal.keeps_received() {
+            return None;
+        }
+        let head = match call.headers {
+            Headers::Lines(lines) => KeptHead::Lines(lines.to_vec()),
+            Headers::Map(fields) => {
+                let mut pseudo = vec![
+                    (":method", call.method.to_vec()),
+                    (":scheme", scheme.as_bytes().to_vec()),
+                    (":path", call.target.to_vec()),
+                ];
+                if let Some(authority) = call.authority {
+                    pseudo.push((":authority", authority.to_vec()));
+                }
+                KeptHead::Fields(pseudo, fields.clone())
+            }
+            Headers::None | Headers::Recorded(_) => return None,
+        };
+        journal.draft(caller, stream, to, head, call.body)
+    }
+
+    /// The answer of an exchange, with what goes wrong.
+    async fn answer(&self, call: &Call<'_>, id: u32) -> Reply {
         let hits = self.hits.get(id as usize);
         let nth = hits.map_or(0, |hits| hits.fetch_add(1, Ordering::Relaxed));
         let effect = self.faults.strike(id, nth).map(Box::new);
         if let Some(instead) = effect.as_ref().and_then(|effect| effect.answer.as_ref()) {
+            let answer = Arc::new(Answer::instead(call.method, instead));
             return Reply {
-                answer: Arc::new(Answer::instead(call.method, instead)),
                 effect,
-                _memory: None,
+                ..Reply::of(answer)
             };
         }
         if let Some(answer) = self.cache.get(id) {
             return Reply {
-                answer,
                 effect,
-                _memory: None,
+                ..Reply::of(answer)
             };
         }
         // While it is made ready, a body is there twice.
@@ -207,9 +439,9 @@ impl Responder {
             self.cache.insert(id, &answer);
         }
         Reply {
-            answer,
             effect,
             _memory: memory,
+            ..Reply::of(answer)
         }
     }
 
@@ -243,7 +475,7 @@ impl Responder {
     pub(crate) fn problem(method: &[u8], status: StatusCode, why: &str) -> Reply {
         let mut body = serde_json::json!({ "error": why }).to_string().into_bytes();
         body.push(b'\n');
-        Reply::own(Answer::not_recorded(method, status, &body))
+        Reply::of(Arc::new(Answer::not_recorded(method, status, &body)))
     }
 
     /// The factor of recorded times; `None`: answers are sent at once.
@@ -304,6 +536,7 @@ impl Responder {
             .collect();
         let log = self.misses();
         let Counters {
+            callers: _,
             connections,
             connections_refused,
             refused,
@@ -311,7 +544,14 @@ impl Responder {
             overloads,
             unreadable,
             tls_without_authority,
+            passed,
+            upstream_failures,
         } = &self.counters;
+        let written = |book| {
+            self.journal
+                .as_ref()
+                .and_then(|journal| journal.written(book))
+        };
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Stats {
             connections: of(connections),
@@ -320,6 +560,9 @@ impl Responder {
             hits_by_exchange,
             misses: log.total(),
             missed: log.list(),
+            remedies: log.remedies(),
+            passed: of(passed),
+            upstream_failures: of(upstream_failures),
             refused: of(refused),
             timeouts: of(timeouts),
             overloads: of(overloads),
@@ -329,6 +572,8 @@ impl Responder {
             faults: self.faults.counts(),
             skipped: self.skipped,
             cache_bytes: self.cache.bytes(),
+            received: written(Book::Received),
+            recorded: written(Book::Recorded),
         }
     }
 
@@ -385,31 +630,25 @@ impl Responder {
         let identity = self.index.identity(call);
         let known = self.misses().again(identity, &reason);
         if let Some(answer) = known {
-            return Reply {
-                answer,
-                effect: None,
-                _memory: None,
-            };
+            return Reply::of(answer);
         }
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (near, rule) = nearest(call, &self.index, self.source.as_ref());
         let miss = Miss {
             method: text(call.method),
             authority: call.split().authority.map(text),
             target: text(call.target),
             count: 1,
             reason,
-            nearest: nearest(call, &self.index, self.source.as_ref()),
+            nearest: near,
+            rule,
         };
         let body = miss.to_json();
         let answer = Answer::not_recorded(call.method, StatusCode::NOT_IMPLEMENTED, &body);
         let answer = Arc::new(answer);
         let max = self.limits.misses_listed;
         self.misses().note(identity, miss, &answer, max);
-        Reply {
-            answer,
-            effect: None,
-            _memory: None,
-        }
+        Reply::of(answer)
     }
 
     fn misses(&self) -> MutexGuard<'_, MissLog> {

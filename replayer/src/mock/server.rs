@@ -23,9 +23,11 @@ use tokio::time::{sleep, timeout};
 use super::chaos::Chaos;
 use super::connection::{self, Stop};
 use super::control::Control;
+use super::journal::{Journal, JournalError};
 use super::options::{Options, StartError};
 use super::responder::{Responder, Stats};
 use super::source;
+use super::upstream::{OnMiss, Relay};
 
 /// Starts mocks.
 #[derive(Debug)]
@@ -54,6 +56,8 @@ pub struct RunningMock {
     responder: Arc<Responder>,
     stops: Vec<Arc<Stop>>,
     threads: Vec<JoinHandle<()>>,
+    /// Who writes down; ends behind all others.
+    journal: Option<JoinHandle<()>>,
 }
 
 /// Recorded exchanges that never answered.
@@ -94,9 +98,22 @@ impl RunningMock {
     pub(crate) fn start(
         listener: Listener,
         control: Option<Listener>,
-        responder: Responder,
+        mut responder: Responder,
         options: &Options,
     ) -> Result<Self, StartError> {
+        if options.on_miss == OnMiss::Passthrough {
+            let relay = Relay::new(&options.upstreams, &options.limits, listener.addr);
+            responder.ask_upstreams(relay.map_err(StartError::Upstreams)?);
+        }
+        let journal = Journal::start(
+            options.received.as_deref(),
+            options.recorded.as_deref(),
+            options.limits.journal_bytes,
+        )?;
+        let journal = journal.map(|(journal, thread)| {
+            responder.write_down(journal);
+            thread
+        });
         let threads = options
             .threads
             .or_else(|| thread::available_parallelism().ok())
@@ -125,6 +142,7 @@ impl RunningMock {
             responder: Arc::clone(&responder),
             stops: workers.iter().map(|(_, stop)| Arc::clone(stop)).collect(),
             threads: Vec::with_capacity(threads),
+            journal,
         };
         let mut accepting = None;
         if let Some((runtime, _)) = workers.first() {
@@ -254,6 +272,21 @@ impl RunningMock {
             // A panic there was printed there; here is nobody to hand it to.
             let _panic = thread.join();
         }
+        if let Some(thread) = self.journal.take() {
+            if let Some(journal) = self.responder.journal() {
+                journal.end();
+            }
+            let _panic = thread.join();
+        }
+    }
+}
+
+impl From<JournalError> for StartError {
+    fn from(error: JournalError) -> Self {
+        match error {
+            JournalError::Write(error) => Self::Journal(error),
+            JournalError::Thread(error) => Self::Thread(error),
+        }
     }
 }
 
@@ -265,6 +298,7 @@ impl fmt::Debug for RunningMock {
             responder: _,
             stops: _,
             threads,
+            journal: _,
         } = self;
         f.debug_struct("RunningMock")
             .field("addr", addr)

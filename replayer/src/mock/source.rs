@@ -19,6 +19,7 @@ use super::options::{Limits, Options, Skipped, StartError};
 use super::responder::{Responder, Source};
 use super::rules::{Suggester, Suggestion};
 use super::tls::Tls;
+use super::websocket::{self, Conversation, Recorded, Side};
 
 /// Reads what can be served, and makes a responder of it.
 ///
@@ -62,13 +63,20 @@ pub(crate) fn responder(archive: Arc<Archive>, options: &Options) -> Result<Resp
         }
         chosen += 1;
         responses += u64::from(row.status().is_some());
+        let is_tunnel = row.tunnel();
+        if is_tunnel && source.conversation(id).is_none() {
+            skipped.tunnels += 1;
+            continue;
+        }
         let reason = unservable(&row, &options.limits, &mut skipped);
         if let Some(reason) = reason {
             *reason += 1;
             continue;
         }
         let mut added = false;
-        if row.request_body_len() == Some(0) && !options.rules.compare_headers() {
+        // What the client said within a conversation is no body of the request.
+        let bodyless = is_tunnel || row.request_body_len() == Some(0);
+        if bodyless && !options.rules.compare_headers() {
             with_line(&row, &mut |call| {
                 builder.add(id, call);
                 added = true;
@@ -152,16 +160,13 @@ fn unservable<'s>(row: &Row<'_>, limits: &Limits, skipped: &'s mut Skipped) -> O
     let longer = |len: Option<u64>, limit: usize| {
         usize::try_from(len.unwrap_or(0)).map_or(true, |len| len > limit)
     };
-    if row.tunnel() {
-        return Some(&mut skipped.tunnels);
-    }
     if !row.request_missing().is_empty() || row.method().is_none() || row.target().is_none() {
         return Some(&mut skipped.request_incomplete);
     }
     let Some(status) = row.status().filter(|_| row.response_missing().is_empty()) else {
         return Some(&mut skipped.response_incomplete);
     };
-    if !(200..=999).contains(&status) {
+    if !(200..=999).contains(&status) && !row.tunnel() {
         return Some(&mut skipped.unreadable);
     }
     if longer(row.request_body_len(), limits.body_bytes)
@@ -176,7 +181,11 @@ fn unservable<'s>(row: &Row<'_>, limits: &Limits, skipped: &'s mut Skipped) -> O
 fn with_line(row: &Row<'_>, read: &mut dyn FnMut(&Call<'_>)) {
     if let (Some(method), Some(target)) = (row.method(), row.target()) {
         read(&Call {
-            method,
+            method: if row.tunnel() {
+                websocket::METHOD
+            } else {
+                method
+            },
             authority: row.authority(),
             target: &target,
             content_type: None,
@@ -224,7 +233,10 @@ impl Recordings for ArchiveSource {
                 let request = record.request()?;
                 let head = request.head();
                 let field = |name: &str| head.and_then(|head| head.field(name));
-                let body = self.archive.body(&request.body(), &mut reader.body).ok()?;
+                let body = match line.method {
+                    websocket::METHOD => b"",
+                    _ => self.archive.body(&request.body(), &mut reader.body).ok()?,
+                };
                 read(&Call {
                     content_type: field("content-type"),
                     session: session_of(field),
@@ -248,6 +260,40 @@ impl Source for ArchiveSource {
             .row(id.into())
             .and_then(|row| row.response_body_len())
             .unwrap_or(0)
+    }
+
+    fn conversation(&self, id: u32) -> Option<Conversation> {
+        let row = self.archive.row(id.into())?;
+        let whole = row.request_missing().is_empty() && row.response_missing().is_empty();
+        if !row.tunnel() || row.status() != Some(101) || !whole {
+            return None;
+        }
+        self.with_reader(|reader| {
+            let record = self.archive.load(id.into(), &mut reader.scratch).ok()?;
+            let (request, response) = (record.request()?, record.response()?);
+            let head = response.head()?;
+            if !head.field("upgrade")?.eq_ignore_ascii_case(b"websocket") {
+                return None;
+            }
+            let first = response.first_byte();
+            let (sent, said) = (request.body(), response.body());
+            // A buffer holds one body.
+            let to_server = self.archive.body(&sent, &mut reader.body).ok()?.to_vec();
+            let to_client = self.archive.body(&said, &mut reader.body).ok()?;
+            let asked = request.head().map(|_| request.first_byte());
+            Conversation::of(&Recorded {
+                fields: fields(&head),
+                first_byte: asked.map_or(Duration::ZERO, |asked| first.since(asked)),
+                to_server: Side {
+                    bytes: &to_server,
+                    arrivals: arrivals(&sent, first),
+                },
+                to_client: Side {
+                    bytes: to_client,
+                    arrivals: arrivals(&said, first),
+                },
+            })
+        })
     }
 
     fn answer(&self, id: u32) -> Option<Answer> {
@@ -294,14 +340,17 @@ fn timing(response: &MessageView<'_>, body: &BodyView<'_>, asked: Option<Timesta
     let first = response.first_byte();
     Timing {
         first_byte: asked.map_or(Duration::ZERO, |asked| first.since(asked)),
-        arrivals: body
-            .arrivals()
-            .map(|arrival| {
-                let offset = usize::try_from(arrival.offset).unwrap_or(usize::MAX);
-                (offset, arrival.at.since(first))
-            })
-            .collect(),
+        arrivals: arrivals(body, first),
     }
+}
+
+fn arrivals(body: &BodyView<'_>, since: Timestamp) -> Vec<(usize, Duration)> {
+    body.arrivals()
+        .map(|arrival| {
+            let offset = usize::try_from(arrival.offset).unwrap_or(usize::MAX);
+            (offset, arrival.at.since(since))
+        })
+        .collect()
 }
 
 fn reason<'a>(head: &HeadView<'a>) -> Option<&'a [u8]> {

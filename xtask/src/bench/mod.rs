@@ -4,6 +4,7 @@ mod archive;
 mod capture;
 mod figures;
 mod measure;
+mod mock;
 mod nginx;
 mod replay;
 mod report;
@@ -21,6 +22,8 @@ pub(crate) enum Bench {
     Wire(wire::Wire),
     /// The player, beside wrk, h2load, hey, oha and k6
     Replay(replay::Replay),
+    /// The mock, beside nginx, WireMock and mitmproxy
+    Mock(mock::Mock),
     /// Recording live, beside tcpdump
     Capture(capture::Capture),
 }
@@ -30,6 +33,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Archive(args) => archive::run(args),
         Bench::Wire(args) => wire::run(args),
         Bench::Replay(args) => replay::run(args),
+        Bench::Mock(args) => mock::run(args),
         Bench::Capture(args) => capture::run(args),
     }
 }

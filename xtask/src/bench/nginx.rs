@@ -62,6 +62,25 @@ impl Nginx {
     }
 }
 
+impl Nginx {
+    /// The process that answers.
+    pub(super) fn worker(&self) -> Result<u32> {
+        let master = self.child.id();
+        // taskset runs nginx in its own place, so that the child is the master.
+        let children = format!("/proc/{master}/task/{master}/children");
+        let begun = Instant::now();
+        loop {
+            let children = fs::read_to_string(&children)?;
+            let first = children.split_ascii_whitespace().next();
+            if let Some(worker) = first.and_then(|worker| worker.parse().ok()) {
+                return Ok(worker);
+            }
+            ensure!(begun.elapsed() < Self::WAIT, "nginx has no worker");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
 impl Drop for Nginx {
     fn drop(&mut self) {
         // The master ends its worker; a KILL would leave it.

@@ -240,6 +240,11 @@ impl Answer {
         self.rest.slice(self.body.clone())
     }
 
+    /// The trailers, as lines.
+    pub(crate) fn trailer_lines(&self) -> &[u8] {
+        self.rest.get(self.trailers.clone()).unwrap_or_default()
+    }
+
     /// Writes the head for an HTTP/1 client. Gives what follows it, and whether the connection must
     /// be closed behind that.
     pub(crate) fn http1(&self, out: &mut Vec<u8>, client: Http1Client) -> (Bytes, bool) {
@@ -416,6 +421,13 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
+    /// Leaves the body out, which its head still announces.
+    pub(crate) fn leave_head(&mut self) {
+        self.bytes.truncate(self.head);
+        self.body = self.head..self.head;
+        self.trailers = 0..0;
+    }
+
     /// Frames the body otherwise: with that line in place of the ones that frame it, and with
     /// those bytes before it. The connection ends behind it.
     pub(crate) fn reframe(&mut self, line: &str, before: &[u8]) {

@@ -31,6 +31,24 @@ pub const METRICS: &[Metric] = &[
         "Requests that nothing recorded answers.",
         |s| s.misses,
     ),
+    counter(
+        "tapedeck_mock_passed",
+        "Of the misses: requests passed on to an upstream.",
+        |s| s.passed,
+    ),
+    counter(
+        "tapedeck_mock_upstream_failures",
+        "Of those: not answered by the upstream, or not to the end.",
+        |s| s.upstream_failures,
+    ),
+    counter(
+        "tapedeck_mock_dropped",
+        "Exchanges that did not get into an archive, because they came faster than they could be written.",
+        |s| {
+            let archives = [&s.received, &s.recorded].into_iter().flatten();
+            archives.map(|written| written.dropped).sum()
+        },
+    ),
     counter("tapedeck_mock_connections", "Connections accepted.", |s| {
         s.connections
     }),

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Control, metrics, openapi};
 use crate::mock::chaos::Chaos;
+use crate::mock::journal::Written;
 use crate::mock::responder::{Hits, Stats};
 
 /// A request to the control port.
@@ -75,7 +76,7 @@ pub(super) const ROUTES: &[Route] = &[
     Route {
         method: "GET",
         path: "/misses",
-        summary: "Requests that nothing recorded answers, with the nearest recorded ones",
+        summary: "Requests that nothing recorded answers, with the nearest recorded ones, and the rules by which those would",
         query: &[],
         takes: None,
         gives: &[(200, "Each distinct miss once")],
@@ -175,6 +176,8 @@ fn status(control: &Control, _: &Asked) -> Reply {
         connections_refused,
         hits,
         misses,
+        passed,
+        upstream_failures,
         refused,
         timeouts,
         overloads,
@@ -183,9 +186,12 @@ fn status(control: &Control, _: &Asked) -> Reply {
         tls_failures,
         skipped,
         cache_bytes,
+        received,
+        recorded,
         // These have paths of their own.
         hits_by_exchange: _,
         missed: _,
+        remedies: _,
         faults: _,
     } = &stats;
     ok(json!({
@@ -203,6 +209,8 @@ fn status(control: &Control, _: &Asked) -> Reply {
         "connections_refused": connections_refused,
         "hits": hits,
         "misses": misses,
+        "passed": passed,
+        "upstream_failures": upstream_failures,
         "refused": refused,
         "timeouts": timeouts,
         "overloads": overloads,
@@ -210,7 +218,18 @@ fn status(control: &Control, _: &Asked) -> Reply {
         "tls_without_authority": tls_without_authority,
         "tls_failures": tls_failures,
         "cache_bytes": cache_bytes,
+        "received": received.as_ref().map(written),
+        "recorded": recorded.as_ref().map(written),
     }))
+}
+
+fn written(written: &Written) -> Value {
+    let Written {
+        exchanges,
+        dropped,
+        failed,
+    } = written;
+    json!({ "exchanges": exchanges, "dropped": dropped, "failed": failed })
 }
 
 /// Exchanges in one answer: what a person scrolls, and what a script takes at once.
@@ -264,7 +283,12 @@ fn misses(control: &Control, _: &Asked) -> Reply {
             document
         })
         .collect();
-    ok(json!({ "total": stats.misses, "distinct": listed }))
+    let remedies: Vec<_> = stats
+        .remedies
+        .iter()
+        .map(|remedy| json!({ "rule": remedy.rule, "requests": remedy.requests }))
+        .collect();
+    ok(json!({ "total": stats.misses, "distinct": listed, "rules": remedies }))
 }
 
 fn reset(control: &Control, _: &Asked) -> Reply {

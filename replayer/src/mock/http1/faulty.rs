@@ -41,6 +41,9 @@ pub(crate) async fn send(
         return End::Close;
     }
     let mut wire = reply.answer.http1_wire(client);
+    if reply.head_only {
+        wire.leave_head();
+    }
     let cut = hurt(&mut wire, effect.harm);
     let (before, behind) = wire.bytes.split_at(cut.min(wire.bytes.len()));
     if !send_paced(line, before, effect.pace).await {

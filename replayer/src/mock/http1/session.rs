@@ -5,14 +5,17 @@
 
 use std::sync::atomic::Ordering;
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
 
 use super::super::answer::Http1Client;
 use super::super::chaos::Effect;
 use super::super::connection::{Filled, Line, Spoken};
-use super::super::responder::{Reply, Responder, Share, scaled};
+use super::super::journal::{Draft, KeptHead, Tee, answered, now};
+use super::super::responder::{Origin, Reply, Responder, Response, Share, scaled};
+use super::super::upstream::{Outgoing, Passed, Piece};
+use super::super::websocket::Talk;
 use super::faulty::{self, End};
 use super::request::{Phase, Refusal, RequestReader, Step};
 
@@ -21,6 +24,9 @@ pub(crate) struct Session<'r> {
     line: Line,
     reader: RequestReader,
     responder: &'r Responder,
+    origin: &'r Origin,
+    /// Requests so far.
+    ordinal: u64,
     /// Answers to be sent.
     out: Vec<u8>,
     memory: Share,
@@ -37,19 +43,28 @@ enum Next {
     Gone,
     /// Chaos resets it.
     Reset,
+    /// It goes on as a conversation.
+    WebSocket(Talk),
     /// The client asked for a tunnel and has it.
     Tunnel {
-        host: String,
+        authority: String,
     },
 }
 
 impl<'r> Session<'r> {
     /// A connection of which the reader has the first bytes.
-    pub(crate) fn new(line: Line, reader: RequestReader, responder: &'r Responder) -> Self {
+    pub(crate) fn new(
+        line: Line,
+        reader: RequestReader,
+        responder: &'r Responder,
+        origin: &'r Origin,
+    ) -> Self {
         Self {
             line,
             reader,
             responder,
+            origin,
+            ordinal: 0,
             out: Vec::new(),
             memory: responder.share(),
             waiting: None,
@@ -83,11 +98,20 @@ impl<'r> Session<'r> {
                     self.line.reset();
                     return Spoken::Done;
                 }
-                Next::Tunnel { host } => {
+                Next::WebSocket(talk) => {
+                    let (latency, limits) = (self.responder.latency(), self.responder.limits());
+                    let begun = self.reader.unread().to_vec();
+                    if talk.hold(self.line, &begun, latency, limits).await {
+                        let counters = self.responder.counters();
+                        counters.timeouts.fetch_add(1, Ordering::Relaxed);
+                    }
+                    return Spoken::Done;
+                }
+                Next::Tunnel { authority } => {
                     return Spoken::Tunnel {
                         begun: self.reader.unread().to_vec(),
                         inner: self.line,
-                        host,
+                        authority,
                     };
                 }
             }
@@ -134,34 +158,165 @@ impl<'r> Session<'r> {
     async fn answer(&mut self) -> Next {
         // Reading ahead needs no socket, so nothing else would let other connections run.
         consume_budget().await;
-        if self.responder.opens_tunnel(&self.reader.call()) {
+        let call = self.reader.call();
+        if self.responder.opens_tunnel(&call) {
             return self.tunnel().await;
         }
-        let reply = self.responder.respond(&self.reader.call()).await;
+        let Origin { caller, tunnel } = self.origin;
+        let response = if self.reader.wants_websocket() {
+            self.responder.converse(&call).await
+        } else {
+            self.responder.respond(&call, tunnel.as_ref()).await
+        };
+        let draft = self
+            .responder
+            .draft(caller, self.ordinal, &call, "", &response);
+        self.ordinal += 1;
         let mut client = self.reader.client();
         client.close |= self.line.is_stopping();
         self.reader.consume();
         self.memory.release();
         self.waiting = None;
-        if let Some(effect) = &reply.effect {
-            return self.suffer(&reply, effect, client).await;
+        match response {
+            Response::Ready(reply) => self.give(&reply, client, draft).await,
+            Response::Upstream(outgoing) => self.relay(*outgoing, client, draft).await,
+            Response::WebSocket(talk) => {
+                if let Some(mut draft) = draft {
+                    draft.tunnel();
+                }
+                // Answers to earlier requests go first.
+                if self.flush(&[]).await {
+                    Next::WebSocket(talk)
+                } else {
+                    Next::Gone
+                }
+            }
         }
-        match self.responder.latency() {
-            Some(factor) => self.send_on_time(&reply, client, factor).await,
-            None => self.send(&reply, client).await,
+    }
+
+    /// Sends an answer of the mock's.
+    async fn give(&mut self, reply: &Reply, client: Http1Client, draft: Option<Draft>) -> Next {
+        let begun = draft.as_ref().map(|_| now());
+        let next = if let Some(effect) = &reply.effect {
+            self.suffer(reply, effect, client).await
+        } else if let Some(factor) = self.responder.latency() {
+            self.send_on_time(reply, client, factor).await
+        } else {
+            self.send(reply, client).await
+        };
+        if let Some((draft, begun)) = draft.zip(begun) {
+            let sent = !matches!(next, Next::Gone);
+            answered(draft, reply, Some(client), begun, sent);
         }
+        next
+    }
+
+    /// Sends what an upstream answers, as it comes.
+    async fn relay(
+        &mut self,
+        outgoing: Outgoing,
+        client: Http1Client,
+        draft: Option<Draft>,
+    ) -> Next {
+        // Answers to earlier requests do not wait for an upstream.
+        if !self.flush(&[]).await {
+            return Next::Gone;
+        }
+        let mut passed = match self.responder.ask(outgoing).await {
+            Ok(passed) => passed,
+            Err(reply) => return self.give(&reply, client, draft).await,
+        };
+        let framing = relayed_head(&passed, client, &mut self.out);
+        let mut tee = draft.map(|mut draft| {
+            if let Some(peer) = passed.peer {
+                draft.answered_by(peer);
+            }
+            Tee::new(draft, KeptHead::Lines(self.out.clone()))
+        });
+        let (trailers, ended) = match self.relay_body(&mut passed, framing, &mut tee).await {
+            Ok(trailers) => (trailers, Next::GoOn),
+            Err(next) => (None, next),
+        };
+        let whole = matches!(ended, Next::GoOn);
+        if matches!(ended, Next::Reset) {
+            self.responder.upstream_failed();
+        }
+        if let Some(tee) = tee {
+            let kept = trailers.map(KeptHead::Lines);
+            tee.end(kept, whole);
+        }
+        let close = client.close || framing == RelayFraming::Close;
+        if whole {
+            self.finish(&[], close).await
+        } else {
+            ended
+        }
+    }
+
+    /// Sends the body of an upstream's answer. Gives the lines of its trailers. The rest is still to
+    /// be flushed.
+    async fn relay_body(
+        &mut self,
+        passed: &mut Passed,
+        framing: RelayFraming,
+        tee: &mut Option<Tee>,
+    ) -> Result<Option<Vec<u8>>, Next> {
+        let mut trailers = None;
+        if framing == RelayFraming::Bodyless {
+            return Ok(None);
+        }
+        loop {
+            // What has come is not held back until more does.
+            if !self.flush(&[]).await {
+                return Err(Next::Gone);
+            }
+            match passed.next().await {
+                Piece::Data(data) if data.is_empty() => {}
+                Piece::Data(data) => {
+                    if let Some(tee) = tee {
+                        tee.data(&data);
+                    }
+                    let chunked = framing == RelayFraming::Chunked;
+                    if chunked {
+                        let size = format!("{:x}\r\n", data.len());
+                        self.out.extend_from_slice(size.as_bytes());
+                    }
+                    if !self.flush(&data).await {
+                        return Err(Next::Gone);
+                    }
+                    if chunked {
+                        self.out.extend_from_slice(b"\r\n");
+                    }
+                }
+                Piece::Trailers(fields) => {
+                    let mut lines = Vec::new();
+                    write_fields(&fields, &mut lines);
+                    trailers = Some(lines);
+                }
+                Piece::End => break,
+                // What is said of its length would be a lie: only a reset tells.
+                Piece::Broken => return Err(Next::Reset),
+            }
+        }
+        if framing == RelayFraming::Chunked {
+            self.out.extend_from_slice(b"0\r\n");
+            self.out
+                .extend_from_slice(trailers.as_deref().unwrap_or_default());
+            self.out.extend_from_slice(b"\r\n");
+        }
+        Ok(trailers)
     }
 
     /// Whoever the client wants to be connected to: it is connected to the mock.
     async fn tunnel(&mut self) -> Next {
-        let host = host_of(self.reader.call().target);
+        let authority = String::from_utf8_lossy(self.reader.call().target).into_owned();
         self.reader.consume();
         self.memory.release();
         self.waiting = None;
         self.out
             .extend_from_slice(b"HTTP/1.1 200 Connection established\r\n\r\n");
         if self.flush(&[]).await {
-            Next::Tunnel { host }
+            Next::Tunnel { authority }
         } else {
             Next::Gone
         }
@@ -187,6 +342,11 @@ impl<'r> Session<'r> {
             for interim in reply.answer.interim() {
                 self.out.extend_from_slice(&interim.http1);
             }
+        }
+        if reply.head_only {
+            let close = reply.answer.http1_head(&mut self.out, client);
+            self.out.extend_from_slice(b"\r\n");
+            return self.finish(&[], close).await;
         }
         let (rest, close) = reply.answer.http1(&mut self.out, client);
         if rest.len() <= COPIED {
@@ -217,6 +377,10 @@ impl<'r> Session<'r> {
             return Next::Gone;
         }
         let close = answer.http1_head(&mut self.out, client);
+        if reply.head_only {
+            self.out.extend_from_slice(b"\r\n");
+            return self.finish(&[], close).await;
+        }
         for (at, piece) in answer.http1_pieces(client) {
             let due = first_byte.saturating_add(scaled(at, factor));
             if !self.pause(asked, due).await {
@@ -268,11 +432,55 @@ impl<'r> Session<'r> {
     }
 }
 
-/// The host of an authority-form target (RFC 9112 section 3.2.3), without its port.
-fn host_of(target: &[u8]) -> String {
-    let target = String::from_utf8_lossy(target);
-    let host = target.rsplit_once(':').map_or(&*target, |(host, _)| host);
-    host.trim_matches(['[', ']']).to_owned()
+/// How the body of an upstream's answer is delimited for its client.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum RelayFraming {
+    Bodyless,
+    Length,
+    Chunked,
+    /// By the end of the connection: for HTTP/1.0.
+    Close,
+}
+
+/// Writes the head of an upstream's answer.
+fn relayed_head(passed: &Passed, client: Http1Client, out: &mut Vec<u8>) -> RelayFraming {
+    let canonical = passed.status.canonical_reason().unwrap_or_default();
+    let reason = passed.reason.as_deref().unwrap_or(canonical.as_bytes());
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(passed.status.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(reason);
+    out.extend_from_slice(b"\r\n");
+    write_fields(&passed.fields, out);
+    let framing = match passed.length {
+        _ if passed.bodyless => RelayFraming::Bodyless,
+        Some(_) => RelayFraming::Length,
+        None if passed.is_over() => {
+            out.extend_from_slice(b"content-length: 0\r\n");
+            RelayFraming::Bodyless
+        }
+        None if client.http10 => RelayFraming::Close,
+        None => {
+            out.extend_from_slice(b"transfer-encoding: chunked\r\n");
+            RelayFraming::Chunked
+        }
+    };
+    if client.close || framing == RelayFraming::Close {
+        out.extend_from_slice(b"connection: close\r\n");
+    } else if client.http10 {
+        out.extend_from_slice(b"connection: keep-alive\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    framing
+}
+
+fn write_fields(fields: &HeaderMap, out: &mut Vec<u8>) {
+    for (name, value) in fields {
+        out.extend_from_slice(name.as_str().as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
 }
 
 /// Bodies up to this are copied behind their heads: cheaper than a second piece in the write.

@@ -86,6 +86,18 @@ impl Index {
         }
     }
 
+    /// The exchange that would answer this call. Nothing moves on by that.
+    pub(crate) fn peek(&self, call: &Call<'_>) -> Option<u32> {
+        let (key, mut sequence) = self.locate(call)?;
+        if sequence.len > 1 {
+            let session = call.session.map_or(NO_SESSION, fingerprint::session);
+            let own = self.sequence(key.of_session(session, self.seed));
+            sequence = own.unwrap_or(sequence);
+        }
+        let at = sequence.next.load(Ordering::Relaxed).min(sequence.len - 1);
+        self.members(sequence).get(at as usize).copied()
+    }
+
     /// The exchanges recorded for this path, in no order that matters.
     pub(crate) fn with_path(&self, path: &[u8]) -> impl Iterator<Item = u32> {
         let hash = short(fingerprint::path(path));

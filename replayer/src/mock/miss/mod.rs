@@ -3,6 +3,8 @@
 //! Only misses pay for this. The search is bounded: candidates by path first, a look at what else
 //! was recorded only when the path is unknown.
 
+mod remedy;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -10,11 +12,14 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use self::remedy::Part;
 use super::answer::Answer;
 use super::call::{Call, normal_authority, normal_path, pairs};
 use super::fingerprint::BodyKind;
 use super::index::Index;
-use super::rules::{Compare, Node, Rule, Rules};
+use super::rules::{Compare, Node, Rule, Rules, member_place};
+
+pub use self::remedy::Remedy;
 
 /// A request that was not answered from the archive.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -31,6 +36,9 @@ pub struct Miss {
     pub reason: String,
     /// The recorded requests that are nearest, the nearest first.
     pub nearest: Vec<Nearest>,
+    /// The rule by which the nearest would have answered, as it stands in a rules file; `None`: no
+    /// rule would do.
+    pub rule: Option<String>,
 }
 
 /// A recorded request that was nearly asked for.
@@ -96,6 +104,7 @@ impl Miss {
             }
         };
         json!({
+            "rule": self.rule,
             "error": self.reason,
             "request": {
                 "method": self.method,
@@ -116,12 +125,13 @@ pub(crate) trait Recordings {
     fn with_call(&self, id: u32, read: &mut dyn FnMut(&Call<'_>));
 }
 
-/// Finds the recorded requests that are nearest to one that missed.
+/// Finds the recorded requests that are nearest to one that missed, and the rule by which the first of
+/// them would have answered.
 pub(crate) fn nearest(
     asked: &Call<'_>,
     index: &Index,
     recordings: &dyn Recordings,
-) -> Vec<Nearest> {
+) -> (Vec<Nearest>, Option<String>) {
     let target = asked.split();
     let named = target
         .authority
@@ -176,20 +186,25 @@ pub(crate) fn nearest(
         .filter_map(|(score, id)| {
             let mut near = None;
             recordings.with_call(id, &mut |recorded| {
-                near = Some(Nearest {
+                let found = differences(recorded, asked, named.as_deref(), index.rules());
+                let (was, is) = (recorded.split().path, target.path);
+                let rule = remedy::rule(asked.method, was, is, &found.parts);
+                let nearest = Nearest {
                     id: id.into(),
                     method: text(recorded.method),
                     target: text(recorded.target),
-                    differs: differences(recorded, asked, named.as_deref(), index.rules()),
-                });
+                    differs: found.lines,
+                };
+                near = Some((nearest, rule));
             });
             near.map(|near| (score, near))
         })
         .collect();
     // Stable: equally near ones stay in recorded order.
-    explained.sort_by_key(|(score, near)| (*score, near.differs.len()));
+    explained.sort_by_key(|(score, (near, _))| (*score, near.differs.len()));
     let mut nearest: Vec<Nearest> = Vec::with_capacity(MAX_NEAREST);
-    for (_, near) in explained {
+    let first = explained.first().and_then(|(_, (_, rule))| rule.clone());
+    for (_, (near, _)) in explained {
         // The same request again explains nothing more.
         let told = nearest.iter().any(|other| {
             (&other.method, &other.target, &other.differs)
@@ -199,7 +214,7 @@ pub(crate) fn nearest(
             nearest.push(near);
         }
     }
-    nearest
+    (nearest, first)
 }
 
 /// How near a recorded request is; the greatest is the nearest.
@@ -255,32 +270,44 @@ fn differences(
     asked: &Call<'_>,
     named: Option<&[u8]>,
     rules: &Rules,
-) -> Vec<String> {
+) -> Differences {
     let mut list = Differences::default();
     let rule = rules.of_call(recorded);
-    list.compare("method", Some(recorded.method), Some(asked.method));
+    list.compare(
+        "method",
+        &|| Part::Fixed,
+        Some(recorded.method),
+        Some(asked.method),
+    );
     let (was, is) = (recorded.split(), asked.split());
     if !same_authority(recorded, named) && !rule.is_some_and(|rule| rule.any_authority) {
-        list.compare("authority", was.authority, is.authority);
+        list.compare(
+            "authority",
+            &|| Part::Authority,
+            was.authority,
+            is.authority,
+        );
     }
     list.compare(
         "path",
+        &|| Part::Path,
         Some(&normal_path(was.path)),
         Some(&normal_path(is.path)),
     );
-    list.pairs("query", was.query, is.query, &|name| {
+    list.pairs("query", &Part::Query, was.query, is.query, &|name| {
         any_value(rule.and_then(|rule| named_in(&rule.query, name)))
     });
     for (name, compare) in rule.iter().flat_map(|rule| &rule.headers) {
         if !any_value(Some(compare)) {
             let (was, is) = (recorded.headers.get(name), asked.headers.get(name));
-            list.compare(&format!("header {name}"), was, is);
+            // A rule names it already: that one has to be changed.
+            list.compare(&format!("header {name}"), &|| Part::Fixed, was, is);
         }
     }
     if !rule.is_some_and(Rule::any_body) {
         list.body(recorded, asked, rule);
     }
-    list.lines
+    list
 }
 
 /// Whether a value may be any, so that it explains no miss.
@@ -295,6 +322,8 @@ fn named_in<'r>(compares: &'r BTreeMap<String, Compare>, name: &[u8]) -> Option<
 #[derive(Default)]
 struct Differences {
     lines: Vec<String>,
+    /// For a rule: in what they differ, and whether both have it.
+    parts: BTreeMap<Part, bool>,
 }
 
 impl Differences {
@@ -306,10 +335,26 @@ impl Differences {
         }
     }
 
-    fn compare(&mut self, what: &str, recorded: Option<&[u8]>, asked: Option<&[u8]>) {
+    /// Notes a part. So many that a rule of them would be none count as the whole body.
+    fn part(&mut self, part: Part, both: bool) {
+        if self.parts.len() < MAX_PARTS {
+            *self.parts.entry(part).or_insert(true) &= both;
+        } else {
+            self.parts.insert(Part::Body("$".to_owned()), false);
+        }
+    }
+
+    fn compare(
+        &mut self,
+        what: &str,
+        part: &dyn Fn() -> Part,
+        recorded: Option<&[u8]>,
+        asked: Option<&[u8]>,
+    ) {
         if recorded == asked {
             return;
         }
+        self.part(part(), recorded.is_some() && asked.is_some());
         let show = |value: Option<&[u8]>| value.map_or_else(|| "nothing".to_owned(), short);
         self.push(format!(
             "{what}: recorded {}, got {}",
@@ -318,7 +363,14 @@ impl Differences {
         ));
     }
 
-    fn pairs(&mut self, what: &str, recorded: &[u8], asked: &[u8], skip: &dyn Fn(&[u8]) -> bool) {
+    fn pairs(
+        &mut self,
+        what: &str,
+        part: &dyn Fn(String) -> Part,
+        recorded: &[u8],
+        asked: &[u8],
+        skip: &dyn Fn(&[u8]) -> bool,
+    ) {
         let mut values: BTreeMap<_, (Vec<_>, Vec<_>)> = BTreeMap::new();
         for (name, value) in pairs(recorded) {
             values.entry(name).or_default().0.push(value);
@@ -333,8 +385,11 @@ impl Differences {
             was.sort_unstable();
             is.sort_unstable();
             let join = |values: &[_]| (!values.is_empty()).then(|| values.join(&b", "[..]));
+            // A name that is no text stands in no rules file.
+            let part = || std::str::from_utf8(&name).map_or(Part::Fixed, |name| part(name.into()));
             self.compare(
                 &format!("{what}.{}", short(&name)),
+                &part,
                 join(&was).as_deref(),
                 join(&is).as_deref(),
             );
@@ -350,13 +405,15 @@ impl Differences {
         if was.len().max(is.len()) <= MAX_DIFFED {
             let parse = |body| serde_json::from_slice::<Value>(body).ok();
             if let (Some(was), Some(is)) = (parse(was), parse(is)) {
-                return self.json("body", &was, &is, rule.map(|rule| &rule.body), &skip);
+                let node = rule.map(|rule| &rule.body);
+                return self.json(At::ROOT, &was, &is, node, &skip);
             }
         }
         let is_form = |call: &Call<'_>| call.content_type.map(BodyKind::of) == Some(BodyKind::Form);
         if is_form(recorded) && is_form(asked) {
-            return self.pairs("body", was, is, &skip);
+            return self.pairs("body", &Part::Body, was, is, &skip);
         }
+        self.part(Part::Body("$".to_owned()), false);
         if was.is_empty() || is.is_empty() {
             let show = |body: &[u8]| match body.len() {
                 0 => "nothing".to_owned(),
@@ -374,7 +431,7 @@ impl Differences {
 
     fn json(
         &mut self,
-        at: &str,
+        at: At<'_>,
         recorded: &Value,
         asked: &Value,
         node: Option<&Node>,
@@ -390,19 +447,15 @@ impl Differences {
                     .chain(is.keys().filter(|name| !was.contains_key(*name)));
                 for name in names.filter(|name| !skip(name.as_bytes())) {
                     let node = node.and_then(|node| node.members.get(name));
-                    self.child(
-                        &format!("{at}.{name}"),
-                        was.get(name),
-                        is.get(name),
-                        node,
-                        skip,
-                    );
+                    let (shown, place) = at.member(name);
+                    self.child(At(&shown, &place), was.get(name), is.get(name), node, skip);
                 }
             }
             (Value::Array(was), Value::Array(is)) => {
                 let node = node.and_then(|node| node.items.as_deref());
                 for n in 0..was.len().max(is.len()) {
-                    self.child(&format!("{at}[{n}]"), was.get(n), is.get(n), node, skip);
+                    let (shown, place) = (format!("{}[{n}]", at.0), format!("{}[*]", at.1));
+                    self.child(At(&shown, &place), was.get(n), is.get(n), node, skip);
                     if self.lines.len() > MAX_DIFFERENCES {
                         return;
                     }
@@ -418,7 +471,7 @@ impl Differences {
 
     fn child(
         &mut self,
-        at: &str,
+        at: At<'_>,
         recorded: Option<&Value>,
         asked: Option<&Value>,
         node: Option<&Node>,
@@ -435,13 +488,27 @@ impl Differences {
         }
     }
 
-    fn values(&mut self, at: &str, recorded: Option<&Value>, asked: Option<&Value>) {
+    fn values(&mut self, at: At<'_>, recorded: Option<&Value>, asked: Option<&Value>) {
         let show = |value: Option<&Value>| value.map(Value::to_string);
         self.compare(
-            at,
+            at.0,
+            &|| Part::Body(at.1.to_owned()),
             show(recorded).as_deref().map(str::as_bytes),
             show(asked).as_deref().map(str::as_bytes),
         );
+    }
+}
+
+/// A place in JSON: as it is shown, and as a rules file names it.
+#[derive(Clone, Copy, Debug)]
+struct At<'a>(&'a str, &'a str);
+
+impl At<'_> {
+    const ROOT: Self = Self("body", "$");
+
+    fn member(self, name: &str) -> (String, String) {
+        let shown = format!("{}.{name}", self.0);
+        (shown, member_place(self.1, name))
     }
 }
 
@@ -499,6 +566,12 @@ impl MissLog {
         self.total
     }
 
+    /// The rules that would resolve them.
+    pub(crate) fn remedies(&self) -> Vec<Remedy> {
+        let misses = self.misses.iter();
+        remedy::count(misses.filter_map(|(miss, _)| Some((miss.rule.as_deref()?, miss.count))))
+    }
+
     pub(crate) fn list(&self) -> Vec<Miss> {
         self.misses.iter().map(|(miss, _)| miss.clone()).collect()
     }
@@ -514,6 +587,8 @@ const MAX_EXPLAINED: usize = 16;
 const MAX_NEAREST: usize = 3;
 /// Differences that are named for each.
 const MAX_DIFFERENCES: usize = 10;
+/// Parts that a proposed rule names.
+const MAX_PARTS: usize = 32;
 /// Bytes of a JSON body that is still compared member by member.
 const MAX_DIFFED: usize = 1 << 20;
 /// Bytes of a value that are shown.

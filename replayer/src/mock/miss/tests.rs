@@ -36,6 +36,7 @@ fn explain(recorded: &[Call<'static>], asked: &Call<'_>) -> Vec<(u64, Vec<String
         builder.add(id, call);
     }
     nearest(asked, &builder.finish(|_| None), &Fixed(recorded.to_vec()))
+        .0
         .into_iter()
         .map(|near| (near.id, near.differs))
         .collect()
@@ -175,6 +176,7 @@ fn a_flood_of_misses_is_bounded_and_counted() {
         count: 1,
         reason: "why".into(),
         nearest: vec![],
+        rule: None,
     };
     let answer = Arc::new(Answer::not_recorded(
         b"GET",
@@ -201,4 +203,89 @@ fn long_and_wide_differences_are_cut() {
     let long: &'static str = Box::leak(format!("/a?q={}", "x".repeat(500)).into_boxed_str());
     let got = explain(&[call("GET", "/a", "")], &call("GET", long, ""));
     assert!(got[0].1[0].len() < 130, "{got:?}");
+}
+
+/// What that rule proposes to let the recorded request answer, which it then does.
+#[track_caller]
+fn resolved(recorded: Call<'static>, asked: Call<'static>, expect: &str) {
+    let index = |rules: Rules| {
+        let other = Call {
+            authority: Some(b"other"),
+            target: b"/other",
+            ..recorded
+        };
+        let authorities = [&b"shop"[..], b"other"];
+        let mut builder = Builder::new(rules, Repeat::Last, authorities);
+        builder.add(0, &recorded);
+        builder.add(1, &other);
+        (builder.finish(|_| None), Fixed(vec![recorded, other]))
+    };
+    let (strict, calls) = index(Rules::default());
+    assert_eq!(strict.peek(&asked), None);
+    let rule = nearest(&asked, &strict, &calls).1.unwrap();
+    assert_eq!(rule, expect);
+    let (loose, _) = index(Rules::parse(&format!("rules:\n{rule}")).unwrap());
+    assert_eq!(loose.peek(&asked), Some(0), "{rule}");
+}
+
+#[test]
+fn the_rule_that_is_proposed_resolves_the_miss() {
+    resolved(
+        call("GET", "/list?page=2&ts=1", ""),
+        call("GET", "/list?page=2&ts=2&new=1", ""),
+        "  - request: \"GET /list\"\n    query:\n      \"new\": ignore\n      \"ts\": presence\n",
+    );
+    resolved(
+        call(
+            "POST",
+            "/users/7/pay/x",
+            r#"{"a":{"n.o":1},"l":[{"id":1},{"id":2}],"k":1}"#,
+        ),
+        call(
+            "POST",
+            "/users/8/pay/x",
+            r#"{"a":{"n.o":2},"l":[{"id":3},{"id":2}],"k":1}"#,
+        ),
+        "  - request: \"POST /users/{p1}/pay/x\"\n    path:\n      \"p1\": presence\n    body:\n      \
+         \"$.a['n.o']\": presence\n      \"$.l[*].id\": presence\n",
+    );
+    resolved(
+        call("PUT", "/blob", "bytes"),
+        call("PUT", "/blob", "other"),
+        "  - request: \"PUT /blob\"\n    body:\n      \"$\": ignore\n",
+    );
+    resolved(
+        call("GET", "/a", ""),
+        Call {
+            authority: Some(b"other"),
+            ..call("GET", "/a", "")
+        },
+        "  - request: \"GET /a\"\n    authority: ignore\n",
+    );
+}
+
+#[test]
+fn misses_are_grouped_by_the_rule_that_would_resolve_them() {
+    let mut log = MissLog::default();
+    let miss = |rule: Option<&str>| Miss {
+        method: "GET".to_owned(),
+        authority: None,
+        target: "/".to_owned(),
+        count: 1,
+        reason: "x".to_owned(),
+        nearest: Vec::new(),
+        rule: rule.map(str::to_owned),
+    };
+    let answer = Answer::not_recorded(b"GET", http::StatusCode::NOT_IMPLEMENTED, b"");
+    let answer = Arc::new(answer);
+    for (identity, rule) in [(1, Some("a")), (2, Some("b")), (3, None), (4, Some("b"))] {
+        log.note(identity, miss(rule), &answer, 10);
+    }
+    log.again(4, "x").unwrap();
+    let remedies: Vec<_> = log
+        .remedies()
+        .into_iter()
+        .map(|remedy| (remedy.rule, remedy.requests))
+        .collect();
+    assert_eq!(remedies, [("b".to_owned(), 3), ("a".to_owned(), 1)]);
 }

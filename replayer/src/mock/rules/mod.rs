@@ -30,7 +30,7 @@ pub use suggest::Suggestion;
 
 pub(crate) use body::Node;
 pub(crate) use pattern::Pattern;
-pub(crate) use suggest::Suggester;
+pub(crate) use suggest::{Suggester, member_place};
 
 /// How one part of a request is compared with the recorded one.
 #[derive(Clone, Debug, Default)]

@@ -251,18 +251,21 @@ fn is_generated(value: &[u8]) -> bool {
     token || epoch || time
 }
 
+/// The place of a member, as rules files name it.
+pub(crate) fn member_place(place: &str, name: &str) -> String {
+    if !name.is_empty() && !name.contains(['.', '[', '\'', ']']) {
+        format!("{place}.{name}")
+    } else {
+        format!("{place}['{name}']")
+    }
+}
+
 /// Calls back with each text and number in it, and with its place.
 fn leaves(place: &str, value: &Value, found: &mut impl FnMut(&str, &str)) {
     match value {
         Value::Object(members) => {
             for (name, value) in members {
-                let plain = !name.is_empty() && !name.contains(['.', '[', '\'', ']']);
-                let place = if plain {
-                    format!("{place}.{name}")
-                } else {
-                    format!("{place}['{name}']")
-                };
-                leaves(&place, value, found);
+                leaves(&member_place(place, name), value, found);
             }
         }
         Value::Array(items) => {

@@ -3,6 +3,7 @@
 mod chaos;
 mod http1;
 mod http2;
+mod upstream;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};

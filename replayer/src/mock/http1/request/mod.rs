@@ -73,6 +73,7 @@ struct Head {
     content_type: Option<Range<usize>>,
     authorization: Option<Range<usize>>,
     cookie: Option<Range<usize>>,
+    upgrade: Option<Range<usize>>,
     http10: bool,
     close: bool,
     /// The client waits for 100 before it sends the body.
@@ -176,6 +177,16 @@ impl RequestReader {
             headers: Headers::Lines(request.get(..self.head.len).unwrap_or_default()),
             body,
         }
+    }
+
+    /// Whether it asks to go on as WebSocket.
+    pub(crate) fn wants_websocket(&self) -> bool {
+        let Some(upgrade) = &self.head.upgrade else {
+            return false;
+        };
+        let request = self.input.get(self.start..).unwrap_or_default();
+        let value = request.get(upgrade.clone()).unwrap_or_default();
+        value.eq_ignore_ascii_case(b"websocket") && !self.head.http10
     }
 
     /// What its answer depends on. Meaningful after [`Step::Ready`].
@@ -400,6 +411,7 @@ impl Head {
                     head.expects = !http10;
                 }
                 6 if is("cookie") => head.cookie = Some(place(field.value)),
+                7 if is("upgrade") => head.upgrade = Some(place(field.value)),
                 10 if is("connection") => head.connection(field.value),
                 12 if is("content-type") => head.content_type = Some(place(field.value)),
                 13 if is("authorization") => head.authorization = Some(place(field.value)),
