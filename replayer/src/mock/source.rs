@@ -287,10 +287,12 @@ impl Source for ArchiveSource {
                 to_server: Side {
                     bytes: &to_server,
                     arrivals: arrivals(&sent, first),
+                    last: request.last_byte().since(first),
                 },
                 to_client: Side {
                     bytes: to_client,
                     arrivals: arrivals(&said, first),
+                    last: response.last_byte().since(first),
                 },
             })
         })

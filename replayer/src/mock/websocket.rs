@@ -2,7 +2,8 @@
 //!
 //! The handshake is answered anew: its key is the client's. What the server sent is sent frame by frame.
 //! A frame that came behind so many messages of the client waits for as many; what they say does not
-//! matter. Pings and the close of the client are answered as they come, so that recorded pongs, and
+//! matter. Recordings note when bytes came where there was a pause before them: what was said without
+//! one, both ways, is taken for question and answer in turn, and waited for only a moment. Pings and the close of the client are answered as they come, so that recorded pongs, and
 //! a recorded close that only answered the client's, are left out.
 
 use std::ops::Range;
@@ -43,8 +44,10 @@ pub(crate) struct Conversation {
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Turn {
     frame: Range<usize>,
-    /// Messages that the client had sent by then.
+    /// Messages that the client had sent by then, without doubt.
     after: usize,
+    /// Messages that it probably had.
+    likely: usize,
     /// Since the later of the frame before and the last of these messages.
     pause: Duration,
     closes: bool,
@@ -65,14 +68,28 @@ pub(crate) struct Side<'a> {
     pub(crate) bytes: &'a [u8],
     /// From this offset on they came that long after the answer to the handshake.
     pub(crate) arrivals: Vec<(usize, Duration)>,
+    /// When the last of them came.
+    pub(crate) last: Duration,
+}
+
+/// When something came: not before, and not after.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Came {
+    from: Duration,
+    until: Duration,
 }
 
 impl Side<'_> {
     /// When the byte before this offset came.
-    fn came(&self, end: usize) -> Duration {
-        let until = self.arrivals.partition_point(|(offset, _)| *offset < end);
-        let last = until.checked_sub(1).and_then(|at| self.arrivals.get(at));
-        last.map_or(Duration::ZERO, |(_, at)| *at)
+    fn came(&self, end: usize) -> Came {
+        let next = self.arrivals.partition_point(|(offset, _)| *offset < end);
+        let mark = next.checked_sub(1).and_then(|at| self.arrivals.get(at));
+        let from = mark.map_or(Duration::ZERO, |(_, at)| *at);
+        let until = self.arrivals.get(next).map_or(self.last, |(_, at)| *at);
+        Came {
+            from,
+            until: until.max(from),
+        }
     }
 }
 
@@ -108,23 +125,28 @@ impl Conversation {
         let closed = client.iter().find(|frame| frame.opcode == CLOSE);
         let closed = closed.map(|frame| recorded.to_server.came(frame.at.end));
         let mut turns = Vec::new();
-        let mut before = Duration::ZERO;
+        let (mut before, mut likely) = (Duration::ZERO, 0);
         for frame in frames(recorded.to_client.bytes)? {
-            let at = recorded.to_client.came(frame.at.end);
-            let answers = frame.opcode == CLOSE && closed.is_some_and(|closed| closed <= at);
-            if frame.opcode == PONG || answers {
+            let came = recorded.to_client.came(frame.at.end);
+            let answers = closed.is_some_and(|closed| closed.from <= came.until);
+            if frame.opcode == PONG || (frame.opcode == CLOSE && answers) {
                 continue;
             }
-            let after = messages.partition_point(|message| *message < at);
-            let heard = after.checked_sub(1).and_then(|last| messages.get(last));
-            let since = before.max(heard.copied().unwrap_or_default());
+            let after = messages.partition_point(|message| message.until <= came.from);
+            let possible = messages.partition_point(|message| message.from < came.until);
+            // The rest of a message, and a ping, answer nothing.
+            let answers = (TEXT..CLOSE).contains(&frame.opcode);
+            likely = (likely + usize::from(answers)).min(possible).max(after);
+            let heard = likely.checked_sub(1).and_then(|last| messages.get(last));
+            let since = before.max(heard.map_or(Duration::ZERO, |message| message.from));
             turns.push(Turn {
                 frame: frame.at,
                 after,
-                pause: at.saturating_sub(since),
+                likely,
+                pause: came.from.saturating_sub(since),
                 closes: frame.opcode == CLOSE,
             });
-            before = at;
+            before = came.from;
         }
         Some(Self {
             fields,
@@ -189,6 +211,11 @@ enum Over {
 }
 
 impl Talk {
+    /// The answer to the handshake.
+    pub(crate) fn handshake(&self) -> Vec<u8> {
+        self.conversation.handshake(&self.key)
+    }
+
     /// Holds it until one side ends it. `begun` came behind the handshake. Gives whether a limit of time
     /// was reached.
     pub(crate) async fn hold(
@@ -210,8 +237,7 @@ impl Talk {
             input: begun.to_vec(),
             ..Client::default()
         };
-        let handshake = self.conversation.handshake(&self.key);
-        client.out = handshake;
+        client.out = self.handshake();
         let over = match self.turns(&mut line, &mut client, latency, limits).await {
             Ok(()) => client.hear_until(&mut line, None, limits).await,
             Err(over) => Err(over),
@@ -243,6 +269,13 @@ impl Talk {
                 client
                     .hear(line, Instant::now() + limits.idle_timeout)
                     .await?;
+            }
+            let patience = Instant::now() + UNSURE;
+            while client.messages < turn.likely && Instant::now() < patience {
+                match client.hear(line, patience).await {
+                    Err(Over::Timeout) if !line.is_stopping() => break,
+                    heard => heard?,
+                }
             }
             if let Some(factor) = latency {
                 let due = Instant::now() + scaled(turn.pause, factor).min(LONGEST);
@@ -294,7 +327,7 @@ impl Client {
                 return Ok(());
             }
             match self.hear(line, deadline).await {
-                Err(Over::Timeout) if until.is_some() => return Ok(()),
+                Err(Over::Timeout) if until.is_some() && !line.is_stopping() => return Ok(()),
                 heard => heard?,
             }
         }
@@ -437,6 +470,7 @@ fn frames(bytes: &[u8]) -> Option<Vec<Frame>> {
 }
 
 const FIN: u8 = 0x80;
+const TEXT: u8 = 1;
 const CLOSE: u8 = 8;
 const PING: u8 = 9;
 const PONG: u8 = 10;
@@ -447,6 +481,8 @@ const WRONG: &[u8] = &[FIN | CLOSE, 2, 0x03, 0xea];
 const AWAY: &[u8] = &[FIN | CLOSE, 2, 0x03, 0xe9];
 /// Longer than any client waits; a timer holds it.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// How long a frame waits for a message that it may not have come behind.
+const UNSURE: Duration = Duration::from_millis(250);
 const READ: usize = 4 << 10;
 
 #[cfg(test)]
@@ -473,31 +509,34 @@ mod tests {
             to_server: Side {
                 bytes: &client,
                 arrivals: vec![(0, MS(10)), (7, MS(20)), (13, MS(40)), (26, MS(90))],
+                last: MS(90),
             },
             to_client: Side {
                 bytes: server,
                 arrivals: vec![
                     (0, MS(1)),
-                    (3, MS(15)),
-                    (6, MS(21)),
-                    (8, MS(70)),
-                    (11, MS(91)),
+                    (3, MS(21)),
+                    (6, MS(22)),
+                    (8, MS(92)),
+                    (11, MS(93)),
                 ],
+                last: MS(93),
             },
         };
         let conversation = Conversation::of(&recorded).unwrap();
-        let turn = |frame, after, pause| Turn {
+        let turn = |frame, after, likely, pause| Turn {
             frame,
             after,
+            likely,
             pause,
             closes: false,
         };
         assert_eq!(
             conversation.turns,
             [
-                turn(0..3, 0, MS(1)),
-                turn(3..6, 1, MS(5)),
-                turn(8..11, 2, MS(30))
+                turn(0..3, 0, 1, MS(0)),
+                turn(3..6, 1, 1, MS(11)),
+                turn(8..11, 2, 2, MS(52)),
             ]
         );
         let head = conversation.handshake(b"dGhlIHNhbXBsZSBub25jZQ==");
@@ -508,11 +547,34 @@ mod tests {
         let torn = Recorded {
             to_client: Side {
                 bytes: b"\x81\x05abc",
-                arrivals: Vec::new(),
+                ..Side::default()
             },
             ..Recorded::default()
         };
         assert!(Conversation::of(&torn).is_none());
+    }
+
+    #[test]
+    fn what_was_said_without_a_pause_is_taken_for_question_and_answer() {
+        // Three questions, and an answer to each; no time but the first was noted.
+        let client = [0x81, 0x81, 0, 0, 0, 0, b'?'].repeat(3);
+        let server = b"\x81\x01!".repeat(3);
+        let recorded = Recorded {
+            to_server: Side {
+                bytes: &client,
+                arrivals: vec![(0, MS(5))],
+                last: MS(7),
+            },
+            to_client: Side {
+                bytes: &server,
+                arrivals: vec![(0, MS(5))],
+                last: MS(7),
+            },
+            ..Recorded::default()
+        };
+        let turns = Conversation::of(&recorded).unwrap().turns;
+        let waits: Vec<_> = turns.iter().map(|turn| (turn.after, turn.likely)).collect();
+        assert_eq!(waits, [(0, 1), (0, 2), (0, 3)]);
     }
 
     #[test]
@@ -553,8 +615,10 @@ mod tests {
 
     #[test]
     fn a_long_message_is_counted_and_not_held() {
-        let mut client = Client::default();
-        client.input = [&[0x82, 0xff][..], &(1_u64 << 40).to_be_bytes(), &[0; 4]].concat();
+        let mut client = Client {
+            input: [&[0x82, 0xff][..], &(1_u64 << 40).to_be_bytes(), &[0; 4]].concat(),
+            ..Client::default()
+        };
         assert_eq!(client.advance(), Ok(true));
         for _ in 0..100 {
             client.input.extend_from_slice(&[7; 4096]);

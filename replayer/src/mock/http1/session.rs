@@ -5,6 +5,7 @@
 
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 use super::super::answer::Http1Client;
 use super::super::chaos::Effect;
 use super::super::connection::{Filled, Line, Spoken};
-use super::super::journal::{Draft, KeptHead, Tee, answered, now};
+use super::super::journal::{Draft, Kept, KeptHead, Tee, answered, now};
 use super::super::responder::{Origin, Reply, Responder, Response, Share, scaled};
 use super::super::upstream::{Outgoing, Passed, Piece};
 use super::super::websocket::Talk;
@@ -183,6 +184,8 @@ impl<'r> Session<'r> {
             Response::WebSocket(talk) => {
                 if let Some(mut draft) = draft {
                     draft.tunnel();
+                    let head = KeptHead::Lines(talk.handshake());
+                    draft.answered(Some(Kept::whole(head, Bytes::new(), now())));
                 }
                 // Answers to earlier requests go first.
                 if self.flush(&[]).await {

@@ -75,7 +75,8 @@ pub(super) fn markdown(figures: &Figures, seconds: u64, runs: usize, load: &str)
     text.push_str("\n### Half load, HTTP/1.1, and readiness\n\n| | requests/s | p99, µs | ready after, ms |\n|---|--:|--:|--:|\n");
     for (kind, ready) in &figures.ready {
         let half = figures.half.iter().find(|(who, ..)| who == kind);
-        let (rate, p99) = half.map_or(("–".to_owned(), "–".to_owned()), |(_, rate, p99)| {
+        let none = || ("–".to_owned(), "–".to_owned());
+        let (rate, p99) = half.map_or_else(none, |(_, rate, p99)| {
             (rate.to_string(), format!("{p99:.0}"))
         });
         line(

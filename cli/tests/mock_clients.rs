@@ -1,0 +1,498 @@
+//! The mock and the clients of other people: those that the golden captures were recorded with, asking
+//! again what they asked then, and others that ask for everything in some of them.
+//!
+//! A client that is not installed is left out with a message, unless `TAPEDECK_REQUIRE_TOOLS` is 1.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "the helpers of these tests are tests"
+)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use common::{Tapedeck, cases, has, input_of, pcaps, temp_folder};
+use regex::Regex;
+use serde_json::{Value, json};
+
+/// Where `cargo xtask test` puts modules of Python.
+const TOOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/tools");
+
+/// Programs of recorded clients.
+const CLIENTS: [&str; 11] = [
+    "ab", "curl", "h2load", "hey", "java", "nghttp", "node", "perl", "python3", "ruby", "wget",
+];
+
+/// Cases whose clients ask what was not recorded whole, and so get 501.
+const NOT_WHOLE: [&str; 4] = [
+    "020-lost-segments",
+    "021-snaplen",
+    "029-h2-reset",
+    "061-h2-lost",
+];
+
+/// Cases with clients that mean somebody else: why the mock is not asked.
+const ELSEWHERE: [(&str, &str); 7] = [
+    (
+        "005-expect-continue",
+        "the expectation that nobody knows is refused, not matched",
+    ),
+    (
+        "031-h2c-upgrade",
+        "the mock takes no upgrade to HTTP/2 (RFC 9113 abolished it)",
+    ),
+    ("032-beside-others", "a mail server and TLS"),
+    (
+        "037-absolute-form",
+        "the proxy is on another port than its target",
+    ),
+    ("038-connect", "tunnels to whom the mock stands for"),
+    ("058-ipv6-extensions", "it writes its own IPv6 packets"),
+    (
+        "065-proxy-protocol",
+        "there is no load balancer before the mock",
+    ),
+];
+
+struct Mock {
+    child: Child,
+    port: String,
+}
+
+impl Mock {
+    /// `None`: nothing of the archive can be served.
+    fn start(tape: &Path, received: Option<&Path>) -> Option<Self> {
+        let mut args = vec!["mock".into(), tape.to_owned()];
+        args.extend(["--listen", "127.0.0.1:0"].map(PathBuf::from));
+        if let Some(received) = received {
+            args.extend(["--received".into(), received.to_owned()]);
+        }
+        let mut child = Tapedeck::new(&args).spawn();
+        let mut line = String::new();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        out.read_line(&mut line).unwrap();
+        if line.is_empty() {
+            child.wait().unwrap();
+            return None;
+        }
+        let port = line.trim().rsplit(':').next().unwrap().to_owned();
+        Some(Self { child, port })
+    }
+
+    /// Ends it as ctrl-c would, and gives what it said.
+    fn stop(mut self) -> String {
+        let pid = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-INT", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let mut said = String::new();
+        let mut stderr = self.child.stderr.take().unwrap();
+        stderr.read_to_string(&mut said).unwrap();
+        self.child.wait().unwrap();
+        said
+    }
+}
+
+fn import(case: &Path, tape: &Path) {
+    Tapedeck::new([
+        "import".as_ref(),
+        input_of(case).as_os_str(),
+        "-o".as_ref(),
+        tape.as_os_str(),
+    ])
+    .run();
+}
+
+/// The exchanges of an archive that are whole.
+fn exchanges(tape: &Path) -> Vec<Value> {
+    let ran = Tapedeck::new(["export".as_ref(), "jsonl".as_ref(), tape.as_os_str()]).succeeds();
+    let lines = ran.stdout.lines();
+    let all = lines.map(|line| serde_json::from_str::<Value>(line).unwrap());
+    all.filter(|exchange| exchange["complete"] == true && exchange["tunnel"] == false)
+        .collect()
+}
+
+/// What is the same whoever asked and whenever: how often it was.
+fn gist(exchanges: &[Value]) -> BTreeMap<String, usize> {
+    let mut gist = BTreeMap::new();
+    for exchange in exchanges {
+        let body = &exchange["response"]["body"];
+        let told = [
+            &exchange["method"],
+            &exchange["path"],
+            &exchange["status"],
+            body,
+        ]
+        .map(|part| match part.as_object() {
+            Some(body) => json!([body.get("text"), body.get("base64")]).to_string(),
+            None => part.to_string(),
+        });
+        *gist.entry(told.join(" ")).or_default() += 1;
+    }
+    gist
+}
+
+/// The commands of clients in a README that can be given again here, and whether that is all of them.
+fn commands(case: &Path, port: &str) -> (Vec<String>, bool) {
+    let readme = std::fs::read_to_string(case.join("README.md")).unwrap();
+    let block = readme.split("```sh\n").nth(1).unwrap_or_default();
+    let block = block.split("```").next().unwrap_or_default();
+    let url = Regex::new(r"http://(?:[0-9.]+|localhost|\[::1\]):\d+").unwrap();
+    let peer = Regex::new(r"(peers/\S+(?: visit)?) (?:80\d\d|3128)\b").unwrap();
+    let (mut found, mut all) = (Vec::new(), true);
+    for line in block.lines() {
+        let program = line.split(' ').next().unwrap_or_default();
+        let is_client = CLIENTS.contains(&program) && !line.ends_with('&');
+        if !is_client || line.contains("rewrite.py") {
+            continue;
+        }
+        // What was sent lay in a file, or is not printed whole.
+        if line.contains("$WORK") || line.contains("...") || !has_program(program) {
+            all = false;
+            continue;
+        }
+        let line = url.replace_all(line, format!("http://127.0.0.1:{port}"));
+        found.push(peer.replace_all(&line, format!("$1 {port}")).into_owned());
+    }
+    (found, all)
+}
+
+fn has_program(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+/// Modules of Python that are installed beside it; empty where one that is needed is not.
+fn python_path() -> Option<String> {
+    let needed = [
+        ("grpc", "grpc"),
+        ("clients", "websockets"),
+        ("clients", "httpx"),
+    ];
+    let missing = needed
+        .iter()
+        .find(|(folder, module)| !Path::new(TOOLS).join(folder).join(module).is_dir());
+    if let Some((_, module)) = missing {
+        let required = std::env::var_os("TAPEDECK_REQUIRE_TOOLS").is_some_and(|one| one == "1");
+        assert!(!required, "{module} for Python is not installed");
+        #[expect(clippy::print_stdout, reason = "a test says why it is skipped")]
+        {
+            println!("skipped: {module} for Python is not installed");
+        }
+        return None;
+    }
+    Some(format!("{TOOLS}/grpc:{TOOLS}/clients"))
+}
+
+/// Asks again what the clients of a case asked, and compares what they got.
+fn ask_again(case: &Path, python_path: &str) -> usize {
+    let name = case.file_name().unwrap().to_str().unwrap();
+    let folder = temp_folder();
+    let (tape, received) = (folder.path().join("a.tape"), folder.path().join("in.tape"));
+    import(case, &tape);
+    let Some(mock) = Mock::start(&tape, Some(&received)) else {
+        return 0;
+    };
+    let (commands, all) = commands(case, &mock.port);
+    for command in &commands {
+        let ran = Command::new("timeout")
+            .args(["30", "sh", "-c", command])
+            .current_dir(pcaps().join("../record"))
+            .env("PYTHONPATH", python_path)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        // 8: wget was told of a redirect that it must not follow.
+        let code = ran.status.code();
+        let said = String::from_utf8_lossy(&ran.stderr);
+        assert!(
+            code == Some(0) || (code == Some(8) && command.contains("max-redirect")),
+            "{name}: {command}: {code:?}: {said}"
+        );
+    }
+    let said = mock.stop();
+    if commands.is_empty() {
+        return 0;
+    }
+    let (recorded, got) = (gist(&exchanges(&tape)), gist(&exchanges(&received)));
+    if NOT_WHOLE.contains(&name) {
+        return 0;
+    }
+    let wrong: Vec<_> = got
+        .keys()
+        .filter(|key| !recorded.contains_key(*key))
+        .collect();
+    assert!(
+        wrong.is_empty(),
+        "{name}: not as recorded: {wrong:#?}\n{said}"
+    );
+    assert!(
+        said.contains(" 0 without a recorded answer, 0 refused"),
+        "{name}: {said}"
+    );
+    // Both sides of a proxy were recorded in some, and what servers pushed in another.
+    let one_sided = [
+        "044-push",
+        "050-proxy-keep-alive",
+        "051-varnish",
+        "052-caddy",
+    ];
+    if all && !one_sided.contains(&name) {
+        let forgotten: Vec<_> = recorded
+            .keys()
+            .filter(|key| !got.contains_key(*key))
+            .collect();
+        assert!(
+            forgotten.is_empty(),
+            "{name}: not asked for: {forgotten:#?}\n{said}"
+        );
+    }
+    got.values().sum()
+}
+
+#[test]
+fn the_clients_of_the_golden_captures_get_what_they_got() {
+    let Some(python_path) = python_path() else {
+        return;
+    };
+    let cases: Vec<_> = cases()
+        .into_iter()
+        .filter(|case| {
+            let name = case.file_name().unwrap().to_str().unwrap();
+            !ELSEWHERE.iter().any(|(known, _)| *known == name)
+        })
+        .collect();
+    // A client spends most of its time with its own start.
+    let asked: usize = thread::scope(|scope| {
+        let halves = cases.chunks(cases.len().div_ceil(4));
+        let threads: Vec<_> = halves
+            .map(|half| {
+                let path = &python_path;
+                scope.spawn(move || half.iter().map(|case| ask_again(case, path)).sum::<usize>())
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .sum()
+    });
+    assert!(asked >= 200, "only {asked} exchanges were asked for");
+}
+
+/// What a client of a few lines is told to ask, and what it prints of the answers.
+const REQUESTS: &str = r#"
+import base64, hashlib, json, sys
+port, kind = sys.argv[1:]
+if kind == "requests":
+    import requests
+    session = requests.Session()
+    ask = lambda q: session.request(q["method"], q["url"], headers=q["headers"], data=q["body"], allow_redirects=False)
+else:
+    import httpx
+    client = httpx.Client(http1=kind == "http1", http2=kind == "http2")
+    ask = lambda q: client.request(q["method"], q["url"], headers=q["headers"], content=q["body"])
+for line in sys.stdin:
+    q = json.loads(line)
+    q["url"] = f"http://127.0.0.1:{port}{q['path']}"
+    q["body"] = base64.b64decode(q["body"]) or None
+    answer = ask(q)
+    print(answer.status_code, hashlib.sha256(answer.content).hexdigest())
+"#;
+
+const FETCH: &str = r#"
+const { createHash } = require('node:crypto');
+const [port] = process.argv.slice(2);
+const lines = require('node:fs').readFileSync(0, 'utf8').trim().split('\n');
+(async () => {
+  for (const line of lines) {
+    const q = JSON.parse(line);
+    const body = Buffer.from(q.body, 'base64');
+    const answer = await fetch(`http://127.0.0.1:${port}${q.path}`, {
+      method: q.method, headers: q.headers, redirect: 'manual', body: body.length ? body : undefined,
+    });
+    const content = Buffer.from(await answer.arrayBuffer());
+    console.log(answer.status, createHash('sha256').update(content).digest('hex'));
+  }
+})();
+"#;
+
+/// One line for each exchange: what to ask, and what is to come of it.
+fn questions(exchanges: &[Value]) -> (String, Vec<String>) {
+    use base64::Engine as _;
+    let bytes = |body: &Value| match body["text"].as_str() {
+        Some(text) => text.as_bytes().to_vec(),
+        None => base64::engine::general_purpose::STANDARD
+            .decode(body["base64"].as_str().unwrap_or_default())
+            .unwrap(),
+    };
+    let (mut asked, mut expected) = (String::new(), Vec::new());
+    for exchange in exchanges {
+        let compared = ["content-type", "authorization", "cookie"];
+        let headers: serde_json::Map<String, Value> = exchange["request"]["headers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|field| {
+                let name = field["name"].as_str()?.to_lowercase();
+                compared
+                    .contains(&name.as_str())
+                    .then(|| (name, field["value"].clone()))
+            })
+            .collect();
+        let body = bytes(&exchange["request"]["body"]);
+        let body = base64::engine::general_purpose::STANDARD.encode(body);
+        let question = json!({
+            "method": exchange["method"],
+            "path": exchange["path"],
+            "headers": headers,
+            "body": body,
+        });
+        asked.push_str(&format!("{question}\n"));
+        let digest = openssl_sha256(&bytes(&exchange["response"]["body"]));
+        expected.push(format!("{} {digest}", exchange["status"]));
+    }
+    (asked, expected)
+}
+
+fn openssl_sha256(bytes: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    digest
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+#[test]
+fn requests_httpx_and_fetch_read_everything_as_it_was_recorded() {
+    let Some(python_path) = python_path() else {
+        return;
+    };
+    if !has("node") {
+        return;
+    }
+    let clients: [(&str, &[&str]); 4] = [
+        ("requests", &["python3", "-c", REQUESTS]),
+        ("http1", &["python3", "-c", REQUESTS]),
+        ("http2", &["python3", "-c", REQUESTS]),
+        ("fetch", &["node", "-e", FETCH, "--"]),
+    ];
+    for case in [
+        "001-keep-alive",
+        "036-statuses",
+        "040-concert",
+        "057-scripts",
+    ] {
+        let folder = temp_folder();
+        let tape = folder.path().join("a.tape");
+        import(&pcaps().join(case), &tape);
+        // What these clients cannot say: other targets than paths, bodies of GET.
+        let all: Vec<_> = exchanges(&tape)
+            .into_iter()
+            .filter(|exchange| {
+                let path = exchange["path"].as_str().unwrap_or_default();
+                let coded = exchange["response"]["headers"].to_string().to_lowercase();
+                path.starts_with('/') && !coded.contains("content-encoding")
+            })
+            .take(300)
+            .collect();
+        let (asked, expected) = questions(&all);
+        for (kind, command) in clients {
+            let mock = Mock::start(&tape, None).unwrap();
+            let mut child = Command::new(command[0])
+                .args(&command[1..])
+                .args([&mock.port, kind])
+                .env("PYTHONPATH", &python_path)
+                .env("NO_PROXY", "*")
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut stdin = child.stdin.take().unwrap();
+            let asked = asked.clone();
+            let feed = thread::spawn(move || stdin.write_all(asked.as_bytes()));
+            let ran = child.wait_with_output().unwrap();
+            let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+            assert!(ran.status.success(), "{case}, {kind}: {said}");
+            feed.join().unwrap().unwrap();
+            let got: Vec<_> = String::from_utf8_lossy(&ran.stdout)
+                .lines()
+                .map(str::to_owned)
+                .collect();
+            assert_eq!(got, expected, "{case}, {kind}");
+            mock.stop();
+        }
+    }
+}
+
+#[test]
+fn events_come_one_by_one_at_their_recorded_times() {
+    let folder = temp_folder();
+    let tape = folder.path().join("a.tape");
+    import(&pcaps().join("055-events"), &tape);
+    let all = exchanges(&tape);
+    let arrivals = all[0]["response"]["body"]["arrivals"]
+        .as_array()
+        .unwrap()
+        .len();
+    assert!(arrivals > 1, "the recording has no pauses");
+    let path = all[0]["path"].as_str().unwrap();
+    let tape = tape.to_str().unwrap();
+    let args = [
+        "mock",
+        tape,
+        "--listen",
+        "127.0.0.1:0",
+        "--latency",
+        "recorded",
+    ];
+    let mut child = Tapedeck::new(args).spawn();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let port = line.trim().rsplit(':').next().unwrap();
+    let begun = std::time::Instant::now();
+    let mut curl = Command::new("curl")
+        .args([
+            "-sSN",
+            "--max-time",
+            "30",
+            &format!("http://127.0.0.1:{port}{path}"),
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut times = Vec::new();
+    for line in BufReader::new(curl.stdout.take().unwrap()).lines() {
+        if line.unwrap().starts_with("data:") {
+            times.push(begun.elapsed());
+        }
+    }
+    assert!(curl.wait().unwrap().success());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // Not before their time. How long after it depends on the machine.
+    let recorded = all[0]["duration"].as_f64().unwrap();
+    let (first, last) = (times[0], times[times.len() - 1]);
+    assert!(
+        last.as_secs_f64() >= recorded * 0.9,
+        "{last:?} of {recorded} s"
+    );
+    assert!(
+        last - first > Duration::from_millis(1),
+        "{times:?}: all at once"
+    );
+}
