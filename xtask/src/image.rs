@@ -25,7 +25,11 @@ pub(crate) struct Image {
 }
 
 /// The programs, and the package of each.
-const PROGRAMS: [(&str, &str); 2] = [("tapedeck", "tapedeck"), ("tapedeckd", "tapedeckd")];
+const PROGRAMS: [(&str, &str); 3] = [
+    ("tapedeck", "tapedeck"),
+    ("tapedeckd", "tapedeckd"),
+    ("tapedeck-controller", "tapedeck-controller"),
+];
 
 /// Where the files of the image are gathered, and where it lies as an OCI folder afterwards.
 const ROOT: &str = "target/image/root";

@@ -93,6 +93,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("tapedeck-cluster", &[]),
+    (
+        "tapedeck-controller",
+        &[
+            "tapedeck-archive",
+            "tapedeck-cluster",
+            "tapedeck-cluster-standin",
+            "tapedeck-cluster-store",
+            "tapedeck-filter",
+            "tapedeck-model",
+        ],
+    ),
     ("tapedeck-cluster-standin", &["tapedeck-cluster"]),
     ("tapedeck-cluster-store", &[]),
     ("concert", &[]),

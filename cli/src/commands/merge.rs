@@ -1,19 +1,15 @@
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::BTreeSet;
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use anyhow::{Context, Result};
-use tapedeck_archive::{Archive, Provenance, Selection};
-use tapedeck_model::{ConnectionId, Ledger, Timestamp};
+use anyhow::Result;
+use tapedeck_archive::{Archive, MergeInput, Provenance, Selection, merge};
 
-use super::cut::{Copy, Reading, copy_chosen};
+use super::cut::copy_chosen;
 use super::{Chosen, keys};
 use crate::args;
 use crate::output;
 
-/// Puts the exchanges of several archives into one, by the time of their beginning. Memory: 16
-/// bytes an exchange, for the order, and two blocks an archive.
+/// Puts the exchanges of several archives into one, by the time of their beginning.
 pub(crate) fn run(args: &args::Merge) -> Result<ExitCode> {
     let mut archives = Vec::new();
     for path in &args.archives {
@@ -26,47 +22,31 @@ pub(crate) fn run(args: &args::Merge) -> Result<ExitCode> {
         return alone(args, archive);
     }
     let mut code = ExitCode::SUCCESS;
-    let mut inputs = Vec::new();
-    let mut first_connection = 0;
-    for (name, archive) in &archives {
-        let input = Input::new(name, archive, first_connection)?;
-        first_connection = input.next_connection;
-        inputs.push(input);
+    for (_, archive) in &archives {
         // What lies in damaged parts is said, and not copied.
-        let chosen = Chosen::new(archive, None);
-        if chosen.finish()? != ExitCode::SUCCESS {
+        if Chosen::new(archive, None).finish()? != ExitCode::SUCCESS {
             code = ExitCode::from(crate::FAILED);
         }
     }
-    let mut ledger = Ledger::default();
-    for (_, archive) in &archives {
-        ledger.merge(archive.ledger());
-    }
     let inputs_read = archives.iter().map(|(_, archive)| archive);
     let to = keys::inherited(inputs_read, &args.output, &args.reencryption)?;
-    let writer = super::create(&args.output, provenance(&archives), args.force, to)?;
-    let mut copy = Copy::new(writer, ledger);
-    merge(&mut inputs, &mut copy)?;
-    let mut unknown = BTreeMap::<String, u64>::new();
-    for input in &inputs {
-        for mut unread in input.archive.unread().flatten() {
-            let connection = Arc::make_mut(&mut unread.connection);
-            connection.id = input.renamed(connection.id)?;
-            copy.unread(&unread)?;
-        }
-        for (name, count) in input.archive.unknown_counters() {
-            let sum = unknown.entry(name.clone()).or_default();
-            *sum = sum.saturating_add(*count);
-        }
-    }
-    copy.keep_counters(unknown);
-    let kept = copy.kept();
-    let file_len = copy.seal()?;
+    let inputs: Vec<MergeInput<'_>> = archives
+        .iter()
+        .map(|(name, archive)| MergeInput {
+            name,
+            archive,
+            chosen: None,
+        })
+        .collect();
+    let merged = merge::<anyhow::Error>(&inputs, || {
+        super::create(&args.output, provenance(&archives), args.force, to)
+    })?;
     output::say(format_args!(
-        "{}: {kept} exchanges of {} archives, {}",
+        "{}: {} exchanges of {} archives, {}",
         args.output.display(),
+        merged.ledger.exchanges,
         archives.len(),
-        output::bytes(file_len),
+        output::bytes(merged.file_len),
     ));
     Ok(code)
 }
@@ -89,81 +69,6 @@ fn alone(args: &args::Merge, archive: &Archive) -> Result<ExitCode> {
         output::bytes(file_len),
     ));
     Ok(code)
-}
-
-/// One archive on its way into another.
-struct Input<'a> {
-    name: &'a str,
-    archive: &'a Archive,
-    reading: Reading,
-    /// What is still to be copied, the last first.
-    order: Vec<(Timestamp, u64)>,
-    /// Its connection 0 gets this id, and so on: the ids of two archives never meet.
-    first_connection: u64,
-    /// The first id behind those of its connections.
-    next_connection: u64,
-}
-
-impl<'a> Input<'a> {
-    fn new(name: &'a str, archive: &'a Archive, first_connection: u64) -> Result<Self> {
-        let mut input = Self {
-            name,
-            archive,
-            reading: Reading::default(),
-            order: Vec::new(),
-            first_connection,
-            next_connection: first_connection,
-        };
-        for row in archive.rows() {
-            let id = input.renamed(row.connection())?;
-            input.next_connection = input.next_connection.max(id.0.saturating_add(1));
-            input.order.push((row.time(), row.id()));
-        }
-        for unread in archive.unread().flatten() {
-            let id = input.renamed(unread.connection.id)?;
-            input.next_connection = input.next_connection.max(id.0.saturating_add(1));
-        }
-        input.order.sort_unstable_by_key(|place| Reverse(*place));
-        Ok(input)
-    }
-
-    fn renamed(&self, id: ConnectionId) -> Result<ConnectionId> {
-        let renamed = self.first_connection.checked_add(id.0);
-        renamed.map(ConnectionId).with_context(|| {
-            format!(
-                "{}: there is no room for the connection ids behind {}",
-                self.name, id.0
-            )
-        })
-    }
-
-    fn next_time(&self) -> Option<Timestamp> {
-        self.order.last().map(|(time, _)| *time)
-    }
-}
-
-/// Copies whatever comes first, until nothing is left. Of equal times, the archive that was named
-/// first goes first.
-fn merge(inputs: &mut [Input<'_>], copy: &mut Copy) -> Result<()> {
-    let mut next: BinaryHeap<Reverse<(Timestamp, usize)>> = inputs
-        .iter()
-        .enumerate()
-        .filter_map(|(number, input)| Some(Reverse((input.next_time()?, number))))
-        .collect();
-    while let Some(Reverse((_, number))) = next.pop() {
-        let Some(input) = inputs.get_mut(number) else {
-            continue;
-        };
-        let Some((_, id)) = input.order.pop() else {
-            continue;
-        };
-        let mut reading = std::mem::take(&mut input.reading);
-        let copied = copy.exchange(input.archive, id, &mut reading, |id| input.renamed(id));
-        input.reading = reading;
-        copied.with_context(|| format!("failed to copy exchange {id} of {}", input.name))?;
-        next.extend(input.next_time().map(|time| Reverse((time, number))));
-    }
-    Ok(())
 }
 
 /// The distinct values of the archives, one behind the other, and everything of each by number.

@@ -59,6 +59,9 @@ pub struct SnapshotSpec {
     /// How long is waited for nodes; then it is made of what there is, and says who is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Span>,
+    /// So long after it was there, or had failed, it is deleted, with what it stored. Unset: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Span>,
 }
 
 /// What became of a snapshot.

@@ -265,17 +265,29 @@ pub(crate) fn merge(resource: &Resource, live: &mut Value, applied: &Value, path
                     }
                 }
             }
+            // What is applied comes in its order, in the places that it had; what others have there stays
+            // where it is.
             List::Map(keys) => {
-                for item in applied {
+                let steps: Vec<String> =
+                    applied.iter().map(|item| item_step(item, &keys)).collect();
+                let (mut mine, mut places) = (Vec::new(), Vec::new());
+                for (number, item) in live.iter().enumerate() {
                     let step = item_step(item, &keys);
-                    let there = live.iter_mut().find(|live| item_step(live, &keys) == step);
-                    match there {
-                        Some(there) => {
-                            path.push(step);
-                            merge(resource, there, item, path);
-                            path.pop();
-                        }
-                        None => live.push(item.clone()),
+                    if steps.contains(&step) {
+                        places.push(number);
+                        mine.push((step, item.clone()));
+                    }
+                }
+                let mut places = places.into_iter();
+                for (item, step) in applied.iter().zip(steps) {
+                    let there = mine.iter().find(|(of, _)| *of == step);
+                    let mut whole = there.map_or(Value::Null, |(_, live)| live.clone());
+                    path.push(step);
+                    merge(resource, &mut whole, item, path);
+                    path.pop();
+                    match places.next().and_then(|number| live.get_mut(number)) {
+                        Some(place) => *place = whole,
+                        None => live.push(whole),
                     }
                 }
             }

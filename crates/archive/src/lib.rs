@@ -51,6 +51,7 @@ pub use recover::{Protection, RecoverError, Recovered, is_being_written, recover
 pub use scratch::{BodyBuffer, Scratch};
 pub use set::archive::{Archive, LeftOut, SegmentInfo, archives_in};
 pub use set::copy::{Copied, CopyError, Selection, copy};
+pub use set::merge::{MergeError, MergeInput, Merged, merge};
 pub use set::retention::{Cause, Retention};
 pub use set::writer::{
     Destination, SegmentedWriter, SetEvent, SetOptions, recover_folder, recover_folder_with,

@@ -1,0 +1,407 @@
+//! A cluster of a stand-in API server, a folder as a store, and nodes that the test plays.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::HeaderMap;
+use http_body_util::{BodyExt as _, Empty};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tapedeck_archive::{Archive, Provenance, Writer, WriterOptions};
+use tapedeck_cluster_standin::Standin;
+use tapedeck_model::exchange::Body;
+use tapedeck_model::{
+    Anomalies, Connection, ConnectionId, Endpoint, Exchange, Head, Ledger, Message, Missing,
+    Origin, Protocol, Scope, Span, StartLine, Timestamp, Workloads,
+};
+
+/// The nodes of the cluster.
+pub(crate) const NODES: [&str; 2] = ["node-a", "node-b"];
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) struct Cluster {
+    pub(crate) server: Standin,
+    folder: tempfile::TempDir,
+}
+
+/// A controller in a process of its own. It is killed with this value.
+pub(crate) struct Controller {
+    child: Child,
+    pub(crate) address: SocketAddr,
+}
+
+impl Cluster {
+    pub(crate) fn new() -> Self {
+        Self::on(Standin::start().unwrap())
+    }
+
+    /// Where nobody but `admin` may do anything.
+    pub(crate) fn with_roles() -> Self {
+        Self::on(Standin::with_roles().unwrap())
+    }
+
+    fn on(server: Standin) -> Self {
+        for crd in tapedeck_cluster::crds().unwrap() {
+            server.seed(&crd).unwrap();
+        }
+        server.namespace("tapedeck-system").unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("store")).unwrap();
+        Self { server, folder }
+    }
+
+    /// The roles of an account, as they are installed.
+    pub(crate) fn roles(&self, account: &str) {
+        let manifests = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../deploy/manifests/ebpf/tapedeck.yaml"
+        );
+        let manifests = std::fs::read_to_string(manifests).unwrap();
+        let mut found = 0;
+        for text in manifests.split("\n---\n") {
+            let object: Value = serde_saphyr::from_str(text).unwrap();
+            let is_of = object["metadata"]["name"] == account
+                && object["apiVersion"] == "rbac.authorization.k8s.io/v1";
+            if is_of {
+                self.server.seed(&object).unwrap();
+                found += 1;
+            }
+        }
+        assert!(found >= 2, "{account} has no roles");
+    }
+
+    fn store(&self) -> PathBuf {
+        self.folder.path().join("store")
+    }
+
+    /// Everything that lies in the store.
+    pub(crate) fn stored(&self) -> Vec<PathBuf> {
+        fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    walk(&path, found);
+                } else {
+                    found.push(path);
+                }
+            }
+        }
+        let mut found = Vec::new();
+        walk(&self.store(), &mut found);
+        found
+    }
+
+    pub(crate) fn controller(&self, name: &str) -> Controller {
+        let at = |file: &str| self.folder.path().join(file);
+        let stores = format!(
+            "- {{name: main, url: 'file://{}'}}\n",
+            self.store().display()
+        );
+        std::fs::write(at("stores.yaml"), stores).unwrap();
+        let user = "system:serviceaccount:tapedeck-system:tapedeck-controller";
+        std::fs::write(at("kubeconfig"), self.server.kubeconfig(user)).unwrap();
+        let log = std::fs::File::create(at(&format!("{name}.log"))).unwrap();
+        // A port that is free now; the loopback device gives it to nobody else so soon.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let child = Command::new(env!("CARGO_BIN_EXE_tapedeck-controller"))
+            .arg(format!("--listen={address}"))
+            .arg(format!("--stores={}", at("stores.yaml").display()))
+            .arg(format!(
+                "--scratch={}",
+                at(&format!("scratch-{name}")).display()
+            ))
+            .arg(format!("--identity={name}"))
+            .arg("--lease=2")
+            .env("KUBECONFIG", at("kubeconfig"))
+            .env_remove("POD_NAME")
+            .env_remove("POD_NAMESPACE")
+            .stderr(Stdio::from(log))
+            .spawn()
+            .unwrap();
+        Controller { child, address }
+    }
+
+    fn logs(&self) -> String {
+        let logs = std::fs::read_dir(self.folder.path()).unwrap();
+        logs.map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|of| of == "log"))
+            .map(|path| std::fs::read_to_string(path).unwrap())
+            .collect()
+    }
+
+    /// Waits until something is there.
+    pub(crate) fn wait<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            assert!(
+                Instant::now() < until,
+                "waited for {what}; the logs:\n{}",
+                self.logs()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until an object is so.
+    pub(crate) fn until(&self, kind: &str, name: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
+            last = self.server.get(kind, "default", name).unwrap_or_default();
+            if is_so(&last) {
+                return last;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!(
+            "{kind} {name} stays so: {last:#}; the logs:\n{}",
+            self.logs()
+        );
+    }
+
+    /// Makes a recording, and gives its uid.
+    pub(crate) fn recording(&self, name: &str, selector: Value) -> String {
+        let made = self
+            .server
+            .seed(&json!({
+                "apiVersion": "tapedeck.dev/v1alpha1", "kind": "Recording",
+                "metadata": { "name": name }, "spec": { "selector": selector },
+            }))
+            .unwrap();
+        made["metadata"]["uid"].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) fn snapshot(&self, name: &str, spec: Value) {
+        self.server
+            .seed(&json!({
+                "apiVersion": "tapedeck.dev/v1alpha1", "kind": "Snapshot",
+                "metadata": { "name": name }, "spec": spec,
+            }))
+            .unwrap();
+    }
+
+    fn write_report(&self, node: &str, change: impl FnOnce(&mut Value)) {
+        let mut report = self
+            .server
+            .get("nodereports.tapedeck.dev", "", node)
+            .unwrap_or_else(|| {
+                json!({
+                    "apiVersion": "tapedeck.dev/v1alpha1", "kind": "NodeReport",
+                    "metadata": { "name": node }, "spec": { "node": node }, "status": {},
+                })
+            });
+        report["status"]["at"] = jiff::Timestamp::now().to_string().into();
+        change(&mut report["status"]);
+        self.server.seed(&report).unwrap();
+    }
+
+    /// A node says what it does about a recording.
+    pub(crate) fn report(&self, node: &str, uid: &str, mut said: Value) {
+        said["uid"] = uid.into();
+        said["namespace"] = "default".into();
+        said["name"] = "shop".into();
+        said["observedGeneration"] = 1.into();
+        self.write_report(node, |status| status["recordings"] = json!([said]));
+    }
+
+    /// A node stores a part of a snapshot with these paths, and reports it.
+    pub(crate) fn deliver(&self, node: &str, snapshot: &Value, paths: &[&str]) {
+        let file = self.folder.path().join("part.tape");
+        archive(&file, node, paths);
+        let bytes = std::fs::read(&file).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        let digest = blake3::hash(&bytes).to_hex();
+        let prefix = snapshot["status"]["order"]["prefix"].as_str().unwrap();
+        let key = format!("{prefix}/{node}/{digest}.tape");
+        let path = self.store().join(&key);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, &bytes).unwrap();
+        let part = json!({ "key": key, "bytes": bytes.len(), "blake3": digest.as_str(), "exchanges": paths.len() });
+        let uid = snapshot["metadata"]["uid"].clone();
+        self.write_report(node, |status| {
+            status["snapshots"] = json!([{ "uid": uid, "state": "Delivered", "parts": [part] }]);
+        });
+    }
+
+    /// Fetches a snapshot through the API server.
+    pub(crate) fn pull(&self, place: &str, headers: &[(&str, &str)]) -> (u16, HeaderMap, Vec<u8>) {
+        let path = format!(
+            "/api/v1/namespaces/tapedeck-system/services/tapedeck-controller:http/proxy/snapshots/{place}"
+        );
+        fetch(self.server.address(), &path, headers)
+    }
+
+    /// Fetches a snapshot from the controller: the code of its answer.
+    pub(crate) fn pull_direct(&self, controller: &Controller, place: &str) -> u16 {
+        fetch(controller.address, &format!("/snapshots/{place}"), &[]).0
+    }
+}
+
+impl Controller {
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            // It may not listen yet.
+            if std::net::TcpStream::connect(self.address).is_ok() {
+                break;
+            }
+            assert!(Instant::now() < until, "the controller does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let (code, _, body) = fetch(self.address, path, &[]);
+        (code, String::from_utf8(body).unwrap())
+    }
+
+    /// It dies.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// It is asked to end, and does.
+    pub(crate) fn stop(mut self) {
+        let done = Command::new("kill")
+            .arg(self.child.id().to_string())
+            .status();
+        assert!(done.unwrap().success());
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn fetch(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> (u16, HeaderMap, Vec<u8>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        let mut request = http::Request::get(path).header("host", "x");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Empty::<bytes::Bytes>::new()).unwrap();
+        let (head, body) = sender.send_request(request).await.unwrap().into_parts();
+        let body = body.collect().await.unwrap().to_bytes().to_vec();
+        (head.status.as_u16(), head.headers, body)
+    })
+}
+
+/// An archive with a GET for each path, `/NAME/NUMBER`: the number says when, and what is `b` was a bit before.
+fn archive(file: &Path, node: &str, paths: &[&str]) {
+    let provenance = Provenance {
+        source: "test".to_owned(),
+        host: node.to_owned(),
+        ..Provenance::default()
+    };
+    let mut writer = Writer::create(file, WriterOptions::new(provenance)).unwrap();
+    let mut ledger = Ledger::default();
+    for (key, path) in paths.iter().enumerate() {
+        let number: i64 = path.rsplit('/').next().unwrap().parse().unwrap();
+        let earlier = i64::from(path.starts_with("/b/")) * 5_000_000;
+        let at = 1_700_000_000_000_000_000 + number * 10_000_000 - earlier;
+        let raw = format!("GET {path} HTTP/1.1\r\n\r\n");
+        let request = Head {
+            start: StartLine::Request {
+                method: Some(Span { start: 0, len: 3 }),
+                target: Some(Span {
+                    start: 4,
+                    len: path.len() as u32,
+                }),
+            },
+            raw: raw.into_bytes(),
+            protocol: Protocol::Http11,
+            fields: Vec::new(),
+        };
+        let response = Head {
+            start: StartLine::Response {
+                status: Some(200),
+                reason: Span { start: 13, len: 2 },
+            },
+            raw: b"HTTP/1.1 200 OK\r\n\r\n".to_vec(),
+            protocol: Protocol::Http11,
+            fields: Vec::new(),
+        };
+        writer
+            .exchange(&Exchange {
+                key: key as u64,
+                connection: connection(at),
+                stream: 0,
+                protocol: Protocol::Http11,
+                request: Some(message(request, at)),
+                interim: Vec::new(),
+                response: Some(message(response, at + 1000)),
+                anomalies: Anomalies::default(),
+                request_absent: Missing::NONE,
+                response_absent: Missing::NONE,
+                tunnel: false,
+                pushed: false,
+            })
+            .unwrap();
+        ledger.exchanges += 1;
+    }
+    writer.seal(&ledger).unwrap();
+}
+
+fn message(head: Head, at: i64) -> Message {
+    Message {
+        head: Some(head),
+        body: Body::default(),
+        trailers: None,
+        first_byte: Timestamp::from_nanos(at),
+        last_byte: Timestamp::from_nanos(at),
+        missing: Missing::NONE,
+        reset_code: None,
+    }
+}
+
+fn connection(at: i64) -> Arc<Connection> {
+    Arc::new(Connection {
+        id: ConnectionId(0),
+        client: Endpoint::new([10, 0, 0, 1].into(), 40_000),
+        server: Endpoint::new([10, 0, 0, 2].into(), 8080),
+        scope: Scope(0),
+        origin: Origin::Handshake,
+        opened: Timestamp::from_nanos(at),
+        tls: None,
+        workloads: Workloads::default(),
+    })
+}
+
+/// The paths of an archive, in its order.
+pub(crate) fn paths(file: &Path) -> Vec<String> {
+    let archive = Archive::open_all(&[file]).unwrap();
+    let mut scratch = tapedeck_archive::Scratch::default();
+    archive
+        .rows()
+        .map(|row| {
+            let exchange = archive.load(row.id(), &mut scratch).unwrap().to_exchange();
+            let raw = exchange.request.unwrap().head.unwrap().raw;
+            String::from_utf8(raw)
+                .unwrap()
+                .split(' ')
+                .nth(1)
+                .unwrap()
+                .to_owned()
+        })
+        .collect()
+}

@@ -1,0 +1,415 @@
+//! The controller, against an API server and stores.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "clippy sees a test in what is under #[test] only"
+)]
+
+mod common;
+
+use common::{Cluster, NODES};
+use serde_json::{Value, json};
+use tapedeck_cluster_standin::{Fault, When};
+
+fn condition<'a>(object: &'a Value, kind: &str) -> &'a Value {
+    let conditions = object["status"]["conditions"].as_array();
+    conditions
+        .into_iter()
+        .flatten()
+        .find(|condition| condition["type"] == kind)
+        .unwrap_or(&Value::Null)
+}
+
+#[test]
+fn what_the_nodes_report_becomes_the_status_of_a_recording() {
+    let cluster = Cluster::new();
+    let uid = cluster.recording("shop", json!({}));
+    cluster.report(NODES[0], &uid, json!({ "state": "Attached", "pods": 2, "seen": 10, "archived": 9, "lost": { "gap_bytes_lost": 3 } }));
+    cluster.report(NODES[1], &uid, json!({ "state": "Waiting", "message": "" }));
+    let _controller = cluster.controller("a");
+    let recording = cluster.until("recordings.tapedeck.dev", "shop", |recording| {
+        condition(recording, "Ready")["status"] == "True"
+    });
+    let totals = &recording["status"]["totals"];
+    assert_eq!(totals["nodesInformed"], 2);
+    assert_eq!(
+        (&totals["pods"], &totals["archived"], &totals["lostTotal"]),
+        (&json!(2), &json!(9), &json!(3))
+    );
+    assert_eq!(condition(&recording, "Lossless")["status"], "False");
+    assert_eq!(recording["status"]["nodes"][0]["node"], NODES[0]);
+    assert_eq!(recording["status"]["observedGeneration"], 1);
+    // A node that refuses it is trouble, is said, and comes first.
+    cluster.report(
+        NODES[1],
+        &uid,
+        json!({ "state": "Refused", "message": "no room for another rule" }),
+    );
+    let recording = cluster.until("recordings.tapedeck.dev", "shop", |recording| {
+        condition(recording, "Ready")["reason"] == "NodesFailing"
+    });
+    assert_eq!(recording["status"]["nodes"][0]["node"], NODES[1]);
+    assert!(
+        condition(&recording, "Ready")["message"]
+            .as_str()
+            .unwrap()
+            .contains("no room")
+    );
+    let events = cluster.wait("an event", || {
+        let events = cluster.server.list("events.events.k8s.io");
+        events
+            .iter()
+            .any(|event| event["reason"] == "NodesFailing")
+            .then_some(events)
+    });
+    let event = events
+        .iter()
+        .find(|event| event["reason"] == "NodesFailing")
+        .unwrap();
+    assert_eq!(event["regarding"]["name"], "shop");
+    assert_eq!(event["type"], "Warning");
+}
+
+#[test]
+fn a_snapshot_is_put_together_of_what_the_nodes_delivered_and_can_be_pulled() {
+    let cluster = Cluster::new();
+    let uid = cluster.recording("shop", json!({}));
+    for node in NODES {
+        cluster.report(node, &uid, json!({ "state": "Attached", "pods": 1 }));
+    }
+    let controller = cluster.controller("a");
+    cluster.snapshot(
+        "friday",
+        json!({ "recordings": ["shop"], "filter": "request.path != '/b/1'" }),
+    );
+    let snapshot = cluster.until("snapshots.tapedeck.dev", "friday", |snapshot| {
+        snapshot["status"]["phase"] == "Collecting"
+    });
+    assert_eq!(
+        snapshot["metadata"]["finalizers"],
+        json!(["tapedeck.dev/stored"])
+    );
+    let order = &snapshot["status"]["order"];
+    assert_eq!(order["recordings"], json!([uid]));
+    assert_eq!(order["nodes"], json!(NODES));
+    assert_eq!(order["store"], "main");
+    cluster.deliver(NODES[0], &snapshot, &["/a/1", "/a/2"]);
+    cluster.deliver(NODES[1], &snapshot, &["/b/1", "/b/2", "/b/3"]);
+    let snapshot = cluster.until("snapshots.tapedeck.dev", "friday", |snapshot| {
+        condition(snapshot, "PartsRemoved")["status"] == "True"
+    });
+    assert_eq!(snapshot["status"]["phase"], "Ready");
+    assert_eq!(
+        condition(&snapshot, "Complete")["status"],
+        "True",
+        "{snapshot:#}"
+    );
+    assert_eq!(snapshot["status"]["completeness"]["nodes"], "2/2");
+    let location = &snapshot["status"]["location"];
+    assert_eq!(location["exchanges"], 4);
+    // The parts are gone, the result is there, and it is what the status says.
+    let kept = cluster.stored();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    let bytes = std::fs::read(&kept[0]).unwrap();
+    assert_eq!(location["bytes"], bytes.len());
+    assert_eq!(location["blake3"], blake3::hash(&bytes).to_hex().as_str());
+    assert_eq!(common::paths(&kept[0]), ["/a/1", "/b/2", "/a/2", "/b/3"]);
+
+    // It comes in ranges, through the API server.
+    cluster.server.serve(
+        "tapedeck-system",
+        "tapedeck-controller:http",
+        controller.address,
+    );
+    let get = |headers: &[(&str, &str)]| cluster.pull("default/friday", headers);
+    let (code, headers, body) = get(&[]);
+    assert_eq!((code, body.as_slice()), (200, bytes.as_slice()));
+    let etag = headers["etag"].to_str().unwrap().to_owned();
+    assert_eq!(
+        etag,
+        format!("\"{}\"", location["blake3"].as_str().unwrap())
+    );
+    let (code, headers, body) = get(&[("range", "bytes=100-199"), ("if-range", &etag)]);
+    assert_eq!((code, body.as_slice()), (206, &bytes[100..200]));
+    assert_eq!(
+        headers["content-range"],
+        format!("bytes 100-199/{}", bytes.len())
+    );
+    let (code, _, body) = get(&[("range", "bytes=100-"), ("if-range", "\"other\"")]);
+    assert_eq!((code, body.len()), (200, bytes.len()));
+    assert_eq!(get(&[("range", "bytes=99999999-")]).0, 416);
+    assert_eq!(get(&[("if-none-match", &etag)]).0, 304);
+    assert_eq!(cluster.pull("default/none", &[]).0, 404);
+
+    // Deleting it removes what is stored.
+    cluster
+        .server
+        .delete("snapshots.tapedeck.dev", "default", "friday")
+        .unwrap();
+    cluster.wait("its end", || {
+        cluster
+            .server
+            .get("snapshots.tapedeck.dev", "default", "friday")
+            .is_none()
+            .then_some(())
+    });
+    assert!(cluster.stored().is_empty());
+}
+
+#[test]
+fn who_does_not_deliver_by_the_deadline_is_named() {
+    let cluster = Cluster::new();
+    let uid = cluster.recording("shop", json!({}));
+    for node in NODES {
+        cluster.report(node, &uid, json!({ "state": "Attached", "pods": 1 }));
+    }
+    let _controller = cluster.controller("a");
+    cluster.snapshot("s", json!({ "recordings": ["shop"], "deadline": "3s" }));
+    let snapshot = cluster.until("snapshots.tapedeck.dev", "s", |snapshot| {
+        snapshot["status"]["phase"] == "Collecting"
+    });
+    cluster.deliver(NODES[0], &snapshot, &["/a/1"]);
+    let snapshot = cluster.until("snapshots.tapedeck.dev", "s", |snapshot| {
+        snapshot["status"]["phase"] == "Ready"
+    });
+    assert_eq!(snapshot["status"]["completeness"]["nodes"], "1/2");
+    let missing = &snapshot["status"]["completeness"]["missing"];
+    assert_eq!(missing[NODES[1]], "not begun by the deadline");
+    assert_eq!(condition(&snapshot, "Complete")["reason"], "NodesMissing");
+}
+
+#[test]
+fn a_store_that_lies_costs_the_nodes_parts_and_says_so() {
+    let cluster = Cluster::new();
+    let uid = cluster.recording("shop", json!({}));
+    for node in NODES {
+        cluster.report(node, &uid, json!({ "state": "Attached", "pods": 1 }));
+    }
+    let controller = cluster.controller("a");
+    cluster.snapshot("s", json!({ "recordings": ["shop"] }));
+    let snapshot = cluster.until("snapshots.tapedeck.dev", "s", |snapshot| {
+        snapshot["status"]["phase"] == "Collecting"
+    });
+    drop(controller);
+    cluster.deliver(NODES[0], &snapshot, &["/a/1"]);
+    cluster.deliver(NODES[1], &snapshot, &["/b/1"]);
+    // One byte of a part is another one.
+    let part = cluster
+        .stored()
+        .into_iter()
+        .find(|path| path.to_string_lossy().contains(NODES[1]))
+        .unwrap();
+    let mut bytes = std::fs::read(&part).unwrap();
+    bytes[50] ^= 1;
+    std::fs::write(&part, bytes).unwrap();
+    let _controller = cluster.controller("b");
+    let snapshot = cluster.until("snapshots.tapedeck.dev", "s", |snapshot| {
+        snapshot["status"]["phase"] == "Ready"
+    });
+    assert_eq!(snapshot["status"]["location"]["exchanges"], 1);
+    let why = snapshot["status"]["completeness"]["missing"][NODES[1]]
+        .as_str()
+        .unwrap();
+    assert!(why.contains("damaged there"), "{why}");
+}
+
+#[test]
+fn what_cannot_be_made_says_why_at_once() {
+    let cluster = Cluster::new();
+    let uid = cluster.recording("shop", json!({}));
+    cluster.report(NODES[0], &uid, json!({ "state": "Waiting" }));
+    let _controller = cluster.controller("a");
+    for (name, spec, reason) in [
+        (
+            "filter",
+            json!({ "recordings": ["shop"], "filter": "path ==" }),
+            "BadFilter",
+        ),
+        (
+            "store",
+            json!({ "recordings": ["shop"], "destination": { "store": "none" } }),
+            "NoSuchStore",
+        ),
+    ] {
+        cluster.snapshot(name, spec);
+        let snapshot = cluster.until("snapshots.tapedeck.dev", name, |snapshot| {
+            snapshot["status"]["phase"] == "Failed"
+        });
+        assert_eq!(condition(&snapshot, "Ready")["reason"], reason);
+        assert_eq!(
+            cluster.pull_direct(&_controller, &format!("default/{name}")),
+            409
+        );
+    }
+}
+
+#[test]
+fn when_the_leader_dies_another_one_goes_on_and_when_it_stops_at_once() {
+    let cluster = Cluster::new();
+    let uid = cluster.recording("shop", json!({}));
+    cluster.report(NODES[0], &uid, json!({ "state": "Attached", "pods": 1 }));
+    let first = cluster.controller("first");
+    let holder = |name: &str| {
+        cluster.wait(name, || {
+            let lease = cluster.server.get(
+                "leases.coordination.k8s.io",
+                "tapedeck-system",
+                "tapedeck-controller",
+            )?;
+            (lease["spec"]["holderIdentity"] == name).then_some(lease)
+        })
+    };
+    holder("first");
+    let second = cluster.controller("second");
+    cluster.until("recordings.tapedeck.dev", "shop", |recording| {
+        condition(recording, "Ready")["status"] == "True"
+    });
+    // It dies without a word.
+    first.kill();
+    let lease = holder("second");
+    assert_eq!(lease["spec"]["leaseTransitions"], 1);
+    cluster.report(NODES[0], &uid, json!({ "state": "Attached", "pods": 5 }));
+    cluster.until("recordings.tapedeck.dev", "shop", |recording| {
+        recording["status"]["totals"]["pods"] == 5
+    });
+    // This one stops in order: the third need not wait for the lease to run out.
+    second.stop();
+    let lease = cluster
+        .server
+        .get(
+            "leases.coordination.k8s.io",
+            "tapedeck-system",
+            "tapedeck-controller",
+        )
+        .unwrap();
+    assert_eq!(lease["spec"]["holderIdentity"], "");
+    let _third = cluster.controller("third");
+    holder("third");
+}
+
+#[test]
+fn faults_of_the_api_server_delay_and_lose_nothing() {
+    let cluster = Cluster::new();
+    let uid = cluster.recording("shop", json!({}));
+    cluster.report(NODES[0], &uid, json!({ "state": "Attached", "pods": 1 }));
+    let _controller = cluster.controller("a");
+    let pods = |wanted: u64| {
+        cluster.until("recordings.tapedeck.dev", "shop", |recording| {
+            recording["status"]["totals"]["pods"] == wanted
+        });
+    };
+    pods(1);
+    let writes = When {
+        verb: Some("patch"),
+        resource: Some("recordings"),
+        subresource: Some("status"),
+    };
+    for (number, fault) in [
+        Fault::Throttled(1),
+        Fault::Conflict,
+        Fault::Broken,
+        Fault::Cut,
+        Fault::DoneAndCut,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        cluster.server.fault(writes, fault, 1);
+        let wanted = number as u64 + 2;
+        cluster.report(
+            NODES[0],
+            &uid,
+            json!({ "state": "Attached", "pods": wanted }),
+        );
+        pods(wanted);
+    }
+    // Watches are cut, and what they had not told is forgotten.
+    cluster.server.compact();
+    cluster.server.cut();
+    cluster.report(NODES[0], &uid, json!({ "state": "Attached", "pods": 20 }));
+    pods(20);
+    // An outage.
+    cluster.server.down().unwrap();
+    cluster.report(NODES[0], &uid, json!({ "state": "Attached", "pods": 30 }));
+    cluster.server.up().unwrap();
+    pods(30);
+}
+
+#[test]
+fn a_role_that_is_too_tight_is_said_with_the_missing_rule() {
+    let cluster = Cluster::with_roles();
+    let controller = cluster.controller("a");
+    let lacks = |wanted: &str| {
+        cluster.wait(wanted, || {
+            let (code, text) = controller.get("/readyz");
+            (code == 503 && text.contains(wanted)).then_some(())
+        });
+    };
+    lacks(
+        "system:serviceaccount:tapedeck-system:tapedeck-controller lacks the rule {apiGroups: [\"coordination.k8s.io\"], resources: [\"leases\"], verbs: [\"get\"]} in a Role in tapedeck-system",
+    );
+    // With the roles of the chart it has all it needs, and none too many.
+    cluster.roles("tapedeck-controller");
+    let uid = cluster.recording("shop", json!({}));
+    cluster.report(NODES[0], &uid, json!({ "state": "Attached", "pods": 1 }));
+    cluster.until("recordings.tapedeck.dev", "shop", |recording| {
+        condition(recording, "Ready")["status"] == "True"
+    });
+    cluster.snapshot("s", json!({ "recordings": ["shop"], "ttl": "1s" }));
+    let snapshot = cluster.until("snapshots.tapedeck.dev", "s", |snapshot| {
+        snapshot["status"]["phase"] == "Collecting"
+    });
+    cluster.deliver(NODES[0], &snapshot, &["/a/1"]);
+    // Until its time is over: everything that is done with a snapshot was done then.
+    cluster.wait("the end of its time", || {
+        let there = cluster.server.get("snapshots.tapedeck.dev", "default", "s");
+        there.is_none().then_some(())
+    });
+    assert!(cluster.stored().is_empty());
+    cluster.wait("readiness", || (controller.get("/readyz").0 == 200).then_some(()));
+    let (_, metrics) = controller.get("/metrics");
+    assert!(!metrics.contains("forbidden"), "{metrics}");
+}
+
+#[test]
+fn what_it_asks_of_the_api_server_is_little() {
+    let cluster = Cluster::new();
+    let uid = cluster.recording("shop", json!({}));
+    for node in NODES {
+        cluster.report(node, &uid, json!({ "state": "Attached", "pods": 1 }));
+    }
+    let controller = cluster.controller("a");
+    cluster.until("recordings.tapedeck.dev", "shop", |recording| {
+        condition(recording, "Ready")["status"] == "True"
+    });
+    cluster.server.forget_requests();
+    // Numbers that grow are not written at once; what changes in kind is, and takes them along.
+    for seen in 0..50 {
+        cluster.report(
+            NODES[0],
+            &uid,
+            json!({ "state": "Attached", "pods": 1, "seen": seen }),
+        );
+    }
+    cluster.report(
+        NODES[0],
+        &uid,
+        json!({ "state": "Attached", "pods": 2, "seen": 99 }),
+    );
+    cluster.until("recordings.tapedeck.dev", "shop", |recording| {
+        recording["status"]["totals"]["pods"] == 3 && recording["status"]["totals"]["seen"] == 99
+    });
+    assert_eq!(cluster.server.count("patch", "recordings/status"), 1);
+    let others: Vec<_> = cluster
+        .server
+        .requests()
+        .into_iter()
+        .filter(|request| !["leases", "events"].contains(&request.resource.as_str()))
+        .filter(|request| request.subresource != "status")
+        .collect();
+    assert!(others.is_empty(), "{others:?}");
+    let (code, text) = controller.get("/metrics");
+    assert_eq!(code, 200);
+    assert!(text.contains("tapedeck_controller_leader 1"), "{text}");
+    assert!(text.contains("tapedeck_controller_nodes 2"), "{text}");
+}
