@@ -366,7 +366,9 @@ fn a_role_that_is_too_tight_is_said_with_the_missing_rule() {
         there.is_none().then_some(())
     });
     assert!(cluster.stored().is_empty());
-    cluster.wait("readiness", || (controller.get("/readyz").0 == 200).then_some(()));
+    cluster.wait("readiness", || {
+        (controller.get("/readyz").0 == 200).then_some(())
+    });
     let (_, metrics) = controller.get("/metrics");
     assert!(!metrics.contains("forbidden"), "{metrics}");
 }
