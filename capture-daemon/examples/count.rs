@@ -30,6 +30,7 @@ fn main() -> Result<()> {
             ring_bytes,
             streams: NonZeroUsize::MIN,
             ignore_own_cgroup: false,
+            pause: EbpfOptions::PAUSE,
         })?
         .into(),
         "af-packet" => AfPacket::open(&AfPacketOptions {

@@ -118,6 +118,7 @@ pub(super) fn open_one(backend: Backend, options: &Options) -> Result<Source, So
                 ring_bytes: options.ring_bytes,
                 streams: options.threads,
                 ignore_own_cgroup: options.ignore_own_cgroup,
+                pause: EbpfOptions::PAUSE,
             })?;
             Ok(source.into())
         }

@@ -246,7 +246,7 @@ impl Session {
     /// When the kernel does not tell what it dropped.
     pub fn snapshot(&mut self) -> Result<Snapshot, SourceError> {
         let drops = self.drops()?;
-        let mut ledger = self.ledger();
+        let mut ledger = merged(&self.workers);
         let lags = self.workers.iter().map(|worker| lock(&worker.status).lag);
         let lag = lags.max().unwrap_or_default();
         add_drops(&mut ledger, &drops);
@@ -267,26 +267,24 @@ impl Session {
     ///
     /// When the output failed for good.
     pub fn tick(&mut self) -> Result<Vec<SetEvent>, WriteError> {
-        // The ledgers first, as a thread holds its own only for a moment and the output for long.
-        let ledger = self.ledger();
-        let drops = self.tap.drops().unwrap_or_default();
-        let mut outlet = lock(&self.shared.outlet);
+        let Self {
+            tap,
+            workers,
+            shared,
+            dropped_before,
+            ..
+        } = self;
+        let mut outlet = lock(&shared.outlet);
+        // Asked for once a second, while we are called twenty times; a thread holds its own for a moment
+        // only.
         outlet.tick(&mut || {
-            let mut ledger = ledger.clone();
-            add_drops(&mut ledger, &self.dropped_before);
-            add_drops(&mut ledger, &drops);
+            let mut ledger = merged(workers);
+            add_drops(&mut ledger, dropped_before);
+            add_drops(&mut ledger, &tap.drops().unwrap_or_default());
             ledger
         });
         outlet.check()?;
         Ok(outlet.take_events())
-    }
-
-    fn ledger(&self) -> Ledger {
-        let mut ledger = Ledger::default();
-        for worker in &self.workers {
-            ledger.merge(&lock(&worker.status).ledger);
-        }
-        ledger
     }
 
     /// Exchanges that were taken so far.
@@ -419,6 +417,15 @@ pub enum FinishError {
     /// The kernel did not answer.
     #[error(transparent)]
     Source(#[from] SourceError),
+}
+
+/// The ledgers of all threads.
+fn merged(workers: &[Worker]) -> Ledger {
+    let mut ledger = Ledger::default();
+    for worker in workers {
+        ledger.merge(&lock(&worker.status).ledger);
+    }
+    ledger
 }
 
 fn add_drops(ledger: &mut Ledger, drops: &Drops) {

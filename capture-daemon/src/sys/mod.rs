@@ -9,6 +9,7 @@
 
 mod addresses;
 mod clock;
+mod event_ring;
 mod folder_watch;
 mod limits;
 mod netns;
@@ -23,6 +24,7 @@ mod wait;
 
 pub(crate) use addresses::own_addresses;
 pub(crate) use clock::{Clock, now, processor_time};
+pub(crate) use event_ring::EventRing;
 pub(crate) use folder_watch::{FolderEvent, FolderWatch};
 pub(crate) use limits::{is_cgroup2, lift_memory_lock_limit};
 pub(crate) use netns::{in_network_namespace, own_netns_cookie};

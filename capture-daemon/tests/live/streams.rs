@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tapedeck_ebpf_abi::PacketHeader;
 use tapedeck_packet::{Decoded, decode};
 use tapedeckd::sources::af_packet::AfPacket;
 use tapedeckd::sources::ebpf::Ebpf;
-use tapedeckd::sources::{Action, Match, Policy, Rule, Source};
+use tapedeckd::sources::{Action, Captured, Match, Policy, Rule, Source};
 
 use crate::support::{
     Recording, Sending, Server, af_packet_options, assert_whole, ebpf_options, or_skip,
@@ -71,6 +72,36 @@ fn ring_buffers_share_the_connections() {
     if let Some(source) = or_skip(Ebpf::open(&options)) {
         check_streams(source, &server);
     }
+}
+
+/// Whoever sleeps for long is woken by what fills the ring.
+#[test]
+fn a_quarter_of_the_ring_wakes_its_reader() {
+    const LEN: usize = 200 << 10;
+    let server = Server::bind(Ipv4Addr::LOCALHOST.into());
+    let mut options = ebpf_options(&[server.address.port()]);
+    // The smallest there is, 1 MiB.
+    options.ring_bytes = 0;
+    options.pause = Duration::from_secs(60);
+    let Some(source) = or_skip(Ebpf::open(&options)) else {
+        return;
+    };
+    let Source {
+        mut streams,
+        mut tap,
+    } = source.into();
+    let start = Instant::now();
+    thread::scope(|scope| {
+        scope.spawn(|| server.converse(LEN, Sending::Write));
+        let mut seen = 0;
+        // Not all: the last quarter is not full.
+        while seen < LEN {
+            let mut take = |captured: &Captured<'_>| seen += captured.packet.data.len();
+            streams[0].next_batch(options.pause, &mut take).unwrap();
+        }
+    });
+    assert!(start.elapsed() < options.pause / 2, "nobody woke it");
+    assert_eq!(tap.drops().unwrap().total(), 0);
 }
 
 #[test]

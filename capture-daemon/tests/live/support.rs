@@ -70,6 +70,7 @@ pub(crate) fn ebpf_options(ports: &[u16]) -> EbpfOptions {
         ring_bytes: 64 << 20,
         streams: NonZeroUsize::MIN,
         ignore_own_cgroup: false,
+        pause: EbpfOptions::PAUSE,
     }
 }
 

@@ -9,7 +9,7 @@
 
 /// The version of everything in this crate. The programs write it into each event, so that a
 /// daemon never misreads the events of an object from another build.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// The sizes of the records, smallest first.
 ///
@@ -21,8 +21,10 @@ pub const VERSION: u16 = 2;
 /// Above 64 KiB are the super-packets of segmentation offload: on loopback the kernel builds them up
 /// to 128 KiB by default, and nowhere above 8 x 65,535 bytes (`GSO_MAX_SIZE`), headers not
 /// included. They go as a whole: what an IP header can announce does not matter to the reader.
+/// The class of 64 KiB takes the longest packet that an IP header can announce, which is one segment
+/// on loopback.
 pub const CLASSES: [usize; 10] = [
-    256, 512, 1024, 2048, 4096, 16_384, 65_536, 135_168, 270_336, LARGEST,
+    256, 512, 1024, 2048, 4096, 16_384, 65_600, 135_168, 270_336, LARGEST,
 ];
 
 /// The largest record.
@@ -224,8 +226,8 @@ pub struct Settings {
     pub refused: u32,
     /// Whether loopback packets are taken at their sender only.
     pub loopback_once: u32,
-    /// Makes the size a multiple of eight.
-    pub unused: u32,
+    /// Whether any rule is by socket.
+    pub by_socket: u32,
 }
 
 impl Settings {
@@ -240,7 +242,7 @@ impl Settings {
             zero,
             refused,
             loopback_once,
-            unused,
+            by_socket,
         } = self;
         [
             refuse,
@@ -250,7 +252,7 @@ impl Settings {
             zero,
             refused,
             loopback_once,
-            unused,
+            by_socket,
         ]
     }
 }
@@ -367,6 +369,9 @@ pub mod names {
     pub const SHARD_MASK: &str = "SHARD_MASK";
     /// Constant, `u64`: a new connection is refused when more than this waits in its ring.
     pub const RING_NEARLY_FULL: &str = "RING_NEARLY_FULL";
+    /// Constant, `u32`: a quarter of a ring has two to the power of this bytes; the reader is woken once
+    /// for each that is filled.
+    pub const RING_QUARTER_BITS: &str = "RING_QUARTER_BITS";
     /// Constant, `u8`: the kernel tells the network namespace of a packet.
     pub const WITH_NETNS: &str = "WITH_NETNS";
     /// Constant, `u64`: the cgroup whose own sockets are left out; zero for none.
@@ -475,6 +480,7 @@ mod tests {
     fn sizes_agree() {
         assert!(CLASSES.is_sorted());
         assert!(CLASSES.iter().all(|size| size % 8 == 0));
+        assert!(CLASSES.contains(&(PacketHeader::LEN + 65_536)));
         for (index, counter) in Counter::ALL.iter().enumerate() {
             assert_eq!(*counter as usize, index, "{}", counter.name());
         }

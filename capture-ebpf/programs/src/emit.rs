@@ -10,11 +10,14 @@ use aya_ebpf::maps::ring_buf::RingBufBytes;
 use aya_ebpf::programs::SkBuffContext;
 use tapedeck_ebpf_abi::{CLASSES, Counter, PacketHeader};
 
-use crate::loss;
+use crate::{loss, quarter, written};
 
-/// The reader looks at the ring by the clock. A wake-up for each event would cost the sender
-/// more than the event itself.
-const FLAGS: u64 = BPF_RB_NO_WAKEUP as u64;
+/// Does not wake the reader: it looks at the ring by the clock. A wake-up for each event would cost the
+/// sender more than the event itself.
+const QUIETLY: u64 = BPF_RB_NO_WAKEUP as u64;
+
+/// Other processors may have reserved this much by the time that we do.
+const BESIDE: u64 = 64 << 10;
 
 const HEADER: usize = PacketHeader::LEN;
 
@@ -22,26 +25,27 @@ const HEADER: usize = PacketHeader::LEN;
 #[inline(always)]
 pub fn packet(ctx: &SkBuffContext, ring: &RingBuf, header: PacketHeader, payload_len: u32) {
     let len = header.len as usize;
+    let flags = flags(ring, u64::from(header.len));
     if len <= CLASSES[0] - HEADER {
-        record::<{ CLASSES[0] }>(ctx, ring, header, payload_len);
+        record::<{ CLASSES[0] }>(ctx, ring, header, payload_len, flags);
     } else if len <= CLASSES[1] - HEADER {
-        record::<{ CLASSES[1] }>(ctx, ring, header, payload_len);
+        record::<{ CLASSES[1] }>(ctx, ring, header, payload_len, flags);
     } else if len <= CLASSES[2] - HEADER {
-        record::<{ CLASSES[2] }>(ctx, ring, header, payload_len);
+        record::<{ CLASSES[2] }>(ctx, ring, header, payload_len, flags);
     } else if len <= CLASSES[3] - HEADER {
-        record::<{ CLASSES[3] }>(ctx, ring, header, payload_len);
+        record::<{ CLASSES[3] }>(ctx, ring, header, payload_len, flags);
     } else if len <= CLASSES[4] - HEADER {
-        record::<{ CLASSES[4] }>(ctx, ring, header, payload_len);
+        record::<{ CLASSES[4] }>(ctx, ring, header, payload_len, flags);
     } else if len <= CLASSES[5] - HEADER {
-        record::<{ CLASSES[5] }>(ctx, ring, header, payload_len);
+        record::<{ CLASSES[5] }>(ctx, ring, header, payload_len, flags);
     } else if len <= CLASSES[6] - HEADER {
-        record::<{ CLASSES[6] }>(ctx, ring, header, payload_len);
+        record::<{ CLASSES[6] }>(ctx, ring, header, payload_len, flags);
     } else if len <= CLASSES[7] - HEADER {
-        record::<{ CLASSES[7] }>(ctx, ring, header, payload_len);
+        record::<{ CLASSES[7] }>(ctx, ring, header, payload_len, flags);
     } else if len <= CLASSES[8] - HEADER {
-        record::<{ CLASSES[8] }>(ctx, ring, header, payload_len);
+        record::<{ CLASSES[8] }>(ctx, ring, header, payload_len, flags);
     } else if len <= CLASSES[9] - HEADER {
-        record::<{ CLASSES[9] }>(ctx, ring, header, payload_len);
+        record::<{ CLASSES[9] }>(ctx, ring, header, payload_len, flags);
     } else {
         lost(
             &header,
@@ -58,6 +62,7 @@ fn record<const SIZE: usize>(
     ring: &RingBuf,
     header: PacketHeader,
     payload_len: u32,
+    flags: u64,
 ) {
     let Some(mut record) = ring.reserve_bytes(SIZE, 0) else {
         lost(
@@ -70,7 +75,7 @@ fn record<const SIZE: usize>(
     };
     let len = opaque(u64::from(header.len));
     if len == 0 || len > (SIZE - HEADER) as u64 || !load(ctx, &mut record, len) {
-        record.discard(FLAGS);
+        record.discard(QUIETLY);
         lost(
             &header,
             Counter::Unreadable,
@@ -85,7 +90,16 @@ fn record<const SIZE: usize>(
         place.write(header);
         loss::take(header.cookie, u64::from(header.flags), place);
     }
-    record.submit(FLAGS);
+    record.submit(flags);
+}
+
+/// Wakes the reader (`BPF_RB_FORCE_WAKEUP` is the number after `BPF_RB_NO_WAKEUP`) where a record of that
+/// length may begin another quarter of the ring. Without a branch, for which the verifier would walk all
+/// that follows twice.
+#[inline(always)]
+fn flags(ring: &RingBuf, len: u64) -> u64 {
+    let written = written(ring);
+    QUIETLY + ((quarter(written) ^ quarter(written + len + BESIDE)) & 1)
 }
 
 #[inline(always)]

@@ -21,19 +21,17 @@ pub fn count(counter: Counter, by: u64) {
     }
 }
 
-/// Makes room to remember a socket, where there is none yet.
-#[inline(always)]
-pub fn remember(cookie: u64) {
-    if SOCKETS.get_ptr(cookie).is_none() {
-        // Another CPU may have been faster, which is as good.
-        let _ = SOCKETS.insert(cookie, Socket::default(), NEW);
-    }
-}
-
 /// What is remembered of one direction of a socket; `None` where there was no room.
 #[inline(always)]
 fn tally(cookie: u64, direction: u64) -> Option<*mut Tally> {
-    let socket = SOCKETS.get_ptr_mut(cookie)?;
+    let socket = match SOCKETS.get_ptr_mut(cookie) {
+        Some(socket) => socket,
+        None => {
+            // Another CPU may have been faster, which is as good.
+            let _ = SOCKETS.insert(cookie, Socket::default(), NEW);
+            SOCKETS.get_ptr_mut(cookie)?
+        }
+    };
     // SAFETY: the pointer is to a live map entry, and the index is 0 or 1.
     Some(unsafe {
         (&raw mut (*socket).directions)

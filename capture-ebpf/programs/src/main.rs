@@ -41,6 +41,9 @@ const LOOPBACK: u32 = 1;
 /// `BPF_RB_AVAIL_DATA`.
 const WAITING: u64 = 0;
 
+/// `BPF_RB_PROD_POS`.
+const WRITTEN: u64 = 3;
+
 #[map]
 static EVENTS_0: RingBuf = RingBuf::with_byte_size(4096, 0);
 #[map]
@@ -87,6 +90,8 @@ static REFUSED: LruHashMap<u64, u32> = LruHashMap::with_max_entries(16_384, 0);
 static SHARD_MASK: u32 = 0;
 #[unsafe(no_mangle)]
 static RING_NEARLY_FULL: u64 = 0;
+#[unsafe(no_mangle)]
+static RING_QUARTER_BITS: u32 = 10;
 #[unsafe(no_mangle)]
 static WITH_NETNS: u8 = 0;
 #[unsafe(no_mangle)]
@@ -177,7 +182,6 @@ fn capture(ctx: &SkBuffContext, direction: u16) {
         unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
     };
     let cut = headers.payload_len.saturating_sub(take);
-    loss::remember(cookie);
     let mut header = PacketHeader {
         version: VERSION,
         flags: direction
@@ -210,9 +214,7 @@ fn capture(ctx: &SkBuffContext, direction: u16) {
 #[inline(always)]
 fn is_admitted(settings: *mut Settings, now: &Settings, headers: &Headers, ring: &RingBuf) -> bool {
     if headers.begins() {
-        // SAFETY: the map is a ring buffer.
-        let waiting =
-            unsafe { bpf_ringbuf_query(core::ptr::from_ref(ring).cast_mut().cast(), WAITING) };
+        let waiting = query(ring, WAITING);
         if now.refuse != 0 || waiting > constant(&RING_NEARLY_FULL) {
             // Both ends see the first packet, and a lost one comes again.
             if REFUSED.get_ptr(headers.hash).is_none() {
@@ -243,6 +245,24 @@ fn ring(hash: u64) -> &'static RingBuf {
         2 => &EVENTS_2,
         _ => &EVENTS_3,
     }
+}
+
+/// Bytes that were ever written into the ring.
+#[inline(always)]
+fn written(ring: &RingBuf) -> u64 {
+    query(ring, WRITTEN)
+}
+
+/// Which quarter of the ring that is, counted from the beginning of time.
+#[inline(always)]
+fn quarter(written: u64) -> u64 {
+    written >> (constant(&RING_QUARTER_BITS) & 63)
+}
+
+#[inline(always)]
+fn query(ring: &RingBuf, what: u64) -> u64 {
+    // SAFETY: the map is a ring buffer.
+    unsafe { bpf_ringbuf_query(core::ptr::from_ref(ring).cast_mut().cast(), what) }
 }
 
 /// The index of the device that the packet leaves or came by.

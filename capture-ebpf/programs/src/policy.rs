@@ -19,11 +19,13 @@ pub fn payload(
     cgroup: u64,
     cookie: u64,
 ) -> Option<u32> {
-    let mut rule = match COOKIES.get_ptr(cookie) {
+    let mut rule = NONE;
+    if settings.by_socket != 0
+        && let Some(of_socket) = COOKIES.get_ptr(cookie)
+    {
         // SAFETY: the pointer is to a live map entry.
-        Some(rule) => unsafe { *rule },
-        None => NONE,
-    };
+        rule = unsafe { *of_socket };
+    }
     if rule == NONE {
         if settings.by_port != 0 {
             rule = first(of_port(headers.source), of_port(headers.destination));

@@ -2,16 +2,16 @@
 
 use std::fs::File;
 use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::EbpfLoader;
-use aya::maps::{MapData, MapType, RingBuf};
+use aya::maps::{Map, MapType};
 use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, ProgramType};
 use aya::sys::BpfHelper;
 use caps::Capability;
-use tapedeck_ebpf_abi::{MAX_SHARDS, PacketHeader, names};
+use tapedeck_ebpf_abi::{LARGEST, MAX_SHARDS, PacketHeader, names};
 use tapedeck_model::Scope;
 use tapedeck_packet::{LinkType, RawPacket};
 
@@ -21,7 +21,7 @@ use super::object::OBJECT;
 use super::tap::EbpfTap;
 use crate::sources::error::{Needed, explain};
 use crate::sources::{Captured, Drops, PacketSource, Policy, Socket, Source, SourceError, Tap};
-use crate::sys;
+use crate::sys::{self, EventRing};
 
 /// How the programs are set up.
 #[derive(Clone, Debug)]
@@ -37,6 +37,15 @@ pub struct EbpfOptions {
     pub streams: NonZeroUsize,
     /// Leave out the sockets of this process's own cgroup, unless that is the root.
     pub ignore_own_cgroup: bool,
+    /// How long an empty ring is left alone, unless the programs wake us: [`PAUSE`](Self::PAUSE).
+    pub pause: Duration,
+}
+
+impl EbpfOptions {
+    /// The programs wake us once for each quarter of a ring that they fill. A wake-up for each event would
+    /// cost the sender more than the event, and each look at the ring costs us as much as some events: so
+    /// this is how late a packet of a quiet connection is read.
+    pub const PAUSE: Duration = Duration::from_millis(50);
 }
 
 /// A live source of packets: the attached programs and their ring buffers.
@@ -47,11 +56,12 @@ pub struct Ebpf {
 
 /// The packets of one ring buffer.
 struct EbpfRing {
-    ring: RingBuf<MapData>,
+    ring: EventRing,
     clock: WallClock,
     clock_read: Instant,
     /// The cookie of the network namespace that needs no scope: this process's own.
     own_netns: u64,
+    pause: Duration,
 }
 
 /// One packet, and what the kernel knows about it.
@@ -92,11 +102,6 @@ const UNUSED_RING: u32 = 64 << 10;
 /// Events in one batch.
 const BATCH: usize = 4_096;
 
-/// How long to wait before an empty ring is looked at again. The programs wake nobody up (that
-/// would cost the sender more than the copy), so this is how late a packet of a quiet connection
-/// is read, and the ring must hold what a busy one sends in the meantime.
-const PAUSE: Duration = Duration::from_millis(5);
-
 /// How often the clocks are compared.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -133,7 +138,7 @@ impl Ebpf {
         for name in names::RINGS.iter().take(streams) {
             let map = take_map(&mut programs, name)?;
             tap.watch(&map)?;
-            rings.push(EbpfRing::new(map)?);
+            rings.push(EbpfRing::new(&map, options.pause)?);
         }
         tap.set_policy(&options.policy)?;
         attach(&mut programs, &cgroup)?;
@@ -181,32 +186,40 @@ impl From<Ebpf> for Source {
 }
 
 impl EbpfRing {
-    fn new(map: aya::maps::Map) -> Result<Self, SourceError> {
+    fn new(map: &Map, pause: Duration) -> Result<Self, SourceError> {
+        let Map::RingBuf(data) = map else {
+            return Err(SourceError::Unsupported("a ring buffer of that name"));
+        };
+        let size = data.info().map_err(SourceError::bpf)?.max_entries();
         Ok(Self {
-            ring: RingBuf::try_from(map).map_err(SourceError::bpf)?,
+            ring: EventRing::new(data.fd().as_fd(), size, LARGEST)
+                .map_err(SourceError::system("map the ring buffer"))?,
             clock: WallClock::new(),
             clock_read: Instant::now(),
             own_netns: sys::own_netns_cookie().unwrap_or(0),
+            pause,
         })
     }
 
     fn read(&mut self, take: &mut dyn FnMut(&Event<'_>)) -> Result<usize, SourceError> {
-        let mut events = 0;
-        while events < BATCH
-            && let Some(record) = self.ring.next()
-        {
-            let (header, data) = PacketHeader::read(&record).ok_or(SourceError::UnknownRecord)?;
+        let Self {
+            ring,
+            clock,
+            own_netns,
+            ..
+        } = self;
+        ring.read(BATCH, |record| {
+            let (header, data) = PacketHeader::read(record).ok_or(SourceError::UnknownRecord)?;
             let packet = RawPacket {
-                at: self.clock.at(header.time),
+                at: clock.at(header.time),
                 link: LinkType::RAW,
                 data,
                 wire_len: header.len.saturating_add(header.cut),
-                scope: scope(&header, self.own_netns),
+                scope: scope(&header, *own_netns),
             };
             take(&Event { header, packet });
-            events += 1;
-        }
-        Ok(events)
+            Ok(())
+        })
     }
 }
 
@@ -247,8 +260,10 @@ impl PacketSource for EbpfRing {
             if packets > 0 || left.is_zero() {
                 return Ok(packets);
             }
-            let pause = left.min(PAUSE);
-            thread::sleep(pause);
+            let pause = left.min(self.pause);
+            self.ring
+                .wait(pause)
+                .map_err(SourceError::system("wait for the ring buffer"))?;
             left -= pause;
         }
     }
@@ -274,6 +289,7 @@ fn load(options: &EbpfOptions, streams: usize) -> Result<aya::Ebpf, SourceError>
     };
     let shard_mask = (streams - 1) as u32;
     let nearly_full = (ring / 4 * 3) as u64;
+    let quarter_bits = (ring / 4).ilog2();
     let mut loader = EbpfLoader::new();
     for (index, name) in names::RINGS.iter().enumerate() {
         let bytes = if index < streams {
@@ -286,16 +302,14 @@ fn load(options: &EbpfOptions, streams: usize) -> Result<aya::Ebpf, SourceError>
     loader
         .override_global(names::SHARD_MASK, &shard_mask, true)
         .override_global(names::RING_NEARLY_FULL, &nearly_full, true)
+        .override_global(names::RING_QUARTER_BITS, &quarter_bits, true)
         .override_global(names::WITH_NETNS, &u8::from(with_netns), true)
         .override_global(names::IGNORED_CGROUP, &ignored, true)
         .load(OBJECT)
         .map_err(SourceError::bpf)
 }
 
-pub(super) fn take_map(
-    programs: &mut aya::Ebpf,
-    name: &'static str,
-) -> Result<aya::maps::Map, SourceError> {
+pub(super) fn take_map(programs: &mut aya::Ebpf, name: &'static str) -> Result<Map, SourceError> {
     programs
         .take_map(name)
         .ok_or(SourceError::Unsupported(name))

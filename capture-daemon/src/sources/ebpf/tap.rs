@@ -223,6 +223,7 @@ impl Tap for EbpfTap {
             }
         }
         self.now.by_port = u32::from(!ports.is_empty());
+        self.now.by_socket = u32::from(!cookies.is_empty());
         self.now.by_cgroup = u32::from(!cgroups.is_empty());
         self.now.loopback_once = u32::from(self.sees_both_ends && !policy.tells_ends_apart());
         self.now.generation = self.now.generation.wrapping_add(1);
