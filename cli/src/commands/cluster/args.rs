@@ -347,6 +347,9 @@ pub(crate) struct SnapshotCreate {
     /// Wait no longer for nodes: then it is made of what there is, and names who is missing
     #[arg(long, value_name = "TIME")]
     pub(crate) deadline: Option<Span>,
+    /// Delete it, with what is stored, so long after it was made [default: never]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) ttl: Option<Span>,
     /// Print the object, and make none; needs no cluster
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -138,6 +138,7 @@ fn snapshot(args: &SnapshotCreate) -> Result<Snapshot> {
             filter: args.filter.clone(),
             destination: args.store.clone().map(|store| Destination { store }),
             deadline: args.deadline,
+            ttl: args.ttl,
         },
     ))
 }
