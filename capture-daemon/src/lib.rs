@@ -7,12 +7,14 @@
 //! no packet, and leaves nothing behind: sockets, programs and attachments die with the process.
 //!
 //! Reading order: [`sources`] (where packets come from), [`capture`] (what is done with them),
-//! [`attribution`] (whose they are), [`daemon`] (the program around these); `sys` holds every system
+//! [`attribution`] (whose they are), [`daemon`] (the program around these), [`kubernetes`] (the same on
+//! a node of a cluster); `sys` holds every system
 //! call and all `unsafe` code.
 
 pub mod attribution;
 pub mod capture;
 pub mod daemon;
+pub mod kubernetes;
 pub mod sources;
 mod sys;
 mod words;

@@ -63,6 +63,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "tapedeckd",
         &[
             "tapedeck-archive",
+            "tapedeck-cluster",
+            "tapedeck-cluster-store",
             "tapedeck-ebpf-abi",
             "tapedeck-exchange",
             "tapedeck-model",

@@ -36,6 +36,8 @@ struct Index {
     /// Those that are gone, by when that was seen.
     gone: BTreeSet<(Instant, u64)>,
     read: Option<Instant>,
+    /// Changes with the paths.
+    generation: u64,
 }
 
 /// Cgroups that are remembered after they are gone. A node that starts a container every second has
@@ -101,6 +103,28 @@ impl Cgroups {
         }
         tree.visit(&tree.root, &mut |_| ());
         lock(&tree.index).paths.get(&id).cloned()
+    }
+}
+
+impl Cgroups {
+    /// Changes whenever a cgroup comes or goes.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        lock(&self.tree.index).generation
+    }
+
+    /// The cgroups that are there, by path.
+    pub fn each(&self, mut take: impl FnMut(u64, &str)) {
+        let index = lock(&self.tree.index);
+        let gone: BTreeSet<u64> = index.gone.iter().map(|(_, id)| *id).collect();
+        #[expect(clippy::disallowed_methods, reason = "they are sorted")]
+        let mut paths: Vec<_> = index.paths.iter().collect();
+        paths.sort_by_key(|&(_, path)| path);
+        for (id, path) in paths {
+            if !gone.contains(id) {
+                take(*id, path);
+            }
+        }
     }
 }
 
@@ -190,8 +214,8 @@ impl Tree {
 
 impl Index {
     fn note(&mut self, id: u64, path: String) {
-        if self.paths.len() < MOST + MOST_GONE {
-            self.paths.insert(id, path);
+        if self.paths.len() < MOST + MOST_GONE && self.paths.insert(id, path).is_none() {
+            self.generation += 1;
         }
     }
 
@@ -209,6 +233,7 @@ impl Index {
             .collect::<Vec<_>>();
         for id in ids {
             self.gone.insert((Instant::now(), id));
+            self.generation += 1;
         }
     }
 

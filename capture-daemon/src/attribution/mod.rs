@@ -32,7 +32,28 @@ pub struct Node {
     pods: PodNames,
     owners: Mutex<Option<Box<dyn Owners + Send>>>,
     before: Mutex<Arc<Before>>,
+    directory: Option<Arc<dyn Directory>>,
     known: Mutex<HashMap<(u64, u32), Known>>,
+}
+
+/// Knows pods and their containers better than the folders of the node do.
+pub trait Directory: Send + Sync {
+    /// The pod whose cgroup has that UID in its name.
+    fn pod(&self, uid: &str) -> Option<PodName>;
+
+    /// The name of a container of that pod.
+    fn container(&self, pod: &str, id: &str) -> Option<String>;
+}
+
+/// What a pod is called.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PodName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// What it belongs to, as `KIND/NAME`.
+    pub owner: Option<String>,
 }
 
 struct Known {
@@ -40,6 +61,13 @@ struct Known {
     /// Whether all was found that there is, or else when it was looked for.
     is_whole: bool,
     at: Instant,
+}
+
+#[derive(Default)]
+struct Names {
+    pod: Option<PodName>,
+    container: Option<String>,
+    is_whole: bool,
 }
 
 /// Workloads that are kept: some for each container and process of a node. When there are more, all
@@ -59,6 +87,7 @@ impl Node {
             pods,
             owners: Mutex::new(None),
             before: Mutex::default(),
+            directory: None,
             known: Mutex::new(HashMap::new()),
         }
     }
@@ -69,6 +98,19 @@ impl Node {
     pub fn of_this_machine(logs: &Path) -> Option<Self> {
         let root = cgroup_root().ok()?;
         Some(Self::new(Cgroups::watch(&root), PodNames::new(logs)))
+    }
+
+    /// Asks this one first for the names of pods.
+    #[must_use]
+    pub fn with_directory(mut self, directory: Arc<dyn Directory>) -> Self {
+        self.directory = Some(directory);
+        self
+    }
+
+    /// The cgroups of this machine.
+    #[must_use]
+    pub const fn cgroups(&self) -> &Cgroups {
+        &self.cgroups
     }
 
     /// Asks this source for the processes from now on.
@@ -87,6 +129,44 @@ impl Node {
         of(end.cookie).or_else(|| of(end.opener))
     }
 
+    fn names(&self, pod: Option<&str>, container: Option<&str>) -> Names {
+        let directory = self.directory.as_ref();
+        let (mut names, is_told) = match (directory, pod) {
+            (Some(directory), Some(uid)) => {
+                let pod = directory.pod(uid);
+                let container = container.and_then(|id| directory.container(uid, id));
+                let is_told = pod.is_some() && container.is_some();
+                (
+                    Names {
+                        pod,
+                        container,
+                        is_whole: is_told,
+                    },
+                    is_told,
+                )
+            }
+            _ => (Names::default(), false),
+        };
+        if is_told {
+            return names;
+        }
+        let of_logs = |uid: &str| {
+            let (namespace, name) = self.pods.pod(uid)?;
+            Some(PodName {
+                namespace,
+                name,
+                owner: None,
+            })
+        };
+        names.pod = names.pod.or_else(|| pod.and_then(of_logs));
+        names.container = names
+            .container
+            .or_else(|| container.and_then(|id| self.pods.container(id)));
+        // What the directory does not know yet, it may know soon.
+        names.is_whole = directory.is_none() && names.pod.is_some() && names.container.is_some();
+        names
+    }
+
     fn find(&self, cgroup: u64, owner: Option<(u32, String)>) -> Option<(Workload, bool)> {
         let mut workload = Workload::default();
         let mut is_whole = false;
@@ -95,16 +175,19 @@ impl Node {
                 pod_uid,
                 container_id,
             } = place(&path);
-            let container = container_id
-                .as_deref()
-                .and_then(|id| self.pods.container(id));
-            let pod = pod_uid.as_deref().and_then(|uid| self.pods.pod(uid));
-            is_whole = pod_uid.is_none() || pod.is_some() && container.is_some();
-            if let Some((namespace, name)) = pod {
+            let names = self.names(pod_uid.as_deref(), container_id.as_deref());
+            is_whole = pod_uid.is_none() || names.is_whole;
+            if let Some(PodName {
+                namespace,
+                name,
+                owner,
+            }) = names.pod
+            {
                 workload.namespace = Some(namespace);
                 workload.pod = Some(name);
+                workload.owner = owner;
             }
-            workload.container = container.or(container_id);
+            workload.container = names.container.or(container_id);
             workload.cgroup = Some(path);
         }
         if workload.container.is_none()

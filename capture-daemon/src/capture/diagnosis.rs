@@ -343,7 +343,9 @@ fn sights(backend: Backend, options: &Options, machine: &Machine) -> Vec<Sight> 
 }
 
 impl Machine {
-    fn read() -> Self {
+    /// What can be read of the kernel and this process.
+    #[must_use]
+    pub fn read() -> Self {
         let cgroup2 = ebpf::cgroup_root().ok();
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let text = |path: &str| {

@@ -21,6 +21,8 @@ use super::metrics::{self, Report};
 #[derive(Debug, Default)]
 pub(super) struct Published {
     state: Mutex<Option<State>>,
+    /// Why the daemon does nothing, and never will as it is.
+    idle: Mutex<Option<String>>,
 }
 
 #[derive(Debug)]
@@ -55,6 +57,11 @@ impl Published {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
     }
 
+    /// Tells that nothing is recorded, and why.
+    pub(super) fn idle(&self, why: &str) {
+        *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_owned());
+    }
+
     fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
         if ![Method::GET, Method::HEAD].contains(method) {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD");
@@ -67,7 +74,10 @@ impl Published {
         match (path, &*state) {
             ("/livez", Some(state)) if state.at.elapsed() > STUCK => unavailable("stuck"),
             ("/livez", _) => text(StatusCode::OK, "ok"),
-            ("/readyz" | "/metrics", None) => unavailable("starting"),
+            ("/readyz" | "/metrics", None) => {
+                let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+                unavailable(idle.as_deref().unwrap_or("starting"))
+            }
             ("/readyz", Some(state)) => match &state.not_ready {
                 None => text(StatusCode::OK, "ok"),
                 Some(why) => unavailable(why),

@@ -13,7 +13,8 @@ mod run;
 
 pub use config::{
     ActionConfig, ArchiveConfig, AttributionConfig, BackendConfig, BudgetConfig, CaptureConfig,
-    Config, ConfigError, ControlConfig, LogConfig, LogFormat, LogLevel, RuleConfig,
+    Config, ConfigError, ControlConfig, KubernetesConfig, LogConfig, LogFormat, LogLevel,
+    RuleConfig,
 };
 pub use governor::{Budget, Governor, Over, Usage};
 pub use metrics::{CONTENT_TYPE, Kind, METRICS, Metric, Report, Segments, render};

@@ -21,6 +21,8 @@ use super::log;
 use super::metrics::{Report, Segments};
 use crate::attribution::Node;
 use crate::capture::{self, Backend, Begin, IsOwn, Opened, Options, Session, Setup, Snapshot};
+use crate::kubernetes::Cluster;
+use crate::kubernetes::router::HowToWrite;
 use crate::sources::ebpf::cgroup_id;
 use crate::sys::{self, Clock, Signal, Signals};
 use crate::words::in_words;
@@ -30,6 +32,10 @@ const TICK: Duration = Duration::from_millis(250);
 
 /// How often the daemon looks at itself.
 const REPORT: Duration = Duration::from_secs(1);
+
+/// The smallest segments of a recording: below it more goes into the edges of archives than into
+/// exchanges.
+const SMALLEST_SEGMENT: u64 = 1 << 20;
 
 /// How often rules by cgroup are resolved again: a cgroup that comes later gets its rule then.
 const RESOLVE: Duration = Duration::from_secs(10);
@@ -48,11 +54,21 @@ pub fn run(path: &Path) -> Result<()> {
     let published = Arc::new(Published::default());
     let cgroup = cgroup(&config);
     let control = config.control.listen.map(listen).transpose()?;
+    let mut cluster = config
+        .kubernetes
+        .as_ref()
+        .map(|kubernetes| Cluster::new(kubernetes, &config.archive))
+        .transpose()?;
+    let started = start(&config, control, &published, cluster.as_mut())?;
     let Started {
         session,
         node,
         segments,
-    } = start(&config, control, &published)?;
+    } = match (started, cluster.as_mut()) {
+        (Ok(started), _) => started,
+        (Err(why), Some(cluster)) => return idle(&why, cluster, &published, &signals),
+        (Err(why), None) => return Err(why),
+    };
     let mut daemon = Daemon {
         path: path.to_owned(),
         config,
@@ -65,6 +81,7 @@ pub fn run(path: &Path) -> Result<()> {
         was_failing: false,
         cgroup,
         is_cgroup_gone: false,
+        cluster,
     };
     daemon.governor.set_budget(budget(&daemon.config.budget));
     let followed = daemon.follow(&signals);
@@ -85,25 +102,40 @@ struct Started {
 }
 
 /// Opens everything, gives up the privileges for that, and begins to record. No thread is started
-/// before they are given up: each has its own.
+/// before they are given up: each has its own. The inner error is one that a node of a cluster lives on
+/// with, to tell it.
 fn start(
     config: &Config,
     control: Option<TcpListener>,
     published: &Arc<Published>,
-) -> Result<Started> {
-    let options = config.options();
-    // The archive first: another daemon that writes to it is to be left in peace.
-    let mut begin = begin(&config.archive, options.describe_filter());
-    let (output, events) = begin()?;
+    mut cluster: Option<&mut Cluster>,
+) -> Result<Result<Started>> {
+    let mut options = config.options();
     let mut segments = Segments::default();
-    for event in events {
-        segments.note(&event);
+    let mut single = None;
+    if cluster.is_some() {
+        // Only sockets say whose they are.
+        options.backend = Backend::Ebpf;
+    } else {
+        // The archive first: another daemon that writes to it is to be left in peace.
+        let mut begin = begin(&config.archive, options.describe_filter());
+        let (output, events) = begin()?;
+        for event in events {
+            segments.note(&event);
+        }
+        single = Some((output, begin));
     }
-    let mut opened = open(&options)?;
+    let opened = match (open(&options), cluster.is_some()) {
+        (Err(why), false) => return Err(why),
+        (opened, _) => opened,
+    };
     if config.capture.keep_privileges {
         info!("privileges are kept for reloads (capture.keep_privileges)");
     } else {
-        give_up_privileges(opened.backend, &config.archive.folder)?;
+        let backend = opened
+            .as_ref()
+            .map_or(Backend::Ebpf, |opened| opened.backend);
+        give_up_privileges(backend, &config.archive.folder)?;
     }
     let mut is_own = None;
     if let Some(listener) = control {
@@ -112,20 +144,44 @@ fn start(
         info!(%address, "control endpoint");
         is_own = Some(own_connections(address.port()));
     }
-    let node = node(config);
+    if let Some(cluster) = &mut cluster {
+        cluster.captures(match &opened {
+            Ok(opened) => Ok(opened.backend),
+            Err(why) => Err(format!("{why:#}")),
+        });
+        cluster.start().context("cannot start a thread")?;
+    }
+    let mut opened = match opened {
+        Ok(opened) => opened,
+        Err(why) => return Ok(Err(why)),
+    };
+    let node = node(config, cluster.as_deref());
     if let Some(node) = &node {
         node.set_source(&mut opened);
     }
-    let setup = Setup {
+    let mut setup = Setup {
         attribution: node
             .clone()
             .map(|node| node as Arc<dyn capture::Attribution>),
         is_own,
-        again: Some(begin),
+        again: None,
         limits: Limits::default(),
         key_logs: Vec::new(),
     };
-    let session = Session::start(opened, output, setup).context("cannot start a thread")?;
+    let session = match (single, cluster) {
+        (Some((output, begin)), _) => {
+            setup.again = Some(begin);
+            Session::start(opened, output, setup)
+        }
+        (None, Some(cluster)) => {
+            let router = cluster
+                .router(how_to_write(&config.archive))
+                .context("cannot make the folder of recordings")?;
+            Session::start_into(opened, Box::new(router), setup)
+        }
+        (None, None) => bail!("nothing to write to"),
+    };
+    let session = session.context("cannot start a thread")?;
     info!(
         backend = session.backend().name(),
         streams = session.streams(),
@@ -133,10 +189,50 @@ fn start(
         filter = options.describe_filter(),
         "recording"
     );
-    Ok(Started {
+    Ok(Ok(Started {
         session,
         node,
         segments,
+    }))
+}
+
+/// Tells the cluster and whoever asks why nothing can be recorded on this node, until a signal says stop.
+/// To end would tell nobody, and be started again and again.
+fn idle(
+    why: &anyhow::Error,
+    cluster: &mut Cluster,
+    published: &Published,
+    signals: &Signals,
+) -> Result<()> {
+    let why = format!("{why:#}");
+    error!(why, "nothing can be recorded on this node");
+    published.idle(&why);
+    loop {
+        if let Some(Signal::Stop) = signals.wait(REPORT) {
+            return Ok(());
+        }
+        cluster.pass();
+        cluster.observe(sys::processor_time(), resident(), None);
+    }
+}
+
+/// How the archives of a recording are written: as configured, but for what the recording says.
+fn how_to_write(config: &ArchiveConfig) -> HowToWrite {
+    let config = config.clone();
+    Arc::new(move |wanted| {
+        let filter = format!("recording {}/{}", wanted.namespace, wanted.name);
+        let mut options = set_options(&config, filter)?;
+        if let Some(retention) = &wanted.spec.retention {
+            options.retention = Retention {
+                size: retention.bytes_per_node.map(|size| size.0),
+                age: retention.age.map(|age| age.0),
+            };
+            // What is open counts, too, and is never deleted.
+            if let Some(size) = options.retention.size {
+                options.segment_size = options.segment_size.min((size / 4).max(SMALLEST_SEGMENT));
+            }
+        }
+        Ok(options)
     })
 }
 
@@ -162,27 +258,7 @@ fn open(options: &Options) -> Result<Opened> {
 fn begin(config: &ArchiveConfig, filter: String) -> Begin {
     let config = config.clone();
     Box::new(move || {
-        let provenance = Provenance {
-            source: "live, tapedeckd".to_owned(),
-            host: fs::read_to_string("/proc/sys/kernel/hostname")
-                .unwrap_or_default()
-                .trim()
-                .to_owned(),
-            software: concat!("tapedeckd ", env!("CARGO_PKG_VERSION")).to_owned(),
-            capture_filter: filter.clone(),
-            created: Timestamp::from_nanos(sys::now(Clock::Wall)),
-            ..Provenance::default()
-        };
-        let mut options = SetOptions::new(provenance);
-        options.writer.encrypt_to = config.recipients().map_err(|source| WriteError::Encrypt {
-            source: source.into(),
-        })?;
-        options.segment_size = config.segment_size.0;
-        options.segment_age = config.segment_age.duration();
-        options.retention = Retention {
-            size: config.retain_size.map(|size| size.0),
-            age: config.retain_age.map(|age| age.duration()),
-        };
+        let options = set_options(&config, filter.clone())?;
         if let Some(parent) = config.folder.parent() {
             // What is wrong with it, the writer says better.
             drop(fs::create_dir_all(parent));
@@ -190,6 +266,31 @@ fn begin(config: &ArchiveConfig, filter: String) -> Begin {
         let (writer, events) = SegmentedWriter::create(&config.folder, options)?;
         Ok((Destination::from(writer), events))
     })
+}
+
+fn set_options(config: &ArchiveConfig, filter: String) -> Result<SetOptions, WriteError> {
+    let provenance = Provenance {
+        source: "live, tapedeckd".to_owned(),
+        host: fs::read_to_string("/proc/sys/kernel/hostname")
+            .unwrap_or_default()
+            .trim()
+            .to_owned(),
+        software: concat!("tapedeckd ", env!("CARGO_PKG_VERSION")).to_owned(),
+        capture_filter: filter,
+        created: Timestamp::from_nanos(sys::now(Clock::Wall)),
+        ..Provenance::default()
+    };
+    let mut options = SetOptions::new(provenance);
+    options.writer.encrypt_to = config.recipients().map_err(|source| WriteError::Encrypt {
+        source: source.into(),
+    })?;
+    options.segment_size = config.segment_size.0;
+    options.segment_age = config.segment_age.duration();
+    options.retention = Retention {
+        size: config.retain_size.map(|size| size.0),
+        age: config.retain_age.map(|age| age.duration()),
+    };
+    Ok(options)
 }
 
 /// Connections to our own control endpoint: in our own network namespace, to its port at an address
@@ -204,12 +305,16 @@ fn own_connections(port: u16) -> IsOwn {
     })
 }
 
-fn node(config: &Config) -> Option<Arc<Node>> {
+fn node(config: &Config, cluster: Option<&Cluster>) -> Option<Arc<Node>> {
     let attribution = &config.attribution;
-    if !attribution.enabled {
+    if !attribution.enabled && cluster.is_none() {
         return None;
     }
-    Node::of_this_machine(&attribution.node_logs).map(Arc::new)
+    let node = Node::of_this_machine(&attribution.node_logs)?;
+    Some(Arc::new(match cluster {
+        Some(cluster) => node.with_directory(cluster.directory()),
+        None => node,
+    }))
 }
 
 /// The id of the cgroup that the configuration names. Asked for before that is opened: should another
@@ -239,6 +344,7 @@ struct Daemon {
     /// The id of the cgroup whose sockets are seen, where that is one that can go.
     cgroup: Option<u64>,
     is_cgroup_gone: bool,
+    cluster: Option<Cluster>,
 }
 
 impl Daemon {
@@ -254,6 +360,14 @@ impl Daemon {
             if let Some(error) = self.session.take_failure() {
                 return Err(error)
                     .context("the source of packets failed; what came before is in the archive");
+            }
+            if let (Some(cluster), Some(node)) = (&mut self.cluster, &self.node)
+                && let Err(error) = cluster.tick(&mut self.session, node.cgroups())
+            {
+                warn!(
+                    why = in_words(&error),
+                    "the rules cannot be put in force; trying again"
+                );
             }
             for event in self.session.tick()? {
                 self.segments.note(&event);
@@ -284,7 +398,11 @@ impl Daemon {
         }
         self.was_failing = failing.is_some();
         let cgroup_gone = self.follow_cgroup()?;
-        let not_ready = failing.or(cgroup_gone);
+        let mut not_ready = failing.or(cgroup_gone);
+        if let Some(cluster) = &self.cluster {
+            cluster.observe(usage.cpu, usage.memory, Some(&snapshot));
+            not_ready = not_ready.or_else(|| cluster.waits_for());
+        }
         let report = Report {
             backend: self.session.backend().name(),
             snapshot,
@@ -380,6 +498,9 @@ impl Daemon {
         if next.control != self.config.control {
             fixed.push("control");
         }
+        if next.kubernetes != self.config.kubernetes {
+            fixed.push("kubernetes");
+        }
         if next.attribution != self.config.attribution {
             fixed.push("attribution");
         }
@@ -404,7 +525,7 @@ impl Daemon {
             let cgroup = cgroup(&next);
             self.change_source(&new)?;
             self.cgroup = cgroup;
-        } else {
+        } else if self.cluster.is_none() {
             complain(&self.session.set_policy(&policy)?);
         }
         self.governor.set_budget(budget(&next.budget));

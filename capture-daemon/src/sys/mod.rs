@@ -26,7 +26,7 @@ pub(crate) use addresses::own_addresses;
 pub(crate) use clock::{Clock, now, processor_time};
 pub(crate) use event_ring::EventRing;
 pub(crate) use folder_watch::{FolderEvent, FolderWatch};
-pub(crate) use limits::{is_cgroup2, lift_memory_lock_limit};
+pub(crate) use limits::{free_bytes, is_cgroup2, lift_memory_lock_limit};
 pub(crate) use netns::{in_network_namespace, own_netns_cookie};
 pub(crate) use packet_ring::{Frame, PacketRing, RingSize};
 pub(crate) use packet_socket::{Instruction, PacketSocket, interface_index, interface_names};

@@ -11,6 +11,7 @@
 
 mod archives;
 mod bad_input;
+mod cluster;
 mod life;
 mod pods;
 mod support;

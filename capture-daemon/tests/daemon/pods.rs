@@ -14,22 +14,27 @@ const UID: &str = "2f37bcd5-2d1e-4ac2-a8a3-cb8e6bc50d9f";
 const ID: &str = "c7cb1e1b0a2a4f0f8e8e4f8e0f4c5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e";
 
 /// A cgroup of a container, until it is dropped.
-struct Container {
+pub(crate) struct Container {
     top: PathBuf,
     folder: PathBuf,
 }
 
 impl Container {
-    fn new(test: &str, uid: &str, id: &str) -> Self {
+    /// The cgroup above all containers of a test.
+    pub(crate) fn top(test: &str) -> PathBuf {
         let root = tapedeckd::sources::ebpf::cgroup_root().unwrap();
-        let top = root.join(format!("tapedeck-{test}-{}", std::process::id()));
+        root.join(format!("tapedeck-{test}-{}", std::process::id()))
+    }
+
+    pub(crate) fn new(test: &str, uid: &str, id: &str) -> Self {
+        let top = Self::top(test);
         let folder = top.join(format!("kubepods/besteffort/pod{uid}/{id}"));
         fs::create_dir_all(&folder).unwrap();
         Self { top, folder }
     }
 
     /// A program that is to run in the cgroup.
-    fn command(&self, program: &[&str]) -> Command {
+    pub(crate) fn command(&self, program: &[&str]) -> Command {
         let script = "echo $$ > \"$1/cgroup.procs\" && shift && exec \"$@\"";
         let mut command = Command::new("sh");
         command

@@ -109,6 +109,14 @@ impl Daemon {
 
     /// The same by way of other programs.
     pub(crate) fn start_by(folder: &Path, config: &str, wrapper: &[String]) -> Self {
+        let daemon = Self::start_unready(folder, config, wrapper);
+        daemon.wait_for_log("\"recording\"");
+        until("ready", || (daemon.get("/readyz").0 == 200).then_some(()));
+        daemon
+    }
+
+    /// Starts it, and waits until it answers.
+    pub(crate) fn start_unready(folder: &Path, config: &str, wrapper: &[String]) -> Self {
         let path = folder.join("tapedeckd.yaml");
         fs::write(&path, config).unwrap();
         let mut child = under(wrapper, &path)
@@ -141,8 +149,6 @@ impl Daemon {
             let line: serde_json::Value = serde_json::from_str(line).unwrap();
             line["address"].as_str()?.parse().ok()
         });
-        daemon.wait_for_log("\"recording\"");
-        until("ready", || (daemon.get("/readyz").0 == 200).then_some(()));
         daemon
     }
 
@@ -235,6 +241,9 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         // A test that failed leaves it running.
+        if thread::panicking() {
+            println!("{}", self.log());
+        }
         drop(self.child.kill());
         drop(self.child.wait());
     }

@@ -421,17 +421,11 @@ impl Managers {
             })
             .cloned()
             .collect();
-        // Items of lists last, so that their fields are found before them.
-        for path in given_up
+        // Items of lists first: without the fields that are their keys they would not be found.
+        let (items, fields): (Vec<&Path>, Vec<&Path>) = given_up
             .iter()
-            .filter(|path| path.last().is_none_or(|s| s != "."))
-        {
-            remove(resource, &mut merged, path);
-        }
-        for path in given_up
-            .iter()
-            .filter(|path| path.last().is_some_and(|s| s == "."))
-        {
+            .partition(|path| path.last().is_some_and(|step| step == "."));
+        for path in items.into_iter().chain(fields) {
             remove(resource, &mut merged, path);
         }
         merge(resource, &mut merged, applied, &mut Vec::new());
