@@ -58,7 +58,7 @@ impl Cluster {
     pub(crate) fn roles(&self, account: &str) {
         let manifests = concat!(
             env!("CARGO_MANIFEST_DIR"),
-            "/../../deploy/manifests/ebpf/tapedeck.yaml"
+            "/../../deploy/manifests/tapedeck.yaml"
         );
         let manifests = std::fs::read_to_string(manifests).unwrap();
         let mut found = 0;
