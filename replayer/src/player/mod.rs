@@ -54,6 +54,7 @@ mod plan;
 mod reach;
 mod report;
 mod request;
+mod resolve;
 mod resources;
 mod run;
 mod scenario;
@@ -78,6 +79,7 @@ pub use observe::{Observe, ParseObserveError, TargetSecond, TargetUse};
 pub use options::{Limits, Options, Reuse};
 pub use outcome::{Failure, FailureCounts, NeverSent, NeverSentCounts};
 pub use report::{Report, ScenarioPlan};
+pub use resolve::{ParseResolveError, Resolve};
 pub use run::{Progress, RunError, dry_run, run};
 pub use scenario::{
     Executor, FileError, FileOptions, Iteration, ParseSessionKeyError, PerTime, Scenario,

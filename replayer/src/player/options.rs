@@ -6,6 +6,7 @@ use std::time::Duration;
 use tapedeck_filter::Filter;
 
 use crate::player::observe::Observe;
+use crate::player::resolve::Resolve;
 use crate::player::scenario::{Executor, Scenario, SessionKey};
 use crate::player::schedule::Speed;
 use crate::player::target::{Route, Target};
@@ -19,6 +20,11 @@ pub struct Options {
     pub target: Target,
     /// Where the requests of some recorded authorities go instead.
     pub routes: Vec<Route>,
+    /// Names whose addresses are not looked up.
+    pub resolve: Vec<Resolve>,
+    /// How long the addresses of a name are used before it is looked up again: a target that is moved or scaled out
+    /// while the run lasts is followed.
+    pub dns_ttl: Duration,
     /// Whom to believe over TLS.
     pub tls: TlsOptions,
     /// Fields that are sent with every request, in place of those of the same name.
@@ -73,6 +79,8 @@ impl Options {
     /// Streams of a connection at [`Speed::Max`] when none are asked for: below the 100 that
     /// servers allow at least (RFC 9113 section 6.5.2).
     pub const MAX_SPEED_STREAMS: NonZeroU32 = NonZeroU32::new(32).expect("not zero");
+    /// A tenth of k6's, which tests less that changes.
+    pub const DNS_TTL: Duration = Duration::from_secs(30);
     /// k6's default.
     pub const TIMEOUT: Duration = Duration::from_secs(60);
     /// k6's default for `gracefulStop`.
@@ -103,6 +111,8 @@ impl Options {
         Self {
             target,
             routes: Vec::new(),
+            resolve: Vec::new(),
+            dns_ttl: Self::DNS_TTL,
             tls: TlsOptions::default(),
             headers: Vec::new(),
             removed_headers: Vec::new(),

@@ -3,12 +3,12 @@
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::ClientConfig;
 
 use crate::player::options::Options;
 use crate::player::request::Rules;
+use crate::player::resolve::Resolve;
 use crate::player::run::RunError;
 use crate::player::target::{Target, TargetAddress, TargetProtocol};
 use crate::player::tls::{negotiated, server_name};
@@ -47,7 +47,7 @@ pub(crate) fn reach_all(options: &Options, rules: &Rules) -> Result<Vec<Reached>
                 tls: target.tls,
                 ..rules.clone()
             };
-            reached.push(reach(target, config.as_ref(), options.timeout, rules).await?);
+            reached.push(reach(target, config.as_ref(), options, rules).await?);
         }
         Ok(reached)
     })
@@ -56,7 +56,7 @@ pub(crate) fn reach_all(options: &Options, rules: &Rules) -> Result<Vec<Reached>
 async fn reach(
     target: &Target,
     config: Option<&Arc<ClientConfig>>,
-    timeout: Duration,
+    options: &Options,
     rules: Rules,
 ) -> Result<Reached, RunError> {
     let connect_error = |error| RunError::Connect {
@@ -66,7 +66,10 @@ async fn reach(
     let (destination, secure) = match &target.address {
         TargetAddress::Unix(path) => (Destination::Unix(path.clone()), None),
         TargetAddress::Tcp { host, port } => {
-            let names = Names::look_up(host, *port).await;
+            let names = match Resolve::given(&options.resolve, host, *port) {
+                Some(given) => Ok(Names::given(host, *port, given)),
+                None => Names::look_up(host, *port, options.dns_ttl).await,
+            };
             let names = names.map_err(|error| RunError::Resolve {
                 host: host.clone(),
                 error,
@@ -89,7 +92,7 @@ async fn reach(
             (_, stream) => Ok(stream),
         }
     };
-    let stream = tokio::time::timeout(timeout, connect)
+    let stream = tokio::time::timeout(options.timeout, connect)
         .await
         .unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
         .map_err(connect_error)?;

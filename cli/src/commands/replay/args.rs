@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Parser;
 use tapedeck_filter::Filter;
 use tapedeck_replayer::player::{
-    Observe, PerTime, Route, SessionKey, Speed, Stage, Target, Threshold,
+    Observe, PerTime, Resolve, Route, SessionKey, Speed, Stage, Target, Threshold,
 };
 
 use crate::args::{Identity, duration, filter};
@@ -86,6 +86,17 @@ pub(crate) struct Replay {
     /// Send no field of this name; may be given several times
     #[arg(long = "remove-header", value_name = "NAME")]
     pub(crate) removed_headers: Vec<String>,
+    /// Connect to these addresses, in turn, where a target has this name and port, as curl does; may be given several
+    /// times
+    #[arg(
+        long,
+        value_name = "HOST:PORT:ADDRESS[,ADDRESS...]",
+        help_heading = "Connections"
+    )]
+    pub(crate) resolve: Vec<Resolve>,
+    /// Look the names of targets up again for connections that are opened this much later
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "30s", help_heading = "Connections")]
+    pub(crate) dns_ttl: Duration,
     /// Believe these certificate authorities (PEM), instead of those of the system
     #[arg(long, value_name = "FILE", help_heading = "TLS")]
     pub(crate) cacert: Option<PathBuf>,

@@ -111,6 +111,8 @@ pub(super) fn verdict(report: &Report) -> ExitCode {
 fn options(args: &Replay) -> Options {
     Options {
         routes: args.routes.clone(),
+        resolve: args.resolve.clone(),
+        dns_ttl: args.dns_ttl,
         headers: args.headers.clone(),
         removed_headers: args.removed_headers.clone(),
         every_second: args.series.is_some() || args.metrics.is_some() || show::Live::is_wanted(),

@@ -34,10 +34,12 @@ pub(crate) struct Names {
     pub(crate) port: u16,
     /// Never empty. Connections are spread over the addresses in turn.
     pub(crate) addresses: Vec<SocketAddr>,
+    /// How long they are used before the name is looked up again; `None`: they do not change.
+    ttl: Option<Duration>,
 }
 
 impl Names {
-    pub(crate) async fn look_up(host: &str, port: u16) -> io::Result<Self> {
+    pub(crate) async fn look_up(host: &str, port: u16, ttl: Duration) -> io::Result<Self> {
         let addresses: Vec<SocketAddr> = lookup_host((host, port)).await?.collect();
         if addresses.is_empty() {
             return Err(io::ErrorKind::AddrNotAvailable.into());
@@ -46,12 +48,18 @@ impl Names {
             host: host.to_owned(),
             port,
             addresses,
+            ttl: host.parse::<IpAddr>().is_err().then_some(ttl),
         })
     }
 
-    /// Whether the addresses may change.
-    fn is_name(&self) -> bool {
-        self.host.parse::<IpAddr>().is_err()
+    /// With addresses that somebody gave.
+    pub(crate) fn given(host: &str, port: u16, addresses: Vec<SocketAddr>) -> Self {
+        Self {
+            host: host.to_owned(),
+            port,
+            addresses,
+            ttl: None,
+        }
     }
 }
 
@@ -82,10 +90,6 @@ pub(crate) struct Connector {
 }
 
 impl Connector {
-    /// How long addresses are used before the name is looked up again: a target that is moved or
-    /// scaled out while the run lasts is followed.
-    const LOOK_UP_EVERY: Duration = Duration::from_secs(30);
-
     pub(crate) fn new(
         destination: Destination,
         secure: Option<Secure>,
@@ -143,11 +147,13 @@ impl Connector {
             Destination::Unix(path) => return Ok(Stream::Unix(UnixStream::connect(path).await?)),
             Destination::Tcp(names) => names,
         };
-        if names.is_name() && self.looked_up.get().elapsed() > Self::LOOK_UP_EVERY {
+        if let Some(ttl) = names.ttl
+            && self.looked_up.get().elapsed() > ttl
+        {
             // Whoever comes meanwhile uses the addresses that are known; so does everybody when
             // nobody knows the name any more.
             self.looked_up.set(Instant::now());
-            if let Ok(found) = Names::look_up(&names.host, names.port).await {
+            if let Ok(found) = Names::look_up(&names.host, names.port, ttl).await {
                 *self.destination.borrow_mut() = Destination::Tcp(found.clone());
                 names = found;
             }
