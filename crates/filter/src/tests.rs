@@ -1,5 +1,6 @@
 //! What filters choose, and what they say when they are wrong.
 
+use std::hint::black_box;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -7,8 +8,8 @@ use tapedeck_archive::{Archive, Provenance, Scratch, Writer, WriterOptions};
 use tapedeck_model::exchange::Body;
 use tapedeck_model::{
     Anomalies, Anomaly, Connection, ConnectionId, Endpoint, Exchange, Field, Head, Ledger, Message,
-    Missing, Origin, Protocol, Scope, Span, StartLine, Timestamp, Tls, TlsVersion, Workload,
-    Workloads,
+    Missing, Origin, Protocol, Role, Scope, Side, Span, StartLine, Timestamp, Tls, TlsVersion,
+    Workload, Workloads,
 };
 
 use crate::Filter;
@@ -435,5 +436,86 @@ proptest! {
             prop_assert!(error.offset <= text.len());
             prop_assert!(!error.message.is_empty());
         }
+    }
+}
+
+/// So many exchanges, each with a target of its own, on one page of the index.
+fn page_of(n: u64) -> Archive {
+    let template = shop().swap_remove(0);
+    let exchanges: Vec<_> = (0..n)
+        .map(|n| {
+            let mut exchange = template.clone();
+            let at = START + n as i64 * 1_000_000;
+            let target = format!("GET /seats/{n:06}?date=today HTTP/1.1");
+            let cookie = format!("id={n}");
+            let fields = [("Host", "shop"), ("Cookie", cookie.as_str())];
+            exchange.key = n;
+            exchange.stream = n;
+            exchange.request = Some(message(&target, &fields, b"", at));
+            let status = if n % 7 == 0 {
+                "HTTP/1.1 404 No"
+            } else {
+                "HTTP/1.1 200 OK"
+            };
+            exchange.response = Some(message(status, &[], b"seat", at + 2_000_000));
+            exchange
+        })
+        .collect();
+    let archive = archive(&exchanges);
+    assert_eq!(archive.pages().count(), 1);
+    // A page is checked when it is first touched.
+    assert_eq!(archive.rows().count() as u64, n);
+    archive
+}
+
+/// Everything that the index says of an exchange: what `ls` prints, and what the player's schedule and
+/// the mock's index are made of.
+fn look_at(row: &tapedeck_archive::Row<'_>) {
+    let target = row.target_pieces().unwrap();
+    black_box(target.pieces().map(<[u8]>::len).sum::<usize>());
+    black_box((row.id(), row.time(), row.duration(), row.first_byte()));
+    black_box((row.method(), row.scheme(), row.authority(), row.status()));
+    black_box((row.connection(), row.stream(), row.client(), row.server()));
+    black_box((row.session(), row.protocol(), row.complete(), row.tunnel()));
+    black_box((row.request_body_len(), row.response_body_len()));
+    black_box((row.body_place(Role::Response), row.anomalies()));
+    black_box((row.tls().is_some(), row.workload(Side::Client).is_some()));
+}
+
+#[test]
+fn listing_allocates_nothing() {
+    let archive = page_of(1_000);
+    let listed = allocation_counter::measure(|| {
+        archive.rows().for_each(|row| look_at(&row));
+        for id in (0..1_000).rev() {
+            look_at(&archive.row(id).unwrap());
+        }
+    });
+    assert_eq!(listed.count_total, 0, "{listed:?}");
+}
+
+#[test]
+fn filters_allocate_by_page_and_not_by_exchange() {
+    let (few, many) = (page_of(100), page_of(5_000));
+    for text in [
+        "response.status >= 400",
+        "duration > duration('1ms') && request.method == 'GET'",
+        "request.path.startsWith('/seats/0001') || complete",
+        "request.query == 'date=today'",
+        "session == '0123456789ab' || client == '10.0.0.1:40000'",
+        "!(request.authority == 'shop') || stream < 10",
+    ] {
+        let filter = Filter::parse(text).unwrap();
+        let [of_few, of_many] = [&few, &many].map(|archive| {
+            allocation_counter::measure(|| {
+                black_box(filter.count(archive).unwrap());
+            })
+        });
+        // A buffer may be made longer a few times, as far as the longest target.
+        assert!(
+            of_many.count_total <= of_few.count_total + 4,
+            "{text}: {of_few:?} {of_many:?}"
+        );
+        assert!(of_many.count_total < 40, "{text}: {of_many:?}");
     }
 }

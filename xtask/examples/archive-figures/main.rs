@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod copying;
+mod encryption;
 mod reading;
 mod writing;
 
@@ -22,6 +23,7 @@ const USAGE: &str = "usage: archive-figures write ARCHIVE OUT
        archive-figures random ARCHIVE
        archive-figures scan ARCHIVE
        archive-figures copy ARCHIVE OUT
+       archive-figures encrypted ARCHIVE OUT
        archive-figures trickle ARCHIVE OUT";
 
 fn main() -> Result<()> {
@@ -35,6 +37,7 @@ fn main() -> Result<()> {
             copying::grow(archives, out, number(exchanges)?, number(bytes)?)?
         }
         ["copy", archive, out] => copying::copy_and_rewrite(archive, out)?,
+        ["encrypted", archive, out] => encryption::compare(archive, out)?,
         ["filter", archive, expression] => reading::filter(archive, expression)?,
         ["open", small, large] => reading::open(small, large)?,
         ["random", archive] => reading::random(archive)?,

@@ -88,7 +88,7 @@ pub(crate) fn random(path: &str) -> Result<Value> {
     let mut inflater = zstd::bulk::Decompressor::new()?;
     let mut out = Vec::with_capacity(16 << 20);
     let (mut loads, mut bare) = (Vec::new(), Vec::new());
-    let mut total = 0;
+    let (mut total, mut n_blocks, mut most_blocks) = (0, 0, 0);
     for n in 0..5_000_u64 {
         let id = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % archive.len();
         let (time, len) = timed(|| -> Result<usize> {
@@ -100,20 +100,37 @@ pub(crate) fn random(path: &str) -> Result<Value> {
         });
         total += len?;
         loads.push(time);
-        let stored = blocks.stored(&file, id).context("no such block")?;
-        let (time, result) = timed(|| match stored {
-            Stored::Raw(bytes) => {
-                out.clear();
-                out.extend_from_slice(bytes);
-                Ok(out.len())
+        // Its own block, and those that its body lies in.
+        let mut places = vec![blocks.of_exchange(id).context("no such block")?];
+        let record = archive.load(id, &mut scratch)?;
+        if let Some(message) = record.response() {
+            for place in message.body().blocks() {
+                places.push(usize::try_from(place)?);
             }
-            Stored::Zstd(bytes) => inflater.decompress_to_buffer(bytes, &mut out),
+        }
+        places.sort_unstable();
+        places.dedup();
+        n_blocks += places.len();
+        most_blocks = most_blocks.max(places.len());
+        let (time, result) = timed(|| -> Result<()> {
+            for place in places {
+                match stored(&file, place).context("a cut block")? {
+                    // It is read where it lies.
+                    Stored::Raw => {}
+                    Stored::Zstd(bytes) => {
+                        black_box(inflater.decompress_to_buffer(bytes, &mut out)?);
+                    }
+                }
+            }
+            Ok(())
         });
-        black_box(result?);
+        result?;
         bare.push(time);
     }
     Ok(json!({
         "body_bytes": total,
+        "blocks_mean": n_blocks as f64 / loads.len().max(1) as f64,
+        "blocks_most": most_blocks,
         "load_p50": quantile(&mut loads, 500),
         "load_p99": quantile(&mut loads, 990),
         "bare_p50": quantile(&mut bare, 500),
@@ -135,7 +152,7 @@ struct Blocks {
 }
 
 enum Stored<'a> {
-    Raw(&'a [u8]),
+    Raw,
     Zstd(&'a [u8]),
 }
 
@@ -158,17 +175,22 @@ impl Blocks {
         Ok(Self { starts })
     }
 
-    fn stored<'a>(&self, file: &'a [u8], id: u64) -> Option<Stored<'a>> {
+    fn of_exchange(&self, id: u64) -> Option<usize> {
         let behind = self.starts.partition_point(|(first, _)| *first <= id);
         let (_, offset) = *self.starts.get(behind.checked_sub(1)?)?;
-        let references = usize::try_from(number::<4>(file, offset + 8)?).ok()? * 8;
-        let start = offset + 64 + references;
-        let end = offset + 64 + body_len(file, offset)?;
-        let bytes = file.get(start..end)?;
-        match file.get(offset + 5)? {
-            0 => Some(Stored::Raw(bytes)),
-            _ => Some(Stored::Zstd(bytes)),
-        }
+        Some(offset)
+    }
+}
+
+/// How the block is stored that begins there.
+fn stored(file: &[u8], offset: usize) -> Option<Stored<'_>> {
+    let references = usize::try_from(number::<4>(file, offset + 8)?).ok()? * 8;
+    let start = offset + 64 + references;
+    let end = offset + 64 + body_len(file, offset)?;
+    let bytes = file.get(start..end)?;
+    match file.get(offset + 5)? {
+        0 => Some(Stored::Raw),
+        _ => Some(Stored::Zstd(bytes)),
     }
 }
 
@@ -192,6 +214,15 @@ fn number<const N: usize>(file: &[u8], offset: usize) -> Option<u64> {
 /// Reads every row, every record and every body, and says how much memory that took at most.
 pub(crate) fn scan(path: &str) -> Result<Value> {
     let archive = Archive::open(Path::new(path))?;
+    let (time, found) = timed(|| scanned(&archive));
+    let mut found = found?;
+    found["file_bytes"] = fs::metadata(path)?.len().into();
+    found["scan_seconds"] = time.as_secs_f64().into();
+    Ok(found)
+}
+
+/// What it is to read all of an archive.
+pub(crate) fn scanned(archive: &Archive) -> Result<Value> {
     let mut peak = anonymous_kib()?;
     let mut targets = 0;
     for (n, row) in archive.rows().enumerate() {
@@ -215,7 +246,6 @@ pub(crate) fn scan(path: &str) -> Result<Value> {
     }
     Ok(json!({
         "exchanges": archive.len(),
-        "file_bytes": fs::metadata(path)?.len(),
         "target_bytes": targets,
         "body_bytes": bodies,
         "anonymous_kib": peak.max(anonymous_kib()?),

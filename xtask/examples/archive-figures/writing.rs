@@ -94,7 +94,7 @@ pub(crate) fn overwriting() -> WriterOptions {
 }
 
 /// Gives the exchanges with their bodies, and beside them the bytes of all their messages.
-fn for_each_batch(
+pub(crate) fn for_each_batch(
     archive: &Archive,
     mut each: impl FnMut(&[Exchange], &[u8]) -> Result<()>,
 ) -> Result<()> {

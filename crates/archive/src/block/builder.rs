@@ -597,16 +597,24 @@ impl HeadValues {
         self.bytes.extend_from_slice(&head.raw);
     }
 
+    /// Column by column: most of what an exchange has are fields, and so each column grows but once.
     fn fields(&mut self, fields: &[model::Field], cursor: &mut u32) {
-        for field in fields {
-            self.name_skip.push(distance(*cursor, field.name.start));
-            self.name_len.push(field.name.len.into());
-            *cursor = field.name.start.wrapping_add(field.name.len);
-            self.value_skip.push(distance(*cursor, field.value.start));
-            self.value_len.push(field.value.len.into());
-            *cursor = field.value.start.wrapping_add(field.value.len);
-            self.field_flags.push(flags_of(field));
+        let end = |span: model::Span| span.start.wrapping_add(span.len);
+        if let Some((first, rest)) = fields.split_first() {
+            self.name_skip.push(distance(*cursor, first.name.start));
+            let names = rest.iter().zip(fields);
+            self.name_skip
+                .extend(names.map(|(field, before)| distance(end(before.value), field.name.start)));
         }
+        self.name_len
+            .extend(fields.iter().map(|field| field.name.len.into()));
+        let values = fields.iter();
+        self.value_skip
+            .extend(values.map(|field| distance(end(field.name), field.value.start)));
+        self.value_len
+            .extend(fields.iter().map(|field| field.value.len.into()));
+        self.field_flags.extend(fields.iter().map(flags_of));
+        *cursor = fields.last().map_or(*cursor, |field| end(field.value));
     }
 
     fn pack(&mut self) -> Heads {
@@ -661,14 +669,8 @@ fn distance(from: u32, to: u32) -> u64 {
 }
 
 fn flags_of(field: &model::Field) -> u64 {
-    let mut flags = 0;
-    if field.name_unknown {
-        flags |= field_flags::NAME_UNKNOWN;
-    }
-    if field.value_unknown {
-        flags |= field_flags::VALUE_UNKNOWN;
-    }
-    flags
+    u64::from(field.name_unknown) * field_flags::NAME_UNKNOWN
+        | u64::from(field.value_unknown) * field_flags::VALUE_UNKNOWN
 }
 
 /// `at` from `from` on. Wraps, and so does the way back: any two timestamps survive.

@@ -22,6 +22,10 @@ impl Values {
         self.0.push(value);
     }
 
+    pub(crate) fn extend(&mut self, values: impl Iterator<Item = u64>) {
+        self.0.extend(values);
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }

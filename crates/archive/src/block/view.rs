@@ -602,6 +602,17 @@ impl<'s> BodyView<'s> {
         })
     }
 
+    /// Where in the file the blocks begin that it lies in: the record's own, too, where it lies there.
+    pub fn blocks(&self) -> impl Iterator<Item = u64> + use<'s> {
+        let origin = self.origin;
+        let inline = (!self.inline.is_empty()).then_some(origin.offset);
+        let pieces = self.pieces().map(move |piece| match piece.reference {
+            None => origin.offset,
+            Some(number) => origin.references.get(number).copied().unwrap_or(0),
+        });
+        pieces.chain(inline)
+    }
+
     /// What pieces in the record's own block point into.
     pub(crate) fn own_bytes(&self) -> &'s [u8] {
         self.block.bodies.as_slice()

@@ -8,6 +8,8 @@ pub(crate) struct Interner {
     /// Number + 1 of the string; 0: free. A power of two of places, at most half of them taken.
     /// A page takes few enough strings that ones made to collide cost little.
     slots: Vec<u32>,
+    /// The strings that were asked for last: most of what a page names are a few, in turns.
+    last: [u32; 4],
     pub(crate) ends: Vec<u32>,
     pub(crate) bytes: Vec<u8>,
 }
@@ -15,6 +17,22 @@ pub(crate) struct Interner {
 impl Interner {
     /// The number of a string, and whether it is new.
     pub(crate) fn number(&mut self, string: &[u8]) -> (u64, bool) {
+        let recent = self.last.iter().find(|number| {
+            let number = **number as usize;
+            number < self.ends.len() && self.string(number) == string
+        });
+        if let Some(number) = recent {
+            return (u64::from(*number), false);
+        }
+        let (number, is_new) = self.look_up(string);
+        self.last.rotate_right(1);
+        if let Some(first) = self.last.first_mut() {
+            *first = number as u32;
+        }
+        (number, is_new)
+    }
+
+    fn look_up(&mut self, string: &[u8]) -> (u64, bool) {
         if self.slots.len() < 2 * (self.ends.len() + 1) {
             self.grow();
         }

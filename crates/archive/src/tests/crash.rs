@@ -1,8 +1,8 @@
 //! Writers that die, disks that fill up, writers in each other's way.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Lines};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 use std::{env, fs};
 
@@ -26,6 +26,56 @@ fn options() -> WriterOptions {
 /// Held while a child is started, and while a lock on a file must be gone once the file is closed:
 /// between fork and exec, a child holds every file of this process, and their locks.
 pub(crate) static NO_CHILD_STARTS: Mutex<()> = Mutex::new(());
+
+/// A writer in a process of its own, which says `flushed N` when N exchanges are safe.
+pub(crate) struct Victim {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    /// What it said last.
+    pub(crate) flushed: usize,
+    /// How often it said so before it was killed.
+    pub(crate) heard: usize,
+}
+
+impl Victim {
+    /// Starts a test of this binary that is the writer. The variable tells it so, and where to write.
+    pub(crate) fn start(test: &str, variable: &str, place: &Path) -> Self {
+        let _starting = NO_CHILD_STARTS.lock().unwrap();
+        let mut child = Command::new(env::current_exe().unwrap())
+            .args([test, "--exact", "--nocapture"])
+            .env(variable, place)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self {
+            child,
+            lines,
+            flushed: 0,
+            heard: 0,
+        }
+    }
+
+    /// Hears it say so, as often as that or until its end.
+    pub(crate) fn hear(&mut self, times: usize) {
+        let lines = self.lines.by_ref().map_while(Result::ok);
+        let said = lines.filter_map(|line| line.rsplit_once("flushed ")?.1.parse().ok());
+        for flushed in said.take(times) {
+            self.flushed = flushed;
+            self.heard += 1;
+        }
+    }
+
+    /// Kills it; what it said before it died is heard.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let heard = self.heard;
+        self.hear(usize::MAX);
+        self.heard = heard;
+    }
+}
 
 /// What the variable holds is where the child writes.
 const CHILD: &str = "TAPEDECK_TEST_ARCHIVE";
@@ -53,25 +103,10 @@ fn a_killed_writer_loses_only_what_was_not_flushed() {
     for round in 0..12_usize {
         let folder = memory();
         let path = folder.path().join("a.tape");
-        let starting = NO_CHILD_STARTS.lock().unwrap();
-        let mut child = Command::new(env::current_exe().unwrap())
-            .args([
-                "tests::crash::child_writes_until_it_is_killed",
-                "--exact",
-                "--nocapture",
-            ])
-            .env(CHILD, &path)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        drop(starting);
-        let mut lines = BufReader::new(child.stdout.take().unwrap())
-            .lines()
-            .map_while(Result::ok)
-            .filter_map(|line| line.rsplit_once("flushed ")?.1.parse::<u64>().ok());
+        let writer = "tests::crash::child_writes_until_it_is_killed";
+        let mut victim = Victim::start(writer, CHILD, &path);
         // While it is written, it is busy, and can be looked at.
-        let mut flushed = lines.next().unwrap();
+        victim.hear(1);
         let partial = partial_path(&path).unwrap();
         if round == 0 {
             let busy = Writer::create(&path, options()).unwrap_err();
@@ -83,13 +118,10 @@ fn a_killed_writer_loses_only_what_was_not_flushed() {
             let out = folder.path().join("b.tape");
             assert!(recover(&partial, &out).is_err() && !out.exists());
         }
-        for line in lines.by_ref().take(round * round) {
-            flushed = line;
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        // What it said before it died.
-        flushed = lines.last().unwrap_or(flushed);
+        victim.hear(round * round);
+        victim.kill();
+        let flushed = victim.flushed as u64;
+        assert!(flushed > 0);
 
         let leftover = Writer::create(&path, options()).unwrap_err();
         assert!(

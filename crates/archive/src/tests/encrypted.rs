@@ -1,8 +1,6 @@
 //! Encrypted archives: who can read them, and what nobody can do to them.
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 use std::{env, fs};
@@ -12,7 +10,7 @@ use tempfile::{TempDir, tempdir};
 use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::crash::NO_CHILD_STARTS;
+use super::crash::{NO_CHILD_STARTS, Victim};
 use super::samples::{Sample, add, expected, noise, provenance, read, shop, write};
 use crate::encryption::cipher::Budget;
 use crate::error::Damage;
@@ -469,30 +467,11 @@ fn a_killed_writer_leaves_what_the_key_opens() {
             break;
         }
         let folder = tempdir().unwrap();
-        let starting = NO_CHILD_STARTS.lock().unwrap();
-        let mut child = Command::new(env::current_exe().unwrap())
-            .args([
-                "tests::encrypted::child_writes_encrypted_segments_until_it_is_killed",
-                "--exact",
-                "--nocapture",
-            ])
-            .env(CHILD, folder.path())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        drop(starting);
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut lines = lines
-            .map_while(Result::ok)
-            .filter_map(|line| line.rsplit_once("flushed ")?.1.parse::<usize>().ok());
-        let mut flushed = 0;
-        for line in lines.by_ref().take(1 + round * 7 % 80) {
-            flushed = line;
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        flushed = lines.last().unwrap_or(flushed);
+        let writer = "tests::encrypted::child_writes_encrypted_segments_until_it_is_killed";
+        let mut victim = Victim::start(writer, CHILD, folder.path());
+        victim.hear(1 + round * 7 % 80);
+        victim.kill();
+        let flushed = victim.flushed;
 
         let read_it = || {
             let archive = Archive::open_with(folder.path(), &identities()).unwrap();

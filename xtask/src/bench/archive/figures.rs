@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::super::figures::Bound;
+use super::super::measure::Cost;
 use super::traffic::Traffic;
 
 /// Lengths in bytes, and what the measuring program said.
@@ -18,6 +19,9 @@ pub(crate) struct OfTraffic {
     pub(crate) write: Value,
     pub(crate) random: Value,
     pub(crate) copy: Value,
+    pub(crate) encrypted: Value,
+    /// What it costs to import the HAR.
+    pub(crate) har_import: Cost,
 }
 
 /// What was measured of a large index.
@@ -70,11 +74,15 @@ impl OfTraffic {
                 1.25,
             ),
             bound(
-                "a random exchange with its body / `zstd -d` of its block",
+                "a random exchange with its body / `zstd -d` of the blocks they lie in",
                 random("load_mean") / random("bare_mean"),
                 3.0,
             ),
-            bound("the same, p99 / 200 µs", random("load_p99") / 200e-6, 1.0),
+            bound(
+                "the same, p99 / 200 µs for each block that the largest lies in",
+                random("load_p99") / (200e-6 * random("blocks_most")),
+                1.0,
+            ),
         ]
     }
 }

@@ -112,6 +112,7 @@ impl Bench {
         self.cost("zstd", &["-3", "-T1", "-q", "-f", pcap, "-o", &zst])?;
         self.cost(TAPEDECK, &["export", "har", &tape, "-o", &har])?;
         self.gzip(&har, &har_gz)?;
+        let har_import = self.cost(TAPEDECK, &["import", &har, "-o", &out, "--force"])?;
         say(&format!("{name}: writing, reading, copying"));
         let write = self.figures(&["write", &tape, &out])?;
         say(&format!("{name}: mitmproxy"));
@@ -135,6 +136,8 @@ impl Bench {
             write,
             random: self.figures(&["random", &tape])?,
             copy: self.figures(&["copy", &tape, &out])?,
+            har_import,
+            encrypted: self.figures(&["encrypted", &tape, &out])?,
         };
         for path in [&zst, &har_gz, &flow, &sample] {
             // There may be no flow file.

@@ -13,6 +13,8 @@ pub(crate) fn markdown(all: &[OfTraffic], index: &Index, load: &str) -> String {
     );
     sizes(&mut text, all);
     speeds(&mut text, all);
+    encryption(&mut text, all);
+    imports(&mut text, all);
     of_index(&mut text, index);
     for figures in all {
         let title = format!("{}: bounds", figures.traffic.title());
@@ -70,6 +72,48 @@ fn speeds(text: &mut String, all: &[OfTraffic]) {
                 micros("bare_p50"),
                 copy("by_blocks_seconds"),
                 copy("anew_seconds"),
+            ),
+        );
+    }
+}
+
+fn encryption(text: &mut String, all: &[OfTraffic]) {
+    text.push_str(
+        "\n### Encrypted, beside the same as it is\n\n| | size | writing | opening | first filter | later ones \
+         | reading everything |\n|---|--:|--:|--:|--:|--:|--:|\n",
+    );
+    for it in all {
+        let ratio =
+            |name| number(&it.encrypted["encrypted"], name) / number(&it.encrypted["plain"], name);
+        line(
+            text,
+            format_args!(
+                "| {} | {:.3} | {:.2} | {:.1} | {:.2} | {:.2} | {:.2} |",
+                it.traffic.title(),
+                ratio("file_bytes"),
+                ratio("write_seconds"),
+                ratio("open_seconds"),
+                ratio("filter_seconds"),
+                ratio("filter_again_seconds"),
+                ratio("scan_seconds"),
+            ),
+        );
+    }
+}
+
+fn imports(text: &mut String, all: &[OfTraffic]) {
+    text.push_str(
+        "\n### `tapedeck import` of the HARs\n\n| | MiB | CPU s | resident MiB |\n|---|--:|--:|--:|\n",
+    );
+    for it in all {
+        line(
+            text,
+            format_args!(
+                "| {} | {:.0} | {:.2} | {:.0} |",
+                it.traffic.title(),
+                it.har_len as f64 / MIB,
+                it.har_import.cpu.as_secs_f64(),
+                it.har_import.resident_kib as f64 / 1024.0,
             ),
         );
     }

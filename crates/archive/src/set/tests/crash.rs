@@ -1,8 +1,6 @@
 //! Writers that die and disks that fill up, at hundreds of points.
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 use std::{env, fs};
 
@@ -10,7 +8,7 @@ use tapedeck_model::Ledger;
 
 use super::{names, samples, small, writer_options};
 use crate::set::resume::seal_in_place;
-use crate::tests::crash::NO_CHILD_STARTS;
+use crate::tests::crash::{NO_CHILD_STARTS, Victim};
 use crate::tests::encrypted::{identities, recipients};
 use crate::tests::samples::{add, expected, memory, read, write};
 use crate::{
@@ -58,32 +56,13 @@ fn a_killed_writer_leaves_a_set_that_opens() {
     let (mut unsealed, mut lines_read) = (0, 0);
     for round in 0..200_usize {
         let folder = memory();
-        let starting = NO_CHILD_STARTS.lock().unwrap();
-        let mut child = Command::new(env::current_exe().unwrap())
-            .args([
-                "set::tests::crash::child_writes_segments_until_it_is_killed",
-                "--exact",
-                "--nocapture",
-            ])
-            .env(CHILD, folder.path())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        drop(starting);
-        let mut lines = BufReader::new(child.stdout.take().unwrap())
-            .lines()
-            .map_while(Result::ok)
-            .filter_map(|line| line.rsplit_once("flushed ")?.1.parse::<usize>().ok());
+        let writer = "set::tests::crash::child_writes_segments_until_it_is_killed";
+        let mut victim = Victim::start(writer, CHILD, folder.path());
         // Between two lines anything may be under way. In the first rounds it has barely begun.
-        let mut flushed = 0;
-        for line in lines.by_ref().take(round * 7 % 87) {
-            flushed = line;
-            lines_read += 1;
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        flushed = lines.last().unwrap_or(flushed);
+        victim.hear(round * 7 % 87);
+        victim.kill();
+        let flushed = victim.flushed;
+        lines_read += victim.heard;
 
         let hidden = names(folder.path());
         let hidden = hidden.iter().filter(|name| name.starts_with('.')).count();
