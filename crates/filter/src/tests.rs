@@ -4,7 +4,10 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use tapedeck_archive::{Archive, Provenance, Scratch, Writer, WriterOptions};
+use tapedeck_archive::{
+    Archive, BodyBuffer, MergeError, MergeInput, Provenance, Scratch, Selection, Writer,
+    WriterOptions, copy, merge,
+};
 use tapedeck_model::exchange::Body;
 use tapedeck_model::{
     Anomalies, Anomaly, Connection, ConnectionId, Endpoint, Exchange, Field, Head, Ledger, Message,
@@ -517,5 +520,121 @@ fn filters_allocate_by_page_and_not_by_exchange() {
             "{text}: {of_few:?} {of_many:?}"
         );
         assert!(of_many.count_total < 40, "{text}: {of_many:?}");
+    }
+}
+
+/// Exchanges of the shop's kinds, so many milliseconds after each other's beginning.
+fn arranged(places: &[(usize, i64)]) -> Archive {
+    let kinds = shop();
+    let exchanges: Vec<_> = places
+        .iter()
+        .zip(0..)
+        .map(|((kind, at), n)| {
+            let mut exchange = kinds[*kind].clone();
+            exchange.key = n;
+            for message in exchange.request.iter_mut().chain(&mut exchange.response) {
+                for time in [&mut message.first_byte, &mut message.last_byte] {
+                    *time = Timestamp::from_nanos(time.as_nanos() + at * 1_000_000);
+                }
+            }
+            exchange
+        })
+        .collect();
+    archive(&exchanges)
+}
+
+/// What comes out of a writer.
+fn written(write: impl FnOnce(Writer)) -> Archive {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("b.tape");
+    write(Writer::create(&path, WriterOptions::new(Provenance::default())).unwrap());
+    Archive::open(&path).unwrap()
+}
+
+fn selection(archive: &Archive, filter: &Filter) -> Selection {
+    let mut chosen = Selection::none(archive);
+    for row in filter.select(archive) {
+        chosen.insert(row.unwrap().id());
+    }
+    chosen
+}
+
+fn cut(archive: &Archive, filter: &Filter) -> Archive {
+    written(|mut writer| {
+        copy(
+            archive,
+            &selection(archive, filter),
+            &mut writer,
+            &mut |_| (),
+        )
+        .unwrap();
+        writer.seal(archive.ledger()).unwrap();
+    })
+}
+
+/// Merged, of each what a filter chooses.
+fn merged(archives: [&Archive; 2], filter: Option<&Filter>) -> Archive {
+    let chosen = archives.map(|archive| filter.map(|filter| selection(archive, filter)));
+    let inputs: Vec<_> = archives
+        .iter()
+        .zip(&chosen)
+        .map(|(archive, chosen)| MergeInput {
+            name: "",
+            archive,
+            chosen: chosen.as_ref(),
+        })
+        .collect();
+    written(|writer| {
+        merge(&inputs, || Ok::<_, MergeError>(writer)).unwrap();
+    })
+}
+
+/// Everything but the ids of connections, which a merge gives anew.
+fn contents(archive: &Archive) -> Vec<Exchange> {
+    let (mut scratch, mut buffer) = (Scratch::new(), BodyBuffer::new());
+    let read = |id| {
+        let record = archive.load(id, &mut scratch).unwrap();
+        let mut exchange = record.to_exchange();
+        Arc::make_mut(&mut exchange.connection).id = ConnectionId(0);
+        let views = [record.request(), record.response()];
+        for (view, message) in views
+            .into_iter()
+            .zip([&mut exchange.request, &mut exchange.response])
+        {
+            if let (Some(view), Some(message)) = (view, message) {
+                message.body.tail = archive.body(&view.body(), &mut buffer).unwrap().to_vec();
+            }
+        }
+        exchange
+    };
+    (0..archive.len()).map(read).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn cut_and_merge_commute_with_filters(
+        first in prop::collection::vec((0_usize..4, 0_i64..20), 0..12),
+        second in prop::collection::vec((0_usize..4, 0_i64..20), 0..12),
+        filter in prop::sample::select(vec![
+            "response.status >= 400",
+            "complete",
+            "request.method == 'GET' && !has(response.status)",
+            "request.headers['x-user'] == 'bert'",
+            "response.size > 0 || duration > duration('1s')",
+            "true",
+            "false",
+        ]),
+    ) {
+        let filter = Filter::parse(filter).unwrap();
+        let (first, second) = (arranged(&first), arranged(&second));
+        let cut_last = contents(&cut(&merged([&first, &second], None), &filter));
+        let cut_first = merged([&cut(&first, &filter), &cut(&second, &filter)], None);
+        prop_assert_eq!(&contents(&cut_first), &cut_last);
+        let at_once = merged([&first, &second], Some(&filter));
+        prop_assert_eq!(&contents(&at_once), &cut_last);
+        // And it is idempotent.
+        prop_assert_eq!(&contents(&cut(&at_once, &filter)), &cut_last);
     }
 }
