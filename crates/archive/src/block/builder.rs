@@ -669,8 +669,9 @@ fn distance(from: u32, to: u32) -> u64 {
 }
 
 fn flags_of(field: &model::Field) -> u64 {
-    u64::from(field.name_unknown) * field_flags::NAME_UNKNOWN
-        | u64::from(field.value_unknown) * field_flags::VALUE_UNKNOWN
+    let name = u64::from(field.name_unknown) * field_flags::NAME_UNKNOWN;
+    let value = u64::from(field.value_unknown) * field_flags::VALUE_UNKNOWN;
+    name | value
 }
 
 /// `at` from `from` on. Wraps, and so does the way back: any two timestamps survive.
