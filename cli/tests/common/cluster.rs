@@ -47,6 +47,9 @@ impl Cluster {
     /// A cluster that knows Tapedeck's resources.
     pub(crate) fn with_definitions() -> Self {
         let cluster = Self::bare();
+        for namespace in ["pay", "shop"] {
+            cluster.server.namespace(namespace).expect("a namespace");
+        }
         for crd in tapedeck_cluster::crds().expect("definitions") {
             let mut crd = serde_json::to_value(crd).expect("JSON");
             crd["metadata"]["labels"] = json!({

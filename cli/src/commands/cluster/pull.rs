@@ -210,7 +210,7 @@ async fn attempt(
         .header(RANGE, format!("bytes={}-", file.have))
         .body(Body::empty())
         .map_err(|error| Ended::Refused(error.into()))?;
-    let answer = request.session.client.send(asked).await;
+    let answer = request.session.transfers.send(asked).await;
     let answer = answer.map_err(|error| Ended::Cut(request.session.explain(error)))?;
     let (head, mut body) = answer.into_parts();
     match head.status {

@@ -32,6 +32,8 @@ const SILENCE: Duration = Duration::from_secs(120);
 /// A cluster that is reached.
 pub(super) struct Session {
     pub(super) client: Client,
+    /// For transfers, which are tried again where they were cut, and not as a whole.
+    pub(super) transfers: Client,
     /// Of the workloads: `-n`, or that of the context.
     pub(super) namespace: String,
     /// `-n`, where it was given.
@@ -64,10 +66,15 @@ impl Session {
             .namespace
             .clone()
             .unwrap_or_else(|| config.default_namespace.clone());
+        let mut once = config.clone();
+        once.default_retry = false;
+        let transfers = Client::try_from(once);
+        let transfers = transfers.with_context(|| format!("cannot use {}", place.of))?;
         let client =
             Client::try_from(config).with_context(|| format!("cannot use {}", place.of))?;
         Ok(Self {
             client,
+            transfers,
             namespace,
             named: access.namespace.clone(),
             system: access.system_namespace.clone(),
