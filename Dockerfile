@@ -3,9 +3,9 @@
 FROM docker.io/library/rust:1.95-bookworm AS build
 WORKDIR /tapedeck
 COPY . .
-RUN cargo build --release --locked -p tapedeck -p tapedeckd \
+RUN cargo build --release --locked -p tapedeck -p tapedeckd -p tapedeck-controller \
  && mkdir -p /root-of-image/usr/bin \
- && for program in tapedeck tapedeckd; do strip -o /root-of-image/usr/bin/$program target/release/$program; done
+ && for program in tapedeck tapedeckd tapedeck-controller; do strip -o /root-of-image/usr/bin/$program target/release/$program; done
 
 # glibc and CA certificates, and no shell.
 FROM gcr.io/distroless/cc-debian12

@@ -698,7 +698,9 @@ fn settings_that_make_no_sense_are_refused() {
 
 /// Whether a policy lets a request pass.
 fn is_admitted(objects: &[Value], policy: &str, request: &Value, object: &Value) -> bool {
-    let found = objects.iter().find(|object| object["kind"] == "ValidatingAdmissionPolicy" && object["metadata"]["name"] == policy);
+    let found = objects.iter().find(|object| {
+        object["kind"] == "ValidatingAdmissionPolicy" && object["metadata"]["name"] == policy
+    });
     let spec = &found.expect("a policy")["spec"];
     let holds = |expression: &Value| {
         let text = expression["expression"].as_str().expect("an expression");
@@ -717,7 +719,11 @@ fn admission_holds_daemons_to_their_node_and_recordings_to_their_namespace() {
     let objects = printed(&["-n", "tapes"]);
     let report = json!({ "metadata": { "name": "n1" } });
     let by = |user: &str, nodes: &Value| {
-        let extra = if nodes.is_null() { json!({}) } else { json!({ "authentication.kubernetes.io/node-name": nodes }) };
+        let extra = if nodes.is_null() {
+            json!({})
+        } else {
+            json!({ "authentication.kubernetes.io/node-name": nodes })
+        };
         let request = json!({ "userInfo": { "username": user, "extra": extra } });
         is_admitted(&objects, "tapedeck-own-node-report", &request, &report)
     };
@@ -726,10 +732,18 @@ fn admission_holds_daemons_to_their_node_and_recordings_to_their_namespace() {
     assert!(!by(daemon, &json!(["n2"])));
     // A token that is bound to no pod.
     assert!(!by(daemon, &Value::Null));
-    assert!(by("system:serviceaccount:tapes:tapedeck-controller", &Value::Null));
+    assert!(by(
+        "system:serviceaccount:tapes:tapedeck-controller",
+        &Value::Null
+    ));
     let from = |namespace: &str, selector: &Value| {
         let recording = json!({ "spec": { "selector": selector } });
-        is_admitted(&objects, "tapedeck-own-namespace", &json!({ "namespace": namespace }), &recording)
+        is_admitted(
+            &objects,
+            "tapedeck-own-namespace",
+            &json!({ "namespace": namespace }),
+            &recording,
+        )
     };
     assert!(from("shop", &json!({})));
     assert!(from("shop", &json!({ "namespaces": ["shop"] })));
@@ -744,13 +758,19 @@ fn the_manifest_for_krew_names_what_kubectl_looks_for() {
     // As krew-release-bot fills it in.
     let filled: String = template
         .lines()
-        .map(|line| match line.trim_start().strip_prefix("{{addURIAndSha \"") {
-            Some(rest) => {
-                let uri = rest.split('"').next().expect("an address").replace("{{ .TagName }}", "v0.1.0");
-                format!("      uri: {uri}\n      sha256: {}\n", "0".repeat(64))
-            }
-            None => line.replace("{{ .TagName }}", "v0.1.0") + "\n",
-        })
+        .map(
+            |line| match line.trim_start().strip_prefix("{{addURIAndSha \"") {
+                Some(rest) => {
+                    let uri = rest
+                        .split('"')
+                        .next()
+                        .expect("an address")
+                        .replace("{{ .TagName }}", "v0.1.0");
+                    format!("      uri: {uri}\n      sha256: {}\n", "0".repeat(64))
+                }
+                None => line.replace("{{ .TagName }}", "v0.1.0") + "\n",
+            },
+        )
         .collect();
     let manifest: Value = serde_saphyr::from_str(&filled).expect("YAML");
     assert_eq!(manifest["kind"], "Plugin");
@@ -759,6 +779,11 @@ fn the_manifest_for_krew_names_what_kubectl_looks_for() {
     assert_eq!(platforms.len(), 2);
     for platform in platforms {
         assert_eq!(platform["bin"], "kubectl-tapedeck");
-        assert!(platform["uri"].as_str().expect("an address").contains("/v0.1.0/"));
+        assert!(
+            platform["uri"]
+                .as_str()
+                .expect("an address")
+                .contains("/v0.1.0/")
+        );
     }
 }
