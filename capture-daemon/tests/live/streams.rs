@@ -10,7 +10,7 @@ use tapedeck_ebpf_abi::PacketHeader;
 use tapedeck_packet::{Decoded, decode};
 use tapedeckd::sources::af_packet::AfPacket;
 use tapedeckd::sources::ebpf::Ebpf;
-use tapedeckd::sources::{Action, Captured, Match, Policy, Rule, Source};
+use tapedeckd::sources::{Action, Captured, Match, Policy, Rule, Source, SourceError};
 
 use crate::support::{
     Recording, Sending, Server, af_packet_options, assert_whole, ebpf_options, or_skip,
@@ -72,6 +72,48 @@ fn ring_buffers_share_the_connections() {
     if let Some(source) = or_skip(Ebpf::open(&options)) {
         check_streams(source, &server);
     }
+}
+
+/// As many rules and sockets as there may be, and one more, which is refused while those before stay.
+#[test]
+fn too_many_rules_or_sockets_are_refused() {
+    const MOST_RULES: usize = tapedeck_ebpf_abi::MAX_RULES;
+    const MOST_SOCKETS: u64 = 1_024;
+    let server = Server::bind(Ipv4Addr::LOCALHOST.into());
+    let port = server.address.port();
+    let Some(mut source) = or_skip(Ebpf::open(&ebpf_options(&[port]))) else {
+        return;
+    };
+    let rules = |count| Policy {
+        rules: (0..count)
+            .map(|_| Policy::only_ports(&[port]).rules.remove(0))
+            .collect(),
+        otherwise: Action::Ignore,
+    };
+    let sockets = |count| Policy::only_sockets(&(1..=count).collect::<Vec<_>>());
+    let tap = source.tap();
+    tap.set_policy(&sockets(MOST_SOCKETS)).unwrap();
+    tap.set_policy(&rules(MOST_RULES)).unwrap();
+    assert!(matches!(
+        tap.set_policy(&sockets(MOST_SOCKETS + 1)),
+        Err(SourceError::TooManySockets {
+            given: 1_025,
+            most: 1_024
+        })
+    ));
+    assert!(matches!(
+        tap.set_policy(&rules(MOST_RULES + 1)),
+        Err(SourceError::TooManyRules {
+            given: 128,
+            most: 127
+        })
+    ));
+    server.converse(1_000, Sending::Write);
+    let mut bytes = 0;
+    source
+        .read(&mut |event| bytes += event.packet.data.len())
+        .unwrap();
+    assert!(bytes > 2_000, "the rules before are gone");
 }
 
 /// Whoever sleeps for long is woken by what fills the ring.
