@@ -1,5 +1,10 @@
 //! A cluster of a stand-in API server, a folder as a store, and nodes that the test plays.
 
+#![expect(
+    dead_code,
+    reason = "each test that shares this module uses a part of it"
+)]
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -74,6 +79,11 @@ impl Cluster {
         assert!(found >= 2, "{account} has no roles");
     }
 
+    /// A folder for whatever the test needs.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     fn store(&self) -> PathBuf {
         self.folder.path().join("store")
     }
@@ -127,7 +137,7 @@ impl Cluster {
         Controller { child, address }
     }
 
-    fn logs(&self) -> String {
+    pub(crate) fn logs(&self) -> String {
         let logs = std::fs::read_dir(self.folder.path()).unwrap();
         logs.map(|entry| entry.unwrap().path())
             .filter(|path| path.extension().is_some_and(|of| of == "log"))
@@ -385,6 +395,23 @@ fn connection(at: i64) -> Arc<Connection> {
         tls: None,
         workloads: Workloads::default(),
     })
+}
+
+/// The paths of an archive, in its order, and what was answered.
+pub(crate) fn contents(file: &Path) -> Vec<(String, Vec<u8>)> {
+    let archive = Archive::open_all(&[file]).unwrap();
+    let mut buffer = tapedeck_archive::BodyBuffer::default();
+    let mut scratch = tapedeck_archive::Scratch::default();
+    let paths = paths(file).into_iter();
+    paths
+        .zip(archive.rows())
+        .map(|(path, row)| {
+            let record = archive.load(row.id(), &mut scratch).unwrap();
+            let body = record.response().unwrap().body();
+            let body = archive.body(&body, &mut buffer).unwrap().to_vec();
+            (path, body)
+        })
+        .collect()
 }
 
 /// The paths of an archive, in its order.
