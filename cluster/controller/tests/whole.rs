@@ -2,9 +2,8 @@
 //! is a stand-in and the pod a cgroup with the name that a kubelet gives it; the daemon, the controller and the command line are real.
 
 #![expect(
-    clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "a test speaks to people, and fails by panicking"
+    reason = "clippy sees a test in what is under #[test] only"
 )]
 
 mod common;
@@ -124,6 +123,27 @@ fn serve() -> SocketAddr {
     address
 }
 
+/// The node, and a pod on it.
+fn seed(cluster: &Cluster) {
+    for object in [
+        json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "node-a" } }),
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {
+                "name": "shop-0", "namespace": "shop", "labels": { "app": "shop" },
+                "annotations": { "kubernetes.io/config.hash": UID },
+            },
+            "spec": { "nodeName": "node-a", "containers": [{ "name": "web", "image": "x" }] },
+            "status": { "containerStatuses": [{
+                "name": "web", "containerID": format!("containerd://{}", container()), "image": "x",
+                "imageID": "", "ready": true, "restartCount": 0,
+            }] },
+        }),
+    ] {
+        cluster.server.seed(&object).unwrap();
+    }
+}
+
 #[test]
 fn what_a_pod_says_is_recorded_taken_and_pulled_byte_for_byte() {
     let (root, daemon, cli) = match needs() {
@@ -143,23 +163,7 @@ fn what_a_pod_says_is_recorded_taken_and_pulled_byte_for_byte() {
         "tapedeck-controller:http",
         controller.address,
     );
-    for object in [
-        json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "node-a" } }),
-        json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {
-                "name": "shop-0", "namespace": "shop", "labels": { "app": "shop" },
-                "annotations": { "kubernetes.io/config.hash": UID },
-            },
-            "spec": { "nodeName": "node-a", "containers": [{ "name": "web", "image": "x" }] },
-            "status": { "containerStatuses": [{
-                "name": "web", "containerID": format!("containerd://{}", container()), "image": "x",
-                "imageID": "", "ready": true, "restartCount": 0,
-            }] },
-        }),
-    ] {
-        cluster.server.seed(&object).unwrap();
-    }
+    seed(&cluster);
     let pod = Pod::new(&root);
     let folder = cluster.folder();
     let config = format!(
