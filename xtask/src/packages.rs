@@ -62,6 +62,24 @@ pub(crate) const FOR_TESTS: &[Package] = &[
         "age",
         "opens the keys of encrypted archives, and makes some",
     ),
+    package("podman", "podman", "containers that are recorded"),
+    package(
+        "runc",
+        "runc",
+        "runs them, on machines of both kinds of cgroups",
+    ),
+    package(
+        "netavark",
+        "/usr/lib/podman/netavark",
+        "the networks of these containers",
+    ),
+    package("iptables", "iptables", "what netavark asks for addresses"),
+    package("binutils", "strip", "takes symbols out of their program"),
+    package(
+        "ca-certificates",
+        "update-ca-certificates",
+        "whom their program trusts",
+    ),
     package(
         "minisign",
         "minisign",

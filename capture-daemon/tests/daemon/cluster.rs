@@ -13,11 +13,11 @@ use tapedeck_model::Exchange;
 use crate::pods::Container;
 use crate::support::{Client, Daemon, is_possible, serve, tool, under, until};
 
-const NODE: &str = "node-a";
+pub(crate) const NODE: &str = "node-a";
 
 /// A cluster, and the folder of a daemon on its one node.
-struct Node {
-    api: Standin,
+pub(crate) struct Node {
+    pub(crate) api: Standin,
     folder: tempfile::TempDir,
     /// Above the cgroups of all its pods.
     top: PathBuf,
@@ -25,7 +25,7 @@ struct Node {
 }
 
 impl Node {
-    fn new(test: &str) -> Self {
+    pub(crate) fn new(test: &str) -> Self {
         Self::with(test, Standin::start().unwrap())
     }
 
@@ -71,6 +71,11 @@ impl Node {
 
     /// A pod of this node, as the API server has it. Its cgroup is named after `uid`.
     fn pod(&self, name: &str, uid: &str, app: &str) {
+        self.pod_of(name, uid, app, &id(uid));
+    }
+
+    /// The same, with a container of that id.
+    pub(crate) fn pod_of(&self, name: &str, uid: &str, app: &str, container: &str) {
         self.api
             .seed(&json!({
                 "apiVersion": "v1", "kind": "Pod",
@@ -86,7 +91,7 @@ impl Node {
                 },
                 "spec": { "nodeName": NODE, "containers": [{ "name": "web", "image": "x" }] },
                 "status": { "containerStatuses": [{
-                    "name": "web", "containerID": format!("containerd://{}", id(uid)), "image": "x",
+                    "name": "web", "containerID": format!("containerd://{container}"), "image": "x",
                     "imageID": "", "ready": true, "restartCount": 0,
                 }] },
             }))
@@ -98,7 +103,7 @@ impl Node {
     }
 
     /// Makes or changes a recording; gives its uid.
-    fn record(&self, name: &str, spec: Value) -> String {
+    pub(crate) fn record(&self, name: &str, spec: Value) -> String {
         let made = self.api.seed(&json!({
             "apiVersion": "tapedeck.dev/v1alpha1", "kind": "Recording",
             "metadata": { "name": name, "namespace": "shop" }, "spec": spec,
@@ -120,7 +125,7 @@ impl Node {
     }
 
     #[track_caller]
-    fn reports_state(&self, uid: &str, state: &str) -> Value {
+    pub(crate) fn reports_state(&self, uid: &str, state: &str) -> Value {
         self.reports(&format!("{uid} is {state}"), |status| {
             let of = recording(status, uid)?;
             (of["state"] == state).then(|| of.clone())
@@ -157,7 +162,7 @@ impl Drop for Node {
     }
 }
 
-fn all(archive: &Archive) -> Vec<Exchange> {
+pub(crate) fn all(archive: &Archive) -> Vec<Exchange> {
     let mut scratch = Scratch::new();
     (0..archive.len())
         .map(|id| archive.load(id, &mut scratch).unwrap().to_exchange())
@@ -179,7 +184,7 @@ fn id(uid: &str) -> String {
     uid.replace('-', "").repeat(2)
 }
 
-fn targets(exchanges: &[Exchange]) -> Vec<String> {
+pub(crate) fn targets(exchanges: &[Exchange]) -> Vec<String> {
     let mut all: Vec<_> = exchanges
         .iter()
         .map(|exchange| {
@@ -750,5 +755,84 @@ fn changing_recordings_loses_no_connection() {
     );
     serving.kill().unwrap();
     serving.wait().unwrap();
+    daemon.stop();
+}
+
+/// A process that opens connections in one cgroup after the other, and asks on all of them in rounds: a
+/// socket stays in the cgroup that it was made in.
+const MANY: &str = "
+import os, socket, sys
+port, each, rounds = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+sockets = []
+for folder in sys.argv[5:]:
+    open(folder + '/cgroup.procs', 'w').write(str(os.getpid()))
+    sockets += [socket.create_connection(('127.0.0.1', port)) for _ in range(each)]
+open(sys.argv[4] + '/cgroup.procs', 'w').write(str(os.getpid()))
+ask = b'GET /a HTTP/1.1\\r\\nHost: test\\r\\nCookie: ' + b'x' * 500 + b'\\r\\n\\r\\n'
+for _ in range(rounds):
+    for s in sockets: s.sendall(ask)
+    for s in sockets:
+        got = b''
+        while not got.endswith(b'ok'): got += s.recv(4096)
+print('asked', flush=True)
+sys.stdin.read()
+";
+
+/// The bound of the issue: 110 pods and 2,000 connections that are all open at once, in 96 MiB.
+#[test]
+fn a_full_node_takes_little_memory() {
+    if !is_possible() {
+        return;
+    }
+    let node = Node::new("memory");
+    let (pods, each, rounds) = (110_u32, 19, 5);
+    let containers: Vec<Container> = (0..pods)
+        .map(|number| {
+            let uid = format!("d0000000-0000-4000-8000-{number:012}");
+            node.pod(&format!("cart-{number}"), &uid, "cart");
+            node.container(&uid)
+        })
+        .collect();
+    let uid = node.record("all", json!({ "selector": {} }));
+    let server = serve();
+    let daemon = node.start();
+    let attached = node.reports_state(&uid, "Attached");
+    assert_eq!(attached["pods"], pods);
+    let root = tapedeckd::sources::ebpf::cgroup_root().unwrap();
+    let mut many = std::process::Command::new("python3")
+        .args([
+            "-c",
+            MANY,
+            &server.port().to_string(),
+            &each.to_string(),
+            &rounds.to_string(),
+        ])
+        .arg(&root)
+        .args(containers.iter().map(Container::folder))
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    let mut told = std::io::BufReader::new(many.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut told, &mut said).unwrap();
+    assert_eq!(said, "asked\n");
+    let count = u64::from(pods * each * rounds);
+    let exchanges = node.exchanges(&uid, count);
+    assert!(exchanges.iter().all(Exchange::complete));
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.id())).unwrap();
+    let most = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap();
+    let kib: u64 = most.trim().strip_suffix(" kB").unwrap().parse().unwrap();
+    println!(
+        "{pods} pods, {} connections: {} MiB at most",
+        pods * each,
+        kib >> 10
+    );
+    assert!(kib < 96 << 10, "{} MiB", kib >> 10);
+    drop(many.stdin.take());
+    many.wait().unwrap();
     daemon.stop();
 }

@@ -33,6 +33,11 @@ impl Container {
         Self { top, folder }
     }
 
+    /// Its folder in the file system of cgroups.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// A program that is to run in the cgroup.
     pub(crate) fn command(&self, program: &[&str]) -> Command {
         let script = "echo $$ > \"$1/cgroup.procs\" && shift && exec \"$@\"";
