@@ -215,6 +215,37 @@ fn a_store_that_lies_costs_the_nodes_parts_and_says_so() {
 }
 
 #[test]
+fn a_volume_that_is_full_is_said_and_it_goes_on_when_there_is_room() {
+    let cluster = Cluster::new();
+    let Some(volume) = cluster.small_volume() else {
+        return;
+    };
+    let uid = cluster.recording("shop", json!({}));
+    for node in NODES {
+        cluster.report(node, &uid, json!({ "state": "Attached", "pods": 1 }));
+    }
+    let _controller = cluster.controller("a");
+    cluster.snapshot("s", json!({ "recordings": ["shop"] }));
+    let snapshot = cluster.until("snapshots.tapedeck.dev", "s", |snapshot| {
+        snapshot["status"]["phase"] == "Collecting"
+    });
+    cluster.deliver(NODES[0], &snapshot, &["/a/1"]);
+    // There is room for one part more.
+    volume.fill_but(4096);
+    cluster.deliver(NODES[1], &snapshot, &["/b/1"]);
+    let snapshot = cluster.until("snapshots.tapedeck.dev", "s", |snapshot| {
+        condition(snapshot, "Ready")["reason"] == "Retrying"
+    });
+    let why = condition(&snapshot, "Ready")["message"].as_str().unwrap();
+    assert!(why.contains("full"), "{why}");
+    volume.empty();
+    let snapshot = cluster.until("snapshots.tapedeck.dev", "s", |snapshot| {
+        snapshot["status"]["phase"] == "Ready"
+    });
+    assert_eq!(snapshot["status"]["location"]["exchanges"], 2);
+}
+
+#[test]
 fn what_cannot_be_made_says_why_at_once() {
     let cluster = Cluster::new();
     let uid = cluster.recording("shop", json!({}));

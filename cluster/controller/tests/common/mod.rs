@@ -1,6 +1,10 @@
 //! A cluster of a stand-in API server, a folder as a store, and nodes that the test plays.
 
 #![expect(
+    clippy::print_stdout,
+    reason = "a test says to people why it is skipped"
+)]
+#![expect(
     dead_code,
     reason = "each test that shares this module uses a part of it"
 )]
@@ -31,6 +35,34 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Cluster {
     pub(crate) server: Standin,
     folder: tempfile::TempDir,
+}
+
+/// A small file system, until it is dropped.
+pub(crate) struct Volume(PathBuf);
+
+impl Volume {
+    /// Takes all room but so much.
+    pub(crate) fn fill_but(&self, left: usize) {
+        let size = 64 << 10;
+        let taken = std::fs::write(self.0.join("filler"), vec![0; size]);
+        assert!(taken.is_err(), "the volume has more room than it should");
+        let filler = std::fs::OpenOptions::new()
+            .write(true)
+            .open(self.0.join("filler"))
+            .unwrap();
+        let len = filler.metadata().unwrap().len();
+        filler.set_len(len - left as u64).unwrap();
+    }
+
+    pub(crate) fn empty(&self) {
+        std::fs::remove_file(self.0.join("filler")).unwrap();
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(&self.0).status());
+    }
 }
 
 /// A controller in a process of its own. It is killed with this value.
@@ -86,6 +118,24 @@ impl Cluster {
 
     fn store(&self) -> PathBuf {
         self.folder.path().join("store")
+    }
+
+    /// Makes the store one of 64 KiB. Needs root; without it says so.
+    pub(crate) fn small_volume(&self) -> Option<Volume> {
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"])
+            .arg(self.store())
+            .status();
+        if mounted.is_ok_and(|status| status.success()) {
+            return Some(Volume(self.store()));
+        }
+        let is_required = std::env::var_os("TAPEDECK_REQUIRE_PRIVILEGES").is_some_and(|v| v == "1");
+        assert!(
+            !is_required,
+            "cannot be skipped: no file system can be mounted"
+        );
+        println!("skipped: no file system can be mounted");
+        None
     }
 
     /// Everything that lies in the store.
