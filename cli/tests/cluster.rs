@@ -428,23 +428,34 @@ fn ready_snapshot(name: &str, body: &[u8]) -> Value {
     })
 }
 
+/// As the controller: makes the snapshot `good`, cannot make `bad`, and lets all others be.
+fn take_snapshots(server: &Standin) {
+    for mut snapshot in server.list("snapshots.tapedeck.dev") {
+        let name = snapshot["metadata"]["name"]
+            .as_str()
+            .expect("a name")
+            .to_owned();
+        if snapshot["status"]["phase"]
+            .as_str()
+            .is_some_and(|phase| phase != "Pending")
+        {
+            continue;
+        }
+        snapshot["status"] = match name.as_str() {
+            "good" => ready_snapshot("good", b"tape")["status"].clone(),
+            "bad" => {
+                json!({ "phase": "Failed", "conditions": [condition("Ready", "False", "StoreRefused", "s3://bucket: access denied", 1)] })
+            }
+            _ => continue,
+        };
+        drop(server.seed(&snapshot));
+    }
+}
+
 #[test]
 fn a_snapshot_is_taken_and_waited_for() {
     let cluster = Cluster::with_definitions();
-    let _controller = cluster.play(|server| {
-        for mut snapshot in server.list("snapshots.tapedeck.dev") {
-            let name = snapshot["metadata"]["name"].as_str().expect("a name").to_owned();
-            if snapshot["status"]["phase"].as_str().is_some_and(|phase| phase != "Pending") {
-                continue;
-            }
-            snapshot["status"] = match name.as_str() {
-                "good" => ready_snapshot("good", b"tape")["status"].clone(),
-                "bad" => json!({ "phase": "Failed", "conditions": [condition("Ready", "False", "StoreRefused", "s3://bucket: access denied", 1)] }),
-                _ => continue,
-            };
-            drop(server.seed(&snapshot));
-        }
-    });
+    let _controller = cluster.play(take_snapshots);
     let ran = cluster
         .tapedeck([
             "snapshot",
@@ -506,6 +517,37 @@ fn a_snapshot_is_taken_and_waited_for() {
     cluster
         .tapedeck(slow)
         .fails(1, &["after 1.00 s snapshot slow is not there yet"]);
+}
+
+#[test]
+fn a_snapshot_that_is_not_there_is_said_and_all_are_listed() {
+    let cluster = Cluster::with_definitions();
+    let _controller = cluster.play(take_snapshots);
+    for (name, code) in [("good", 0), ("bad", 1)] {
+        let ran = cluster
+            .tapedeck([
+                "snapshot",
+                "create",
+                name,
+                "-n",
+                "shop",
+                "--recording",
+                "shop",
+            ])
+            .run();
+        assert_eq!(ran.code, code, "{}", ran.stderr);
+    }
+    let slow = [
+        "snapshot",
+        "create",
+        "slow",
+        "-n",
+        "shop",
+        "--recording",
+        "shop",
+        "--no-wait",
+    ];
+    cluster.tapedeck(slow).succeeds();
     cluster
         .tapedeck(["pull", "slow", "-n", "shop", "-o", "/nonexistent/x"])
         .fails(1, &["snapshot slow is not there yet (Pending"]);
