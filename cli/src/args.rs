@@ -438,7 +438,8 @@ pub(crate) struct Mock {
     /// Answer with the exchanges that this CEL expression chooses
     #[arg(long, value_name = "CEL", value_parser = filter)]
     pub(crate) filter: Option<Filter>,
-    /// When to answer: none at once, recorded as recorded, or a factor such as 2x
+    /// When to answer: none at once, recorded as recorded, a factor such as 2x, or drawn from what
+    /// the same endpoint took
     #[arg(long, default_value = "none", value_parser = latency)]
     pub(crate) latency: Latency,
     /// What a request gets when its recorded answers are used up
@@ -553,6 +554,7 @@ pub(crate) fn filter(text: &str) -> Result<Filter, String> {
 fn latency(text: &str) -> Result<Latency, String> {
     let factor = match text {
         "none" => return Ok(Latency::None),
+        "drawn" => return Ok(Latency::Drawn),
         "recorded" => Some(1.0),
         _ => text
             .strip_suffix('x')
@@ -560,7 +562,7 @@ fn latency(text: &str) -> Result<Latency, String> {
     };
     match factor {
         Some(factor) if factor > 0.0 && factor.is_finite() => Ok(Latency::Recorded { factor }),
-        Some(_) | None => Err("none, recorded, or a factor such as 2x or 0.5x".to_owned()),
+        Some(_) | None => Err("none, recorded, drawn, or a factor such as 2x or 0.5x".to_owned()),
     }
 }
 

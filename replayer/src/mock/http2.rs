@@ -328,7 +328,7 @@ impl Stream {
             self.pause(None, after(interim.at)).await?;
             self.respond.send_informational(interim.http2()).ok()?;
         }
-        let first_byte = answer.timing().first_byte;
+        let first_byte = reply.first_byte();
         self.pause(None, after(first_byte)).await?;
         let trailers = answer.http2_trailers().filter(|_| !reply.head_only);
         let body = reply.body();
@@ -362,7 +362,7 @@ impl Stream {
     /// Sends an answer that goes wrong on purpose. `None`: the stream ended before.
     async fn suffer(&mut self, reply: &Reply, effect: &Effect) -> Option<()> {
         let answer = &reply.answer;
-        let first_byte = answer.timing().first_byte;
+        let first_byte = reply.first_byte();
         let factor = self.responder.latency();
         let recorded = factor.map_or(Duration::ZERO, |factor| scaled(first_byte, factor));
         let delay = effect.delay.saturating_add(recorded);

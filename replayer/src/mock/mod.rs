@@ -45,6 +45,7 @@ mod call;
 pub mod chaos;
 mod connection;
 mod control;
+mod drawn;
 mod fingerprint;
 mod http1;
 mod http2;

@@ -113,6 +113,10 @@ pub enum Latency {
         /// 1.0: as recorded; 2.0: twice as slow.
         factor: f64,
     },
+    /// The time to the first byte is one of those recorded for the same endpoint (method and path,
+    /// ids left out), another each time, in the same order in every run; pauses within the body as
+    /// recorded.
+    Drawn,
 }
 
 /// What a request gets that was recorded n times and is asked for the n+1st time. Until then it

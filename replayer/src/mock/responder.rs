@@ -18,6 +18,7 @@ use super::answer::Answer;
 use super::cache::Cache;
 use super::call::{Call, Headers};
 use super::chaos::{Chaos, Effect, Faults, Plan};
+use super::drawn::Drawn;
 use super::index::{Found, Index};
 use super::journal::{Book, Caller, Draft, For, Journal, KeptHead, Written, now};
 use super::miss::{Miss, MissLog, Recordings, Remedy, nearest};
@@ -57,6 +58,8 @@ pub(crate) struct Responder {
     counters: Counters,
     large_answers: Memory,
     request_memory: Memory,
+    /// Latencies to draw from; `None`: each exchange has its own.
+    drawn: Option<Drawn>,
     /// `None`: what nothing recorded answers fails.
     relay: Option<Relay>,
     /// `None`: nothing is written down.
@@ -160,12 +163,19 @@ pub(crate) struct Reply {
     pub(crate) answer: Arc<Answer>,
     /// What goes wrong with it.
     pub(crate) effect: Option<Box<Effect>>,
+    /// The time to its first byte, where it is not its own.
+    drawn: Option<Duration>,
     /// The answer to GET, for a HEAD that was not recorded.
     pub(crate) head_only: bool,
     _memory: Option<OwnedSemaphorePermit>,
 }
 
 impl Reply {
+    /// From the end of the request to its first byte, as recorded.
+    pub(crate) fn first_byte(&self) -> Duration {
+        self.drawn.unwrap_or(self.answer.timing().first_byte)
+    }
+
     /// The body that goes with it.
     pub(crate) fn body(&self) -> Bytes {
         if self.head_only {
@@ -179,6 +189,7 @@ impl Reply {
         Self {
             answer,
             effect: None,
+            drawn: None,
             head_only: false,
             _memory: None,
         }
@@ -200,6 +211,7 @@ impl Responder {
             source,
             cache: Cache::new(limits.cache_bytes),
             latency: match options.latency {
+                Latency::Drawn => Some(1.0),
                 Latency::Recorded { factor } if factor > 0.0 && factor.is_finite() => Some(factor),
                 Latency::Recorded { .. } | Latency::None => None,
             },
@@ -213,6 +225,7 @@ impl Responder {
             counters: Counters::default(),
             large_answers: Memory::new(limits.answer_memory),
             request_memory: Memory::new(limits.request_memory),
+            drawn: None,
             relay: None,
             journal: None,
         }
@@ -235,6 +248,11 @@ impl Responder {
             }),
             noted: AtomicBool::new(false),
         })
+    }
+
+    /// From now on latencies are drawn from these.
+    pub(crate) fn draw_from(&mut self, drawn: Drawn) {
+        self.drawn = Some(drawn);
     }
 
     /// From now on upstreams answer what nothing recorded does.
@@ -407,6 +425,15 @@ impl Responder {
     async fn answer(&self, call: &Call<'_>, id: u32) -> Reply {
         let hits = self.hits.get(id as usize);
         let nth = hits.map_or(0, |hits| hits.fetch_add(1, Ordering::Relaxed));
+        let reply = self.answer_again(call, id, nth).await;
+        Reply {
+            drawn: self.drawn.as_ref().and_then(|drawn| drawn.draw(id, nth)),
+            ..reply
+        }
+    }
+
+    /// The answer of an exchange that has answered so often before.
+    async fn answer_again(&self, call: &Call<'_>, id: u32, nth: u64) -> Reply {
         let effect = self.faults.strike(id, nth).map(Box::new);
         if let Some(instead) = effect.as_ref().and_then(|effect| effect.answer.as_ref()) {
             let answer = Arc::new(Answer::instead(call.method, instead));

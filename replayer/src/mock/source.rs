@@ -12,10 +12,11 @@ use tapedeck_model::{Protocol, Timestamp, session_of};
 use super::answer::{Answer, InterimRecording, Pair, Recording, Timing};
 use super::call::{Call, Headers};
 use super::chaos::{Chaos, Plan};
+use super::drawn::Drawn;
 use super::fingerprint;
 use super::index::Builder;
 use super::miss::Recordings;
-use super::options::{Limits, Options, Skipped, StartError};
+use super::options::{Latency, Limits, Options, Skipped, StartError};
 use super::responder::{Responder, Source};
 use super::rules::{Suggester, Suggestion};
 use super::tls::Tls;
@@ -50,6 +51,7 @@ pub(crate) fn responder(archive: Arc<Archive>, options: &Options) -> Result<Resp
     let authorities = rows().filter_map(|(_, row)| row.authority());
     let mut builder = Builder::new(options.rules.clone(), options.repeat, authorities);
     let mut scratch = Scratch::new();
+    let mut drawn = (options.latency == Latency::Drawn).then(Drawn::default);
     for (id, row) in rows() {
         if let Some(filter) = &options.filter {
             match filter.matches_with(&source.archive, &row, &mut scratch) {
@@ -88,6 +90,11 @@ pub(crate) fn responder(archive: Arc<Archive>, options: &Options) -> Result<Resp
             });
         }
         if added {
+            if let Some(drawn) = &mut drawn
+                && let (Some(endpoint), Some(took)) = (row.endpoint(), row.first_byte())
+            {
+                drawn.add(id, &endpoint, took);
+            }
             served += 1;
         } else {
             skipped.unreadable += 1;
@@ -110,7 +117,10 @@ pub(crate) fn responder(archive: Arc<Archive>, options: &Options) -> Result<Resp
         session
     });
     let source = Box::new(source);
-    let responder = Responder::new(index, source, count as usize, skipped, tls, options);
+    let mut responder = Responder::new(index, source, count as usize, skipped, tls, options);
+    if let Some(drawn) = drawn {
+        responder.draw_from(drawn);
+    }
     responder
         .set_chaos(options.chaos.clone())
         .map_err(StartError::Chaos)?;

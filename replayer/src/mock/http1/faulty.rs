@@ -31,7 +31,7 @@ pub(crate) async fn send(
     client: Http1Client,
     factor: Option<f64>,
 ) -> End {
-    let first_byte = reply.answer.timing().first_byte;
+    let first_byte = reply.first_byte();
     let recorded = factor.map_or(Duration::ZERO, |factor| scaled(first_byte, factor));
     let delay = effect.delay.saturating_add(recorded).min(LONGEST);
     if !delay.is_zero() && !line.pause_until(Instant::now() + delay).await {

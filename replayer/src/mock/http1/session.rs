@@ -375,7 +375,7 @@ impl<'r> Session<'r> {
                 self.out.extend_from_slice(&interim.http1);
             }
         }
-        let first_byte = scaled(answer.timing().first_byte, factor);
+        let first_byte = scaled(reply.first_byte(), factor);
         if !self.pause(asked, first_byte).await {
             return Next::Gone;
         }

@@ -415,3 +415,38 @@ fn large_answers_wait_for_memory_and_get_it() {
     assert!(answer.ends_with(&big));
     assert_eq!(mock.stop().hits, 2);
 }
+
+#[test]
+fn a_head_that_was_not_recorded_is_answered_by_the_recorded_get() {
+    let with_trailers = Tape {
+        trailers: &[("X-Sum", "7")],
+        ..get("/t", "chunky")
+    };
+    let tapes = vec![get("/a", "first"), get("/a", "second"), with_trailers];
+    let faults = "faults: [{name: late, latency: {fixed: 1ms}, probability: 0.5}]";
+    for chaos in [
+        None,
+        Some(super::super::chaos::Chaos::parse(faults).unwrap()),
+    ] {
+        let options = Options { chaos, ..options() };
+        let mock = start_with(tapes.clone(), &options).unwrap();
+        let ask = |method: &str, target: &str| {
+            let request = format!("{method} {target} HTTP/1.1\r\nConnection: close\r\n\r\n");
+            talk(mock.addr(), request)
+        };
+        let head = format!("{CASE}Content-Length: 5\r\nConnection: close\r\n\r\n");
+        assert_eq!(ask("HEAD", "/a"), head);
+        // Looking moves nothing on.
+        assert_eq!(ask("GET", "/a"), format!("{head}first"));
+        let chunked = ask("HEAD", "/t");
+        assert!(chunked.ends_with("Connection: close\r\n\r\n"), "{chunked}");
+        let got = super::http2::with_client(&mock, async |client| {
+            let request = super::http2::request("HEAD", "/t");
+            super::http2::ask(&client, request, None).await.unwrap()
+        });
+        assert_eq!((got.head.status().as_u16(), got.body.len()), (200, 0));
+        assert!(got.trailers.is_none());
+        assert!(ask("HEAD", "/nowhere").starts_with("HTTP/1.1 501 "));
+        assert_eq!(mock.stop().misses, 1);
+    }
+}

@@ -1,0 +1,117 @@
+//! A mock that answers for long takes no more memory than one that has answered for a moment.
+//!
+//! By itself, because the memory is that of the process. `TAPEDECK_SOAK_SECONDS` makes it last.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tapedeck_archive::{Archive, Provenance, Writer, WriterOptions};
+use tapedeck_exchange::{Engine, Limits, Recorder};
+use tapedeck_model::{BodyPart, Exchange, UnreadConnection};
+use tapedeck_packet::CaptureReader;
+use tapedeck_replayer::mock::chaos::Chaos;
+use tapedeck_replayer::mock::{Mock, Options, RunningMock};
+
+struct ToArchive(Writer);
+
+impl Recorder for ToArchive {
+    fn body_part(&mut self, part: &BodyPart) {
+        self.0.body_part(part).unwrap();
+    }
+
+    fn exchange(&mut self, exchange: &Exchange) {
+        self.0.exchange(exchange).unwrap();
+    }
+
+    fn unread(&mut self, connection: &UnreadConnection) {
+        self.0.unread(connection).unwrap();
+    }
+}
+
+/// Resident memory in bytes.
+fn resident() -> usize {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096
+}
+
+/// A connection that asks for much, some of it in vain, some of it wrong.
+fn round(mock: &RunningMock, n: usize) {
+    let Ok(mut stream) = TcpStream::connect(mock.addr()) else {
+        return;
+    };
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    let mut requests = String::new();
+    for target in ["/small.txt", "/seats.json", "/", "/missing"] {
+        requests.push_str(&format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n"));
+    }
+    requests.push_str(&format!("GET /never/{n} HTTP/1.1\r\nHost: h\r\n\r\n"));
+    requests.push_str(match n % 3 {
+        0 => "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
+        1 => "no request at all\r\n\r\n",
+        // The client leaves.
+        _ => "GET /small.txt HTTP/1.1\r\nHo",
+    });
+    // A fault may have ended the connection by now.
+    let _sent = stream.write_all(requests.as_bytes());
+    if n % 3 < 2 {
+        let _read = stream.read_to_end(&mut Vec::new());
+    }
+}
+
+#[test]
+fn memory_stays_flat() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.tape");
+    let writer = Writer::create(&path, WriterOptions::new(Provenance::default())).unwrap();
+    let mut recorder = ToArchive(writer);
+    let mut engine = Engine::new(Limits::default());
+    let capture =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/pcaps/001-keep-alive/input.pcap");
+    let mut reader = CaptureReader::open(fs::File::open(capture).unwrap()).unwrap();
+    while let Ok(Some(packet)) = reader.next_packet() {
+        engine.packet(&packet, &mut recorder);
+    }
+    engine.finish(&mut recorder);
+    recorder.0.seal(&engine.ledger()).unwrap();
+    let chaos = "faults: [{name: some, reset: {at: in-head}, probability: 0.05}]";
+    let options = Options {
+        threads: NonZeroUsize::new(2),
+        chaos: Some(Chaos::parse(chaos).unwrap()),
+        received: Some(folder.path().join("in.tape")),
+        ..Options::default()
+    };
+    let mock = Mock::start(Arc::new(Archive::open(&path).unwrap()), &options).unwrap();
+    // Until every list, table and buffer that is bounded has reached its bound.
+    for n in 0..2500 {
+        round(&mock, n);
+    }
+    let before = resident();
+    let seconds = std::env::var("TAPEDECK_SOAK_SECONDS");
+    let lasts = seconds.ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+    let begun = Instant::now();
+    let mut n = 2500;
+    while n < 7500 || begun.elapsed() < Duration::from_secs(lasts) {
+        round(&mock, n);
+        n += 1;
+    }
+    let after = resident();
+    let stats = mock.stop();
+    assert!(stats.hits > 4 * 7000, "{} answers", stats.hits);
+    assert!(stats.misses > 5000 && stats.refused > 2000);
+    assert_eq!(stats.missed.len(), 1000);
+    let grown = after.saturating_sub(before);
+    println!(
+        "{n} connections, {} answers, grown by {grown} bytes to {after}",
+        stats.hits
+    );
+    // An index page of the received archive and what its blocks are compressed in come and go.
+    assert!(grown < 24 << 20, "grown by {grown} bytes from {before}");
+}
