@@ -173,7 +173,8 @@ pub(crate) struct Reply {
 impl Reply {
     /// From the end of the request to its first byte, as recorded.
     pub(crate) fn first_byte(&self) -> Duration {
-        self.drawn.unwrap_or(self.answer.timing().first_byte)
+        self.drawn
+            .unwrap_or_else(|| self.answer.timing().first_byte)
     }
 
     /// The body that goes with it.

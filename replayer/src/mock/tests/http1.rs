@@ -424,10 +424,7 @@ fn a_head_that_was_not_recorded_is_answered_by_the_recorded_get() {
     };
     let tapes = vec![get("/a", "first"), get("/a", "second"), with_trailers];
     let faults = "faults: [{name: late, latency: {fixed: 1ms}, probability: 0.5}]";
-    for chaos in [
-        None,
-        Some(super::super::chaos::Chaos::parse(faults).unwrap()),
-    ] {
+    for chaos in [None, Some(Chaos::parse(faults).unwrap())] {
         let options = Options { chaos, ..options() };
         let mock = start_with(tapes.clone(), &options).unwrap();
         let ask = |method: &str, target: &str| {
@@ -440,9 +437,9 @@ fn a_head_that_was_not_recorded_is_answered_by_the_recorded_get() {
         assert_eq!(ask("GET", "/a"), format!("{head}first"));
         let chunked = ask("HEAD", "/t");
         assert!(chunked.ends_with("Connection: close\r\n\r\n"), "{chunked}");
-        let got = super::http2::with_client(&mock, async |client| {
-            let request = super::http2::request("HEAD", "/t");
-            super::http2::ask(&client, request, None).await.unwrap()
+        let got = http2::with_client(&mock, async |client| {
+            let request = http2::request("HEAD", "/t");
+            http2::ask(&client, request, None).await.unwrap()
         });
         assert_eq!((got.head.status().as_u16(), got.body.len()), (200, 0));
         assert!(got.trailers.is_none());

@@ -115,7 +115,17 @@ pub(super) fn flood(server: &Server, shape: Shape, core: usize, time: Duration) 
 fn wrk(server: &Server, url: &str, core: usize, time: Duration) -> Result<(f64, f64)> {
     let seconds = format!("{}s", time.as_secs());
     let script = script_path(server.kind.exchanges());
-    let args = ["-t1", "-c64", "--timeout", "20s", "-d", &seconds, "-s", &script, url];
+    let args = [
+        "-t1",
+        "-c64",
+        "--timeout",
+        "20s",
+        "-d",
+        &seconds,
+        "-s",
+        &script,
+        url,
+    ];
     let said = output(&mut pinned(core, Path::new("wrk"), &args))?;
     let told = said
         .lines()

@@ -245,15 +245,15 @@ fn start(args: &Mock, stage: &Stage, exchanges: u64) -> Result<Start> {
     let (anonymous, cache) = last.context("no run")?;
     Ok(Start {
         exchanges,
-        index: index_len(&path)?,
+        file: file_len(&path)?,
         ready: *times.get(times.len() / 2).context("no run")?,
         anonymous,
         cache,
     })
 }
 
-/// About how long the index of an archive is: what is not blocks.
-fn index_len(path: &str) -> Result<u64> {
+/// How long an archive is. All of these are of one kind, so that their indexes are the same share of them.
+fn file_len(path: &str) -> Result<u64> {
     Ok(fs::metadata(path)
         .with_context(|| format!("failed to look at {path}"))?
         .len())

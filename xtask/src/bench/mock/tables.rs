@@ -20,7 +20,7 @@ pub(super) struct Figures {
 pub(super) struct Start {
     pub(super) exchanges: u64,
     /// Bytes of the file.
-    pub(super) index: u64,
+    pub(super) file: u64,
     pub(super) ready: Duration,
     /// Anonymous memory, and what of it is answers kept ready.
     pub(super) anonymous: u64,
@@ -96,7 +96,7 @@ pub(super) fn markdown(figures: &Figures, seconds: u64, runs: usize, load: &str)
             format_args!(
                 "| {} | {:.1} | {:.0} | {:.1} | {:.1} | {:.0} |",
                 start.exchanges,
-                start.index as f64 / MIB,
+                start.file as f64 / MIB,
                 start.ready.as_secs_f64() * 1e3,
                 start.anonymous as f64 / MIB,
                 start.cache as f64 / MIB,
@@ -193,7 +193,7 @@ fn bounds(figures: &Figures) -> Vec<Bound> {
     let what = "WireMock's time until it is ready over ours".to_owned();
     add(what, ready.map(|(theirs, ours)| theirs / ours), 50.0, true);
     if let (Some(small), Some(large)) = (figures.starts.first(), figures.starts.last()) {
-        let per_byte = |start: &Start| start.ready.as_secs_f64() / start.index as f64;
+        let per_byte = |start: &Start| start.ready.as_secs_f64() / start.file as f64;
         let what = "start time a byte, the largest archive over the smallest".to_owned();
         add(what, Some(per_byte(large) / per_byte(small)), 1.5, false);
         let what = format!("bytes of memory an exchange, of {}", large.exchanges);
