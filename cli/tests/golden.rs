@@ -10,6 +10,7 @@
 
 mod common;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -151,6 +152,56 @@ fn grpc_messages_are_shown_one_by_one_and_decompressed() {
     // As `protoc --decode_raw` has it.
     assert!(booked.contains("2: \"seat 2 seat 2 "), "{booked}");
     assert!(booked.contains("grpc status 0 OK"), "{booked}");
+
+    // How each call ended: in the list, and for filters.
+    let list = |filter: &str| {
+        let args = ["ls", "--format", "json", "--filter", filter].map(OsStr::new);
+        Tapedeck::new(args.into_iter().chain([tape.as_os_str()]))
+            .succeeds()
+            .lines()
+    };
+    let failed = list("response.grpc_status == 8");
+    assert_eq!(failed.len(), 3);
+    for call in &failed {
+        assert_eq!(
+            (&call["grpc_status"], &call["path"]),
+            (&8.into(), &"/shop.Seats/Swap".into())
+        );
+    }
+    assert_eq!(list("response.grpc_status != 8").len(), 9);
+    assert_eq!(list("response.grpc_status != 8 && id < 3").len(), 3);
+}
+
+#[test]
+fn the_code_of_a_reset_is_told_where_nothing_was_answered() {
+    let folder = temp_folder();
+    let tape = folder.path().join("case.tape");
+    let input = pcaps().join("029-h2-reset/input.pcap");
+    let import = [
+        "import".as_ref(),
+        input.as_os_str(),
+        "-o".as_ref(),
+        tape.as_os_str(),
+    ];
+    Tapedeck::new(import).succeeds();
+    let shown = Tapedeck::new(["show".as_ref(), tape.as_os_str(), "0".as_ref()]).succeeds();
+    assert!(
+        shown.stdout.contains("request     whole"),
+        "{}",
+        shown.stdout
+    );
+    assert!(
+        shown
+            .stdout
+            .contains("response    not whole: aborted, absent"),
+        "{}",
+        shown.stdout
+    );
+    assert!(
+        shown.stdout.contains("reset       7 REFUSED_STREAM"),
+        "{}",
+        shown.stdout
+    );
 }
 
 #[test]

@@ -3,8 +3,10 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use serde::Serialize;
+use tapedeck_archive::Scratch;
 use tapedeck_interchange::jsonl::Line;
-use tapedeck_interchange::{header_text, rfc3339};
+use tapedeck_interchange::{header_text, rfc3339, stream};
+use tapedeck_model::Protocol;
 
 use super::{Chosen, connections};
 use crate::args::{self, Format};
@@ -22,10 +24,27 @@ pub(crate) fn run(args: &args::Ls) -> Result<ExitCode> {
     match args.format {
         Format::Table => table(&chosen, &mut out)?,
         Format::Json => {
+            let mut scratch = Scratch::default();
             for row in chosen.rows() {
+                // Only what may be a call of gRPC is worth a look into its record.
+                let may_be_grpc = row.protocol() == Protocol::Http2
+                    && row.method() == Some(b"POST")
+                    && row.status() == Some(200);
+                let record = may_be_grpc.then(|| archive.load(row.id(), &mut scratch).ok());
+                let grpc_status = record
+                    .flatten()
+                    .and_then(|record| stream::grpc_status(&record))
+                    .map(|status| status.code);
                 let name = (archive.segments().nth(1).is_some()).then(|| archive.name(row.id()));
                 let line = Line::of(&row);
-                serde_json::to_writer(&mut out, &Named { line, name })?;
+                serde_json::to_writer(
+                    &mut out,
+                    &Named {
+                        line,
+                        grpc_status,
+                        name,
+                    },
+                )?;
                 out.write_all(b"\n")?;
             }
         }
@@ -39,6 +58,9 @@ pub(crate) fn run(args: &args::Ls) -> Result<ExitCode> {
 struct Named<'a> {
     #[serde(flatten)]
     line: Line<'a>,
+    /// How a call of gRPC ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grpc_status: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
 }

@@ -97,6 +97,10 @@ fn show(archive: &Archive, row: &Row<'_>, record: &Record<'_>, out: &mut impl Wr
     timing(record, out)?;
     writeln!(out, "request     {}", whole(row.request_missing()))?;
     writeln!(out, "response    {}", whole(row.response_missing()))?;
+    let messages = [record.request(), record.response()];
+    if let Some(code) = messages.iter().flatten().find_map(MessageView::reset_code) {
+        writeln!(out, "reset       {code} {}", reset_name(code))?;
+    }
     if !row.anomalies().is_empty() {
         let names: Vec<_> = row.anomalies().iter().map(Anomaly::name).collect();
         writeln!(out, "anomalies   {}", names.join(", "))?;
@@ -122,6 +126,11 @@ fn show(archive: &Archive, row: &Row<'_>, record: &Record<'_>, out: &mut impl Wr
             status.code,
             status.name()
         )?;
+    }
+    if let Some(details) = stream::grpc_details(record) {
+        let text = output::visible(&details.message);
+        let types = output::visible(&details.types.join(", "));
+        writeln!(out, "grpc detail {}: {text} ({types})", details.code)?;
     }
     Ok(())
 }
@@ -168,6 +177,28 @@ fn timing(record: &Record<'_>, out: &mut impl Write) -> Result<()> {
     }
     writeln!(out)?;
     Ok(())
+}
+
+/// The name of an error code of HTTP/2 (RFC 9113 section 7).
+fn reset_name(code: u32) -> &'static str {
+    const NAMES: [&str; 14] = [
+        "NO_ERROR",
+        "PROTOCOL_ERROR",
+        "INTERNAL_ERROR",
+        "FLOW_CONTROL_ERROR",
+        "SETTINGS_TIMEOUT",
+        "STREAM_CLOSED",
+        "FRAME_SIZE_ERROR",
+        "REFUSED_STREAM",
+        "CANCEL",
+        "COMPRESSION_ERROR",
+        "CONNECT_ERROR",
+        "ENHANCE_YOUR_CALM",
+        "INADEQUATE_SECURITY",
+        "HTTP_1_1_REQUIRED",
+    ];
+    let name = NAMES.get(code as usize);
+    name.copied().unwrap_or("(of a number without a name)")
 }
 
 fn whole(missing: Missing) -> String {

@@ -256,10 +256,20 @@ impl Builder {
         recorder: &mut impl Recorder,
         (stream, role): (StreamKey, Role),
         missing: Missing,
+        reset_code: Option<u32>,
     ) {
-        let half = self.building(shared, stream).half(role);
+        let building = self.building(shared, stream);
+        let half = building.half(role);
         half.ended = true;
         half.absent.insert(missing);
+        // A message that never came has no place for it; the stream is that of the other one, too.
+        let other = match role {
+            Role::Request => &mut building.response,
+            Role::Response => &mut building.request,
+        };
+        if let Some(message) = &mut other.message {
+            message.reset_code = message.reset_code.or(reset_code);
+        }
         self.emit_if_over(shared, recorder, stream);
     }
 

@@ -502,8 +502,9 @@ impl<R: Recorder> EventSink for Out<'_, R> {
                 role,
                 at: _,
                 missing,
+                reset_code,
             } => {
-                builder.absent(shared, *recorder, (stream, role), missing);
+                builder.absent(shared, *recorder, (stream, role), missing, reset_code);
             }
             Event::Pushed { stream } => builder.pushed(shared, stream),
             Event::Tunnel { stream } => {

@@ -245,6 +245,7 @@ fn resolve(node: &IdedExpr, path: &str) -> Result<Term, Mistake> {
         "request.size" => number(NumberField::RequestSize),
         "request.headers" => Ok(Term::Headers(Role::Request)),
         "response.status" => number(NumberField::Status),
+        "response.grpc_status" => number(NumberField::GrpcStatus),
         "response.size" => number(NumberField::ResponseSize),
         "response.headers" => Ok(Term::Headers(Role::Response)),
         "duration" => Ok(Term::Number(NumberField::Duration, Unit::Duration)),
@@ -313,7 +314,7 @@ fn unknown_name(path: &str) -> String {
         Some(("request", _)) => {
             "`request` has method, scheme, authority, target, path, query, size, headers"
         }
-        Some(("response", _)) => "`response` has status, size, headers",
+        Some(("response", _)) => "`response` has status, grpc_status, size, headers",
         Some(("client" | "server", _)) => "`client` and `server` have ip and port",
         Some(("tls", _)) => "`tls` has server_name, alpn, version",
         Some(("workload", _)) => {

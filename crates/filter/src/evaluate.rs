@@ -5,7 +5,7 @@ use std::io::Write;
 use tapedeck_archive::{
     Archive, NumberColumn, Page, ReadError, Record, Row, Scratch, TextColumn, WorkloadView,
 };
-use tapedeck_model::{Anomaly, Role, TlsVersion, path_template};
+use tapedeck_model::{Anomaly, Protocol, Role, TlsVersion, path_template};
 
 use crate::expression::{
     Expression, Flag, NumberField, NumberTest, Order, TextField, TextTest, WorkloadField,
@@ -187,8 +187,19 @@ impl<'a, 's> Context<'a, 's> {
                 let otherwise = self.evaluate(otherwise, &rest);
                 then.or(&otherwise)
             }
-            Expression::Text(TextField::Header(role, name), test) => {
-                self.headers(*role, name, test, candidates)
+            Expression::Text(TextField::Header(role, name), test) => self
+                .records(candidates, |record| {
+                    header(record, *role, name).is_some_and(|value| test.holds(value))
+                }),
+            Expression::Number(NumberField::GrpcStatus, test) => {
+                let page = self.page;
+                // What is not HTTP/2 need not be read for it.
+                let http2 = |row: Row<'_>| row.protocol() == Protocol::Http2;
+                let may =
+                    Mask::from_fn(len, |row| page.row(row).is_some_and(http2)).and(candidates);
+                self.records(&may, |record| {
+                    grpc_status(record).is_some_and(|status| test.holds(status))
+                })
             }
             Expression::Text(field, test) => self.text(field, test).and(candidates),
             Expression::Number(field, test) => self.number(*field, test).and(candidates),
@@ -259,13 +270,14 @@ impl<'a, 's> Context<'a, 's> {
         })
     }
 
-    fn headers(&mut self, role: Role, name: &str, test: &TextTest, candidates: &Mask) -> Mask {
+    /// Those of the candidates for whose records a test holds.
+    fn records(&mut self, candidates: &Mask, holds_for: impl Fn(&Record<'_>) -> bool) -> Mask {
         let mut holds = Mask::none(self.page.len());
         for number in candidates.rows() {
             let id = self.page.first_row() + number as u64;
             match self.archive.load(id, self.scratch) {
                 Ok(record) => {
-                    if header(&record, role, name).is_some_and(|value| test.holds(value)) {
+                    if holds_for(&record) {
                         holds.insert(number);
                     }
                 }
@@ -316,6 +328,10 @@ pub(crate) fn matches(
             header(&record, *role, name).is_some_and(|value| test.holds(value))
         }
         Expression::Text(field, test) => field.holds(row, test),
+        Expression::Number(NumberField::GrpcStatus, test) => {
+            let record = archive.load(row.id(), scratch)?;
+            grpc_status(&record).is_some_and(|status| test.holds(status))
+        }
         Expression::Number(field, test) => field.of(row).is_some_and(|number| test.holds(number)),
         Expression::Flag(flag) => flag.of(row),
         Expression::Anomaly(anomaly) => has(row, *anomaly),
@@ -374,6 +390,8 @@ impl NumberField {
         match self {
             Self::Id => Some(row.id().into()),
             Self::Status => row.status().map(i128::from),
+            // It is of the record.
+            Self::GrpcStatus => None,
             Self::RequestSize => row.request_body_len().map(i128::from),
             Self::ResponseSize => row.response_body_len().map(i128::from),
             Self::Duration => row.duration().and_then(nanos),
@@ -428,6 +446,17 @@ fn header<'s>(record: &Record<'s>, role: Role, name: &str) -> Option<&'s [u8]> {
         Role::Response => record.response(),
     };
     message?.head()?.field(name)
+}
+
+/// How a gRPC call ended: the trailers say it, or the head where it stands for them.
+fn grpc_status(record: &Record<'_>) -> Option<i128> {
+    let response = record.response()?;
+    let name = "grpc-status";
+    let trailers = response.trailers();
+    let field = trailers.and_then(|trailers| trailers.field(name));
+    let text = field.or_else(|| response.head()?.field(name))?;
+    let status: u32 = std::str::from_utf8(text).ok()?.trim().parse().ok()?;
+    Some(status.into())
 }
 
 fn whole(text: &[u8]) -> Option<&[u8]> {

@@ -61,6 +61,8 @@ pub(crate) enum WorkloadField {
 pub(crate) enum NumberField {
     Id,
     Status,
+    /// Of the trailers: it is not in the index.
+    GrpcStatus,
     RequestSize,
     ResponseSize,
     Duration,
@@ -196,7 +198,7 @@ impl Expression {
     /// Whether any of it asks for the record.
     pub(crate) fn needs_record(&self) -> bool {
         match self {
-            Self::Text(TextField::Header(..), _) => true,
+            Self::Text(TextField::Header(..), _) | Self::Number(NumberField::GrpcStatus, _) => true,
             Self::Constant(_)
             | Self::Text(..)
             | Self::Number(..)
@@ -217,6 +219,7 @@ impl Expression {
     fn cost(&self) -> u32 {
         match self {
             Self::Constant(_) => 0,
+            Self::Number(NumberField::GrpcStatus, _) => 10_000,
             Self::Number(..) | Self::Flag(_) => 1,
             Self::Text(field, _) => match field {
                 TextField::Header(..) => 10_000,

@@ -13,6 +13,7 @@
 //! | `request.method`, `.scheme`, `.authority` | string |
 //! | `request.target`, `.path`, `.query` | string: the whole target; that before and behind the first `?` |
 //! | `response.status` | number |
+//! | `response.grpc_status` | number: how a gRPC call ended, 0 for OK; read from the records, like header fields |
 //! | `request.size`, `response.size` | number: bytes of the stored body |
 //! | `request.headers["name"]`, `response.headers["name"]` | string: the first field of that name, in any case |
 //! | `duration`, `first_byte` | duration: from the request's first byte to the response's last and first one |

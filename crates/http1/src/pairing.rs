@@ -411,6 +411,7 @@ fn absent(
         role,
         at,
         missing,
+        reset_code: None,
     });
 }
 

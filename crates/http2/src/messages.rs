@@ -614,6 +614,7 @@ impl Messages {
                 role,
                 at,
                 missing,
+                reset_code: code,
             }
         } else {
             Event::End {

@@ -5,7 +5,11 @@
 
 use std::borrow::Cow;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+
 use crate::content::{self, DecodeError};
+use crate::protobuf;
 
 /// The bytes before each message.
 const PREFIX_LEN: usize = 5;
@@ -102,6 +106,57 @@ impl Status {
         let name = NAMES.get(self.code as usize);
         name.copied().unwrap_or("of a number without a name")
     }
+}
+
+/// What `grpc-status-details-bin` tells of an error: a `google.rpc.Status`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Details {
+    /// The code, as in [`Status::code`].
+    pub code: u32,
+    /// The message, for developers.
+    pub message: String,
+    /// The names of the types of what else is told, without the place that defines them, such as
+    /// `google.rpc.ErrorInfo`.
+    pub types: Vec<String>,
+}
+
+impl Details {
+    /// Types that are named. Servers tell one to three.
+    const MAX_TYPES: usize = 64;
+
+    /// Decodes the value of the field; `None` where it is none.
+    #[must_use]
+    pub fn of(field: &[u8]) -> Option<Self> {
+        let unpadded = field.trim_ascii().trim_ascii_end();
+        let end = unpadded.iter().position(|byte| *byte == b'=');
+        let text = unpadded.get(..end.unwrap_or(unpadded.len()))?;
+        let bytes = STANDARD_NO_PAD.decode(text).ok()?;
+        let mut details = Self::default();
+        for field in protobuf::fields_of(&bytes) {
+            match field? {
+                (1, protobuf::Value::Varint(code)) => details.code = u32::try_from(code).ok()?,
+                (2, protobuf::Value::Bytes(text)) => {
+                    details.message = String::from_utf8_lossy(text).into_owned();
+                }
+                (3, protobuf::Value::Bytes(any)) if details.types.len() < Self::MAX_TYPES => {
+                    details.types.push(type_of(any)?);
+                }
+                _ => {}
+            }
+        }
+        Some(details)
+    }
+}
+
+/// The type that a `google.protobuf.Any` names in its field 1.
+fn type_of(any: &[u8]) -> Option<String> {
+    for field in protobuf::fields_of(any) {
+        if let (1, protobuf::Value::Bytes(url)) = field? {
+            let name = url.rsplit(|byte| *byte == b'/').next()?;
+            return Some(String::from_utf8_lossy(name).into_owned());
+        }
+    }
+    None
 }
 
 /// A text with its percent-encoding undone; what is no encoding stays.
@@ -221,6 +276,43 @@ mod tests {
         for none in [None, Some(&b""[..]), Some(b"-1"), Some(b"x")] {
             assert_eq!(Status::of(none, None), None);
         }
+    }
+
+    #[test]
+    fn details_name_their_types() {
+        // As grpcio_status sends NOT_FOUND, "no such seat" and an ErrorInfo.
+        let any = |url: &str| {
+            let mut any = vec![0x0a, url.len() as u8];
+            any.extend(url.bytes());
+            any.extend([0x12, 2, 0x0a, 0]);
+            any
+        };
+        let mut status = vec![0x08, 5, 0x12, 12];
+        status.extend(b"no such seat");
+        for url in ["type.googleapis.com/google.rpc.ErrorInfo", "shop.Seat"] {
+            status.extend([0x1a, any(url).len() as u8]);
+            status.extend(any(url));
+        }
+        let expected = Details {
+            code: 5,
+            message: "no such seat".to_owned(),
+            types: vec!["google.rpc.ErrorInfo".to_owned(), "shop.Seat".to_owned()],
+        };
+        let encoded = STANDARD_NO_PAD.encode(&status);
+        for padding in ["", "=", "=="] {
+            let field = format!("{encoded}{padding}");
+            assert_eq!(Details::of(field.as_bytes()), Some(expected.clone()));
+        }
+        assert_eq!(Details::of(b""), Some(Details::default()));
+        // Cut within a field, no base64, a group that does not end.
+        let cut = STANDARD_NO_PAD.encode(&status[..status.len() - 1]);
+        for none in [cut.as_bytes(), b"*", b"Cw"] {
+            assert_eq!(Details::of(none), None, "{none:?}");
+        }
+        // More than anybody reads.
+        let many = [0x1a, 3, 0x0a, 1, b'x'].repeat(1000);
+        let many = Details::of(STANDARD_NO_PAD.encode(many).as_bytes()).unwrap();
+        assert_eq!(many.types.len(), Details::MAX_TYPES);
     }
 
     #[test]

@@ -22,6 +22,48 @@ pub fn dump(message: &[u8]) -> Option<String> {
     (rest.is_empty() && !message.is_empty()).then_some(out)
 }
 
+/// A value of a message, as the wire tells it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Value<'m> {
+    Varint(u64),
+    Bytes(&'m [u8]),
+    /// Of a fixed width.
+    Fixed,
+}
+
+/// The fields of a message with their numbers; `None` comes last, where the bytes are no message, or
+/// have groups, which nobody uses any more.
+pub(crate) fn fields_of(message: &[u8]) -> impl Iterator<Item = Option<(u64, Value<'_>)>> {
+    let mut rest = message;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let field = field(rest);
+        rest = field.map_or(&[], |(_, behind)| behind);
+        Some(field.map(|(field, _)| field))
+    })
+}
+
+fn field(bytes: &[u8]) -> Option<((u64, Value<'_>), &[u8])> {
+    let (tag, rest) = varint(bytes)?;
+    let (value, rest) = match tag & 7 {
+        VARINT => {
+            let (value, rest) = varint(rest)?;
+            (Value::Varint(value), rest)
+        }
+        DELIMITED => {
+            let (len, rest) = varint(rest)?;
+            let (value, rest) = rest.split_at_checked(usize::try_from(len).ok()?)?;
+            (Value::Bytes(value), rest)
+        }
+        FIXED64 => (Value::Fixed, rest.get(8..)?),
+        FIXED32 => (Value::Fixed, rest.get(4..)?),
+        _ => return None,
+    };
+    Some(((tag >> 3, value), rest))
+}
+
 /// Writes fields up to the end, or to that of the group of that number; gives what is behind it.
 fn fields<'m>(
     mut rest: &'m [u8],

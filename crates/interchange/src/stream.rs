@@ -122,6 +122,17 @@ pub fn grpc_status(record: &Record<'_>) -> Option<grpc::Status> {
     in_trailers.or_else(|| response.head().and_then(of))
 }
 
+/// What a gRPC call that failed tells beside its status.
+#[must_use]
+pub fn grpc_details(record: &Record<'_>) -> Option<grpc::Details> {
+    kind(record, Role::Response).filter(|kind| *kind == Kind::Grpc)?;
+    let response = record.response()?;
+    let name = "grpc-status-details-bin";
+    let trailers = response.trailers();
+    let field = trailers.and_then(|trailers| trailers.field(name));
+    grpc::Details::of(field.or_else(|| response.head()?.field(name))?)
+}
+
 fn side<'s>(record: &Record<'s>, role: Role) -> Option<MessageView<'s>> {
     match role {
         Role::Request => record.request(),

@@ -136,6 +136,8 @@ pub enum Event<'a> {
         at: Timestamp,
         /// Why, beside [`Missing::ABSENT`], which is understood.
         missing: Missing,
+        /// The error code of the HTTP/2 RST_STREAM that ended the stream before.
+        reset_code: Option<u32>,
     },
     /// The server announced this exchange by itself (HTTP/2 PUSH_PROMISE): its request came
     /// from the server.

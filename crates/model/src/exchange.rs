@@ -131,7 +131,8 @@ pub struct Message {
     pub last_byte: Timestamp,
     /// Why it is not whole.
     pub missing: Missing,
-    /// The error code of an HTTP/2 RST_STREAM that ended it.
+    /// The error code of an HTTP/2 RST_STREAM that ended it; of a whole request, of the one that came
+    /// in the place of its response.
     pub reset_code: Option<u32>,
 }
 

@@ -139,6 +139,7 @@ fn a_stream_is_reset_before_within_and_behind_its_response() {
         log.message(1, Role::Response).absent,
         Some(Missing::ABORTED)
     );
+    assert!(log.message(1, Role::Response).absent_code.is_some());
     assert_eq!(log.message(3, Role::Request).end, aborted(2));
     assert_eq!(log.message(3, Role::Response).end, aborted(2));
     assert_eq!(log.message(5, Role::Request).end, aborted(0));

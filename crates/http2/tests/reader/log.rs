@@ -19,6 +19,7 @@ pub(crate) struct Said {
     pub(crate) trailers: Option<Vec<Pair>>,
     pub(crate) end: Option<(Missing, Option<u32>)>,
     pub(crate) absent: Option<Missing>,
+    pub(crate) absent_code: Option<u32>,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -102,11 +103,13 @@ impl Log {
                 stream,
                 role,
                 missing,
+                reset_code,
                 ..
             } => {
                 let said = self.open(stream.0, role, "absent");
                 assert_eq!(*said, Said::default());
                 said.absent = Some(missing);
+                said.absent_code = reset_code;
             }
             Event::Pushed { stream } => self.pushed.push(stream.0),
             Event::Tunnel { stream } => self.tunnels.push(stream.0),

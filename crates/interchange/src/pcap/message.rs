@@ -430,7 +430,8 @@ impl<W: Write> Scene<'_, '_, W> {
     fn end_http2(&mut self, speaker: &Speaker, message: &MessageView<'_>) -> Result<(), StepError> {
         let missing = message.missing();
         let stream = self.record.stream();
-        if let Some(code) = message.reset_code() {
+        // A whole one has the code that came in the place of its answer.
+        if let Some(code) = message.reset_code().filter(|_| !missing.is_empty()) {
             return self.reset_stream(code);
         }
         if stops(missing) || speaker.ended {
@@ -458,11 +459,14 @@ impl<W: Write> Scene<'_, '_, W> {
         if let Some(cause) = loss(missing) {
             return self.lose_head(language, cause, true);
         }
-        let aborted = missing.contains(Missing::ABORTED);
-        if aborted && language == Language::Http2 && self.role == Role::Response {
-            return self.reset_stream(CANCEL);
+        let asked = self.record.request();
+        match asked.and_then(|asked| asked.reset_code()) {
+            Some(code) if language == Language::Http2 && self.role == Role::Response => {
+                self.reset_stream(code)
+            }
+            // Without a code it was GOAWAY or the end of the connection: here it is the latter.
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Leaves out the head of a message. `all`: and whatever followed it.
