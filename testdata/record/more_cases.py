@@ -326,3 +326,11 @@ def proxy_protocol(r):
     r.run("curl", "-s", "--haproxy-protocol", "--http2-prior-knowledge", "http://127.0.0.1:8092/three")
     r.run("curl", "-s", "-d", "a=1", "http://127.0.0.1:8093/four", "http://127.0.0.1:8093/five")
 
+
+@case(
+    "069-h2-odd",
+    "HTTP/2 frame by frame: unknown frames, header tables resized midway, extended CONNECT (WebSocket), a tunnel, padding, CONTINUATION.",
+)
+def h2_odd(r):
+    r.capture()
+    r.run(*peer("h2_odd.py", "8080"))
