@@ -183,7 +183,7 @@ fn every_way_to_fail_over_http2_has_a_name() {
             }
         });
         let options = Options {
-            timeout: Duration::from_millis(500),
+            timeout: Duration::from_secs(3),
             ..h2c(address)
         };
         play(calls(1), &options)

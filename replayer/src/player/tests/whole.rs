@@ -378,7 +378,7 @@ fn a_closed_http2_connection_is_replaced() {
         });
     });
     // Some come behind the close, some cross it.
-    let calls: Vec<_> = [0, 30, 60, 60, 60, 90]
+    let calls: Vec<_> = [0, 200, 400, 400, 400, 600]
         .into_iter()
         .map(|at| call(at, 1, "GET /").http2(&[]))
         .collect();
