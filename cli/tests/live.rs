@@ -14,6 +14,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use common::{Tapedeck, cannot_capture, temp_folder};
 use serde_json::Value;
@@ -241,6 +242,65 @@ fn what_writing_takes_is_kept() {
     }
     recording.stop();
     assert_eq!(exchanges(&archive).len(), 1);
+}
+
+/// What is recorded never touches the disk in the clear, even if the recording is killed.
+#[test]
+fn a_recording_can_be_encrypted() {
+    if cannot_capture() {
+        return;
+    }
+    let folder = temp_folder();
+    let path = |name: &str| folder.path().join(name).into_os_string();
+    let key = [
+        "key".into(),
+        "encryption".into(),
+        "-o".into(),
+        path("key.txt"),
+    ];
+    let recipient = Tapedeck::new(key).succeeds().stdout;
+    let server = serve();
+    let port = server.port().to_string();
+    let args = ["--encrypt-to", recipient.trim(), "--port", &port];
+    let ask_for = |path: &str| {
+        let client = TcpStream::connect(server).unwrap();
+        ask(&client, path);
+    };
+
+    let archive = folder.path().join("live.tape");
+    let recording = Recording::start_with(&archive, &args);
+    ask_for("/a-secret-of-ours");
+    recording.stop();
+    assert!(!is_in_the_clear(folder.path(), "a-secret-of-ours"));
+    Tapedeck::new(["ls".into(), path("live.tape")]).fails(1, &["--identity FILE"]);
+    let identity = ["--identity".into(), path("key.txt")];
+    let listed = Tapedeck::new(["ls".into(), path("live.tape")].into_iter().chain(identity));
+    assert!(listed.succeeds().stdout.contains("/a-secret-of-ours"));
+
+    let mut killed = Recording::start_with(&folder.path().join("killed.tape"), &args);
+    ask_for("/another-secret");
+    // Once its second is over there is something to find.
+    let partial = tapedeck_archive::partial_path(&folder.path().join("killed.tape")).unwrap();
+    let begun = fs::metadata(&partial).unwrap().len();
+    let due = Instant::now() + Duration::from_secs(30);
+    while fs::metadata(&partial).unwrap().len() == begun {
+        assert!(Instant::now() < due, "nothing was written");
+        thread::yield_now();
+    }
+    killed.child.kill().unwrap();
+    killed.child.wait().unwrap();
+    assert!(!is_in_the_clear(folder.path(), "another-secret"));
+}
+
+/// Whether any file of the folder has this text in it.
+fn is_in_the_clear(folder: &Path, text: &str) -> bool {
+    let files = fs::read_dir(folder).unwrap();
+    files
+        .map(|file| fs::read(file.unwrap().path()).unwrap())
+        .any(|bytes| {
+            let mut windows = bytes.windows(text.len());
+            windows.any(|window| window == text.as_bytes())
+        })
 }
 
 /// One of two connections to one server, by the cookie of its client's socket.
