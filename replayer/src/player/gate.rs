@@ -1,7 +1,9 @@
 //! The moment at which all workers begin.
 
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use crate::player::resources::cpu_time;
 
 /// Opens when everybody who was expected is ready, or has gone.
 #[derive(Debug)]
@@ -14,6 +16,8 @@ pub(crate) struct Gate {
 struct State {
     expected: u32,
     start: Option<Instant>,
+    /// What the process had taken by then.
+    cpu: Duration,
 }
 
 impl Gate {
@@ -22,6 +26,7 @@ impl Gate {
             state: Mutex::new(State {
                 expected,
                 start: None,
+                cpu: Duration::ZERO,
             }),
             opened: Condvar::new(),
         }
@@ -32,9 +37,12 @@ impl Gate {
         Pass(self)
     }
 
-    /// When the gate opened; `None` before.
-    pub(crate) fn start(&self) -> Option<Instant> {
-        self.lock().start
+    /// How long the gate has been open, and the processor time that went into it; nothing before.
+    pub(crate) fn since(&self) -> (Duration, Duration) {
+        let state = self.lock();
+        state.start.map_or_else(Default::default, |start| {
+            (start.elapsed(), cpu_time().saturating_sub(state.cpu))
+        })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -72,7 +80,9 @@ impl Drop for Pass<'_> {
         let mut state = self.0.lock();
         state.expected = state.expected.saturating_sub(1);
         if state.expected == 0 {
-            state.start.get_or_insert_with(Instant::now);
+            if state.start.is_none() {
+                (state.start, state.cpu) = (Some(Instant::now()), cpu_time());
+            }
             self.0.opened.notify_all();
         }
     }
@@ -88,13 +98,28 @@ mod tests {
         let (a, b, gone) = (gate.pass(), gate.pass(), gate.pass());
         std::thread::scope(|scope| {
             let waiting = [a, b].map(|pass| scope.spawn(|| pass.wait()));
-            assert_eq!(gate.start(), None);
+            assert_eq!(gate.since(), (Duration::ZERO, Duration::ZERO));
             let before = Instant::now();
             drop(gone);
             let starts = waiting.map(|thread| thread.join().unwrap());
             assert_eq!(starts[0], starts[1]);
             assert!(starts[0] >= before);
-            assert_eq!(gate.start(), Some(starts[0]));
+            assert!(gate.since().0 <= starts[0].elapsed());
         });
+    }
+
+    #[test]
+    fn what_is_made_ready_is_no_part_of_the_run() {
+        let gate = Gate::new(1);
+        let pass = gate.pass();
+        let ready = cpu_time();
+        while cpu_time() - ready < Duration::from_millis(50) {}
+        assert_eq!(gate.since(), (Duration::ZERO, Duration::ZERO));
+        let made_ready = cpu_time();
+        drop(pass);
+        let (elapsed, cpu) = gate.since();
+        // Other tests run in the same process, and take what they take.
+        assert!(cpu <= cpu_time() - made_ready, "{cpu:?}");
+        assert!(!elapsed.is_zero());
     }
 }

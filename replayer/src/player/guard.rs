@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::player::plan::Plan;
-use crate::player::resources::{cpu_time, share_of};
+use crate::player::resources::share_of;
 use crate::player::scenario::{Executor, Scenario};
 use crate::player::seconds::{SecondRow, Seconds, SoFar};
 use crate::player::stop::StopFlag;
@@ -55,7 +55,6 @@ pub(crate) fn vus_max(plan: &Plan, scenarios: &[Scenario]) -> u64 {
 pub(crate) struct Guard<'a> {
     watch: &'a Arc<Watch>,
     stop: &'a StopFlag,
-    cpu_before: Duration,
     next: Duration,
     /// The threshold that ended the run, by its index.
     aborted: Option<(usize, Verdict)>,
@@ -68,16 +67,10 @@ impl<'a> Guard<'a> {
     /// k6's.
     const EVERY: Duration = Duration::from_secs(2);
 
-    pub(crate) fn new(
-        watch: &'a Arc<Watch>,
-        stop: &'a StopFlag,
-        cpu_before: Duration,
-        workers: usize,
-    ) -> Self {
+    pub(crate) fn new(watch: &'a Arc<Watch>, stop: &'a StopFlag, workers: usize) -> Self {
         Self {
             watch,
             stop,
-            cpu_before,
             next: Self::EVERY,
             aborted: None,
             seconds: Seconds::new(workers),
@@ -88,7 +81,7 @@ impl<'a> Guard<'a> {
 
     pub(crate) fn look(
         &mut self,
-        elapsed: Duration,
+        (elapsed, cpu): (Duration, Duration),
         live: &[Arc<Live>],
         vus: &VusSeen,
         plan: &Plan,
@@ -107,7 +100,6 @@ impl<'a> Guard<'a> {
             .iter()
             .map(|cast| u64::from(cast.allocated()))
             .sum();
-        let cpu = cpu_time().saturating_sub(self.cpu_before);
         let share = share_of(cpu, elapsed);
         if let Some((index, verdict)) = self.watch.abort(&observed, elapsed, share) {
             self.abort(index, verdict, elapsed);

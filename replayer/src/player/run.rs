@@ -19,7 +19,7 @@ use crate::player::plan::{Empty, Plan};
 use crate::player::reach::{StdStream, reach_all};
 use crate::player::report::{Report, ScenarioPlan};
 use crate::player::request::Rules;
-use crate::player::resources::{check_ports, cpu_time, raise_descriptor_limit, share_of};
+use crate::player::resources::{check_ports, raise_descriptor_limit, share_of};
 use crate::player::scenario::Scenario;
 use crate::player::schedule::{LeftOutCounts, Topology};
 use crate::player::seconds::{SecondRow, SoFar};
@@ -237,13 +237,8 @@ pub(crate) fn play<S: Source + 'static>(
     let spares: Vec<Option<StdStream>> = spares.collect();
 
     let workers = u32::try_from(plan.parts.len()).unwrap_or(u32::MAX).max(1);
-    let cpu_before = cpu_time();
     let job = Arc::new(job(source, options, workers, stop, &watch));
-    let elapsed = |job: &Job<S>| {
-        job.gate
-            .start()
-            .map_or(Duration::ZERO, |start| start.elapsed())
-    };
+    let elapsed = |job: &Job<S>| job.gate.since().0;
     let crew = Crew {
         job: Arc::clone(&job),
         reached,
@@ -260,7 +255,7 @@ pub(crate) fn play<S: Source + 'static>(
     };
 
     let parts = std::mem::take(&mut plan.parts);
-    let mut guard = Guard::new(&watch, stop, cpu_before, workers as usize);
+    let mut guard = Guard::new(&watch, stop, workers as usize);
     let vus = VusSeen::default();
     let described: Arc<[ScenarioPlan]> = described(&plan, &scenarios).into();
     let observe = |live: &[Arc<Live>]| {
@@ -278,7 +273,7 @@ pub(crate) fn play<S: Source + 'static>(
             .as_mut()
             .and_then(|observer| observer.look(now.elapsed));
         vus.look(now.vus);
-        guard.look(elapsed(&job), live, &vus, &plan);
+        guard.look(job.gate.since(), live, &vus, &plan);
         now.seconds = guard.whole_seconds(elapsed(&job), live);
         for row in &mut now.seconds {
             (row.in_flight, row.connections, row.vus) = (now.in_flight, now.connections, now.vus);
@@ -289,7 +284,7 @@ pub(crate) fn play<S: Source + 'static>(
     };
     let mut tally = crew.send(parts, spares, observe)?;
     count_left(&plan, &mut tally);
-    let (elapsed, cpu) = (elapsed(&job), cpu_time().saturating_sub(cpu_before));
+    let (elapsed, cpu) = job.gate.since();
     let mut observed = tally.observed();
     (observed.vus, observed.vus_max) = (vus.most(), vus_max(&plan, &scenarios));
     let (thresholds, evidence) = guard.verdicts(&observed, elapsed, share_of(cpu, elapsed));
