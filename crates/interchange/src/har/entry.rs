@@ -87,7 +87,7 @@ pub(super) fn read(entry: &Value) -> Result<Entry, Wrong> {
     let body = request_body(asked);
     let (body, cut) = kept(body, &fields, asked["bodySize"].as_i64(), None);
     cut_bodies += u8::from(cut);
-    let target = text(&own["target"]).unwrap_or(url.target);
+    let target = text(&own["target"]);
     let tunnel = own["tunnel"] == true;
     let len = (!tunnel && !cut).then_some(body.len);
     let head = request_head(protocol, method, target, &url, fields, len);

@@ -78,24 +78,30 @@ impl Fields {
     }
 }
 
-/// The head of a request. `len`: the length of its body, where its head has to tell it.
+/// The head of a request. `target`: where it is not that of the URL. `len`: the length of its body, where
+/// its head has to tell it.
 pub(super) fn request_head(
     protocol: Protocol,
     method: &str,
-    target: &str,
+    target: Option<&str>,
     url: &Url<'_>,
     mut fields: Fields,
     len: Option<u64>,
 ) -> Head {
     if protocol == Protocol::Http2 {
-        let pseudo = [
+        let whole = [
             (":method", method),
             (":scheme", url.scheme),
             (":authority", url.authority),
-            (":path", target),
+            (":path", target.unwrap_or(url.target)),
         ];
+        // A tunnel to an authority has neither scheme nor path (RFC 9113 section 8.5).
+        let bare = method == "CONNECT" && target.is_none();
         fields.pairs.retain(|(name, _)| !name.starts_with(':'));
-        let pseudo = pseudo.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let pseudo = whole
+            .into_iter()
+            .filter(|(name, _)| !bare || !matches!(*name, ":scheme" | ":path"))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()));
         fields.fit(len, false);
         fields.pairs.splice(0..0, pseudo);
         let (raw, spans) = joined(&fields);
@@ -116,6 +122,7 @@ pub(super) fn request_head(
         fields.pairs.insert(0, host);
     }
     fields.fit(len, len.is_some_and(|len| len > 0));
+    let target = target.unwrap_or(url.target);
     let line = format!("{method} {target} {protocol}\r\n");
     let start = StartLine::Request {
         method: Some(span(0, method.len())),
