@@ -39,6 +39,9 @@ const WAIT: Duration = Duration::from_millis(50);
 /// not full.
 const DRAIN: Duration = Duration::from_millis(200);
 
+/// How often the source is asked what it dropped: as often as the output writes it down.
+const ASK: Duration = Duration::from_secs(1);
+
 /// How often a thread tells where it stands.
 const PUBLISH: Duration = Duration::from_millis(500);
 
@@ -83,6 +86,8 @@ pub struct Session {
     start: Instant,
     /// Of sources that were replaced.
     dropped_before: Drops,
+    /// What the source said last, and when it was asked.
+    dropped: (Option<Instant>, Drops),
 }
 
 /// Where a session stands.
@@ -224,6 +229,7 @@ impl Session {
             shared,
             start: Instant::now(),
             dropped_before: Drops::default(),
+            dropped: (None, Drops::default()),
         })
     }
 
@@ -267,11 +273,16 @@ impl Session {
     ///
     /// When the output failed for good.
     pub fn tick(&mut self) -> Result<Vec<SetEvent>, WriteError> {
+        // Before the output is taken, never under it: libpcap's reader holds its handle while it hands packets
+        // on to the output, and each would wait for the other.
+        if self.dropped.0.is_none_or(|at| at.elapsed() >= ASK) {
+            self.dropped = (Some(Instant::now()), self.tap.drops().unwrap_or_default());
+        }
         let Self {
-            tap,
             workers,
             shared,
             dropped_before,
+            dropped,
             ..
         } = self;
         let mut outlet = lock(&shared.outlet);
@@ -280,7 +291,7 @@ impl Session {
         outlet.tick(&mut || {
             let mut ledger = merged(workers);
             add_drops(&mut ledger, dropped_before);
-            add_drops(&mut ledger, &tap.drops().unwrap_or_default());
+            add_drops(&mut ledger, &dropped.1);
             ledger
         });
         outlet.check()?;
@@ -341,6 +352,7 @@ impl Session {
         {
             self.dropped_before.merge(&drops);
         }
+        self.dropped = (None, Drops::default());
         for (worker, stream) in self.workers.iter().zip(streams) {
             // A thread that is gone has left its failure behind.
             drop(worker.streams.send(stream));
@@ -607,4 +619,94 @@ fn late_now() -> Timestamp {
 /// A thread that panicked leaves a whole value behind: each is written in one step, or is a count.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A source without streams, and an output, which notice when one is asked from within the other.
+    #[derive(Clone, Default)]
+    struct Pair {
+        is_held: Arc<AtomicBool>,
+        dropped: Arc<Mutex<Vec<u64>>>,
+    }
+
+    impl Tap for Pair {
+        fn detach(&mut self) -> Result<(), SourceError> {
+            Ok(())
+        }
+
+        fn drops(&mut self) -> Result<Drops, SourceError> {
+            assert!(
+                !self.is_held.load(Ordering::Acquire),
+                "asked under the output, which the source's reader may be waiting for"
+            );
+            let mut drops = Drops::default();
+            drops.add("ring-full", 7);
+            Ok(drops)
+        }
+
+        fn set_policy(&mut self, _: &Policy) -> Result<Vec<String>, SourceError> {
+            Ok(Vec::new())
+        }
+    }
+
+    impl Outlet for Pair {
+        fn body_begins(&mut self, _: u64, _: &Arc<Connection>, _: Option<&Head>) {}
+        fn body_part(&mut self, _: &BodyPart) {}
+        fn exchange(&mut self, _: &Exchange) {}
+        fn unread(&mut self, _: &UnreadConnection) {}
+        fn own(&mut self) {}
+
+        fn tick(&mut self, ledger: &mut dyn FnMut() -> Ledger) {
+            self.is_held.store(true, Ordering::Release);
+            let dropped = ledger().packets_dropped_by_kernel;
+            self.is_held.store(false, Ordering::Release);
+            self.dropped.lock().unwrap().push(dropped);
+        }
+
+        fn check(&mut self) -> Result<(), WriteError> {
+            Ok(())
+        }
+
+        fn stats(&self) -> Stats {
+            Stats::default()
+        }
+
+        fn take_events(&mut self) -> Vec<SetEvent> {
+            Vec::new()
+        }
+
+        fn seal(self: Box<Self>, _: &Ledger) -> Result<Sealed, WriteError> {
+            unreachable!("the session is not finished")
+        }
+    }
+
+    /// libpcap's reader holds its handle while it hands packets on: asked for its drops by who holds the
+    /// output, it never answered.
+    #[test]
+    fn a_source_is_never_asked_by_who_holds_the_output() {
+        let pair = Pair::default();
+        let opened = Opened {
+            source: Source {
+                streams: Vec::new(),
+                tap: Box::new(pair.clone()),
+            },
+            backend: Backend::AfPacket,
+            before: Arc::default(),
+            passed_over: Vec::new(),
+        };
+        let setup = Setup {
+            attribution: None,
+            is_own: None,
+            again: None,
+            limits: Limits::default(),
+            key_logs: Vec::new(),
+        };
+        let mut session = Session::start_into(opened, Box::new(pair.clone()), setup).unwrap();
+        session.tick().unwrap();
+        session.tick().unwrap();
+        assert_eq!(*pair.dropped.lock().unwrap(), [7, 7]);
+    }
 }
