@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
@@ -167,6 +168,20 @@ impl Stores {
     }
 }
 
+/// Gives a builder the settings that it knows; the others are of something else in the environment.
+fn configured<B, K: FromStr>(
+    builder: B,
+    settings: Vec<(String, String)>,
+    with: impl Fn(B, K, String) -> B,
+) -> B {
+    settings
+        .into_iter()
+        .fold(builder, |builder, (key, value)| match key.parse() {
+            Ok(key) => with(builder, key, value),
+            Err(_) => builder,
+        })
+}
+
 /// RFC 1123's labels, as names of resources are.
 fn is_name(name: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
@@ -294,40 +309,28 @@ impl StoreConfig {
                 (Box::new(files), String::new())
             }
             Target::S3 => {
-                let mut builder = AmazonS3Builder::new()
+                let builder = AmazonS3Builder::new()
                     .with_client_options(client)
                     .with_retry(retry)
                     .with_url(self.bucket())
                     .with_checksum_algorithm(Checksum::SHA256);
-                for (key, value) in settings {
-                    if let Ok(key) = key.parse() {
-                        builder = builder.with_config(key, value);
-                    }
-                }
+                let builder = configured(builder, settings, AmazonS3Builder::with_config);
                 (Box::new(builder.build().map_err(open)?), self.prefix())
             }
             Target::Google => {
-                let mut builder = GoogleCloudStorageBuilder::new()
+                let builder = GoogleCloudStorageBuilder::new()
                     .with_client_options(client)
                     .with_retry(retry)
                     .with_url(self.bucket());
-                for (key, value) in settings {
-                    if let Ok(key) = key.parse() {
-                        builder = builder.with_config(key, value);
-                    }
-                }
+                let builder = configured(builder, settings, GoogleCloudStorageBuilder::with_config);
                 (Box::new(builder.build().map_err(open)?), self.prefix())
             }
             Target::Azure => {
-                let mut builder = MicrosoftAzureBuilder::new()
+                let builder = MicrosoftAzureBuilder::new()
                     .with_client_options(client)
                     .with_retry(retry)
                     .with_url(self.bucket());
-                for (key, value) in settings {
-                    if let Ok(key) = key.parse() {
-                        builder = builder.with_config(key, value);
-                    }
-                }
+                let builder = configured(builder, settings, MicrosoftAzureBuilder::with_config);
                 (Box::new(builder.build().map_err(open)?), self.prefix())
             }
         };
