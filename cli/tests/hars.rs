@@ -87,6 +87,7 @@ fn told(exchange: &Value) -> Value {
                 json!([body["text"], body["base64"]])
             },
             "trailers": message["trailers"],
+            "reset_code": message["reset_code"],
         })
     };
     let mut told = json!({"request": side("request"), "response": side("response")});

@@ -3,7 +3,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use serde::Serialize;
-use tapedeck_archive::Scratch;
+use tapedeck_archive::{Row, Scratch};
 use tapedeck_interchange::jsonl::Line;
 use tapedeck_interchange::{header_text, rfc3339, stream};
 use tapedeck_model::Protocol;
@@ -78,7 +78,7 @@ fn table(chosen: &Chosen<'_>, out: &mut impl Write) -> Result<()> {
         let size = |len: Option<u64>| len.map_or_else(none, output::bytes);
         writeln!(
             out,
-            "{:>6}  {clock:<15}  {:<8}  {:>3}  {:>9}  {:>9}  {:>9}  {}  {:<7} {}{}",
+            "{:>6}  {clock:<15}  {:<8}  {:>3}  {:>9}  {:>9}  {:>9}  {}  {:<7} {}",
             chosen.archive.name(row.id()),
             row.protocol().to_string(),
             row.status().map_or_else(none, |status| status.to_string()),
@@ -88,12 +88,23 @@ fn table(chosen: &Chosen<'_>, out: &mut impl Write) -> Result<()> {
             if row.complete() { ' ' } else { '!' },
             row.method()
                 .map_or_else(none, |method| output::visible(&header_text(method))),
-            row.authority()
-                .map(|text| output::visible(&header_text(text)))
-                .unwrap_or_default(),
-            row.target()
-                .map_or_else(none, |target| output::visible(&header_text(&target))),
+            place(&row),
         )?;
     }
     Ok(())
+}
+
+/// Where a request went. A target in absolute or authority form (RFC 9112 section 3.2) names the
+/// authority itself, and CONNECT over HTTP/2 has nothing else.
+fn place(row: &Row<'_>) -> String {
+    let authority = row.authority().unwrap_or_default();
+    let bytes = match row.target() {
+        Some(target) if target.starts_with(b"/") || *target == *b"*" => {
+            [authority, &target].concat()
+        }
+        Some(target) => target.to_vec(),
+        None if row.method() == Some(b"CONNECT") => authority.to_vec(),
+        None => [authority, b"-"].concat(),
+    };
+    output::visible(&header_text(&bytes))
 }

@@ -236,17 +236,18 @@ impl Builder {
         end: tapedeck_model::End,
     ) {
         let half = self.building(shared, stream).half(role);
+        let Some(message) = &mut half.message else {
+            // Interim responses alone make no message.
+            let (missing, code) = (end.missing, end.reset_code);
+            return self.absent(shared, recorder, (stream, role), missing, code);
+        };
         half.ended = true;
-        if let Some(message) = &mut half.message {
-            message.last_byte = at;
-            message.missing.insert(end.missing);
-            if message.head.is_none() && message.missing.is_empty() {
-                message.missing.insert(Missing::LOST);
-            }
-            message.reset_code = end.reset_code;
-        } else {
-            half.absent.insert(end.missing);
+        message.last_byte = at;
+        message.missing.insert(end.missing);
+        if message.head.is_none() && message.missing.is_empty() {
+            message.missing.insert(Missing::LOST);
         }
+        message.reset_code = end.reset_code;
         self.emit_if_over(shared, recorder, stream);
     }
 

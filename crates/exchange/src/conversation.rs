@@ -137,7 +137,7 @@ impl Conversation {
             };
             reader.give_up(at, &mut out);
         }
-        self.tunnels.close(shared, recorder);
+        self.tunnels.give_up(shared, recorder, at);
         self.builder.finish(shared, recorder, Missing::PARTIAL);
         match &mut self.protocol {
             Protocol::Detecting(detecting) => {
@@ -282,7 +282,7 @@ impl Conversation {
                     shared,
                     recorder,
                     Protocol::Http1(reader),
-                    role,
+                    Some(role),
                     (direction, at, data),
                 );
             }
@@ -330,7 +330,7 @@ impl Conversation {
         shared: &mut Shared,
         recorder: &mut impl Recorder,
         protocol: Protocol,
-        role: Role,
+        role: Option<Role>,
         (direction, at, data): (Direction, Timestamp, &[u8]),
     ) {
         let was_flipped = self.flipped;
@@ -342,8 +342,10 @@ impl Conversation {
         shared.ledger.bytes_http += detecting.passed_over();
 
         let expected = match role {
-            Role::Request => Direction::ToServer,
-            Role::Response => Direction::ToClient,
+            Some(Role::Request) => Direction::ToServer,
+            Some(Role::Response) => Direction::ToClient,
+            // Nothing speaks against what the ports say.
+            None => direction,
         };
         if direction != expected && !self.sides_known {
             self.flipped = true;

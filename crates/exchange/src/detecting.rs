@@ -42,7 +42,8 @@ pub(crate) enum Before<'a> {
 /// What the bytes of a direction look like.
 pub(crate) enum Verdict {
     Http1(Role),
-    Http2(Role),
+    /// `None`: it cannot be told which side says it.
+    Http2(Option<Role>),
     /// A hello of TLS.
     Tls(Role),
     /// Records of TLS, whose hello was not seen.
@@ -75,10 +76,10 @@ impl Detecting {
         // preface that may have been lost: then who has the higher port remains the client.
         if self.midstream
             && direction == Direction::ToServer
-            && matches!(verdict, Verdict::Http2(Role::Response))
+            && matches!(verdict, Verdict::Http2(Some(Role::Response)))
             && self.bytes[direction].iter().chain(data).nth(3) == Some(&SETTINGS)
         {
-            return Verdict::Http2(Role::Request);
+            return Verdict::Http2(None);
         }
         if !matches!(verdict, Verdict::Neither | Verdict::NeedMore) || !self.midstream {
             return verdict;

@@ -46,7 +46,11 @@ fn raw<'a>(segment: &SegmentBuf, data: &'a [u8]) -> RawPacket<'a> {
 }
 
 fn read(segments: &[SegmentBuf]) -> (Tape, Ledger) {
-    let mut engine = Engine::new(Limits::default());
+    read_with(Limits::default(), segments)
+}
+
+fn read_with(limits: Limits, segments: &[SegmentBuf]) -> (Tape, Ledger) {
+    let mut engine = Engine::new(limits);
     let mut tape = Tape::default();
     for (segment, data) in segments.iter().zip(packets(segments)) {
         engine.packet(&raw(segment, &data), &mut tape);
@@ -166,13 +170,107 @@ fn the_number_of_threads_changes_nothing() {
     }
 }
 
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let [_, _, high, low] = u32::try_from(payload.len()).unwrap_or(0).to_be_bytes();
+    let mut out = vec![0, high, low, kind, flags, 0, 0, 0, stream];
+    out.extend(payload);
+    out
+}
+
+const HEADERS: u8 = 1;
+const DATA: u8 = 0;
+const SETTINGS: u8 = 4;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// A proxy that speaks HTTP/2, and tunnels of so many streams.
+fn begun_on_streams(count: u8) -> Conversation {
+    let mut talk = Conversation::new("10.0.0.1:40000", "10.0.0.2:3128").acknowledging();
+    talk.handshake();
+    talk.client(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    talk.client(&frame(SETTINGS, 0, 0, &[]));
+    talk.server(&frame(SETTINGS, 0, 0, &[]));
+    let connect = b"\x02\x07CONNECT\x01\x07shop:80";
+    for number in 0..count {
+        talk.client(&frame(HEADERS, END_HEADERS, 2 * number + 1, connect));
+    }
+    for number in (0..count).rev() {
+        // :status 200
+        talk.server(&frame(HEADERS, END_HEADERS, 2 * number + 1, &[0x88]));
+    }
+    talk
+}
+
+#[test]
+fn each_stream_is_a_tunnel_of_its_own() {
+    let mut talk = begun_on_streams(20);
+    // In pieces, turn by turn.
+    for half in GET.chunks(20) {
+        for number in 0..20 {
+            talk.client(&frame(DATA, 0, 2 * number + 1, half));
+        }
+    }
+    for number in 0..20 {
+        let end = END_STREAM * u8::from(number % 2 == 0);
+        talk.server(&frame(DATA, end, 2 * number + 1, OK));
+        talk.client(&frame(DATA, end, 2 * number + 1, b""));
+    }
+    talk.close();
+    let (tape, ledger) = read(&talk.segments);
+    let (within, around): (Vec<_>, Vec<_>) = tape
+        .exchanges
+        .iter()
+        .partition(|exchange| exchange.connection.id.0 >> 32 > 0);
+    assert_eq!((within.len(), around.len()), (20, 20), "{:?}", said(&tape));
+    assert!(within.iter().all(|exchange| exchange.complete()));
+    let whole = |exchange: &&&Exchange| exchange.complete();
+    assert_eq!(around.iter().filter(whole).count(), 10, "those that ended");
+    assert_eq!(ledger.tunnels, 20);
+    assert_eq!(ledger.bytes_tunnel, 20 * (GET.len() + OK.len()) as u64);
+}
+
+/// What has to be given up for want of memory says that, and not that the capture ended.
+#[test]
+fn a_tunnel_that_is_given_up_says_why() {
+    let mut limits = Limits::default();
+    limits.held_memory = 16 << 10;
+    let long = [GET.trim_ascii_end(), b"\r\nCookie: ", &[b'x'; 20 << 10]].concat();
+    let hello = [&[22, 3, 1, 2, 4, 1, 0, 2, 0, 3, 3][..], &[7; 0x204 - 6]].concat();
+    for http2 in [false, true] {
+        let mut talk = if http2 { begun_on_streams(3) } else { begun() };
+        if http2 {
+            talk.client(&frame(DATA, 0, 1, &hello));
+            talk.client(&frame(DATA, 0, 3, GET));
+        }
+        let payload = if http2 {
+            frame(DATA, 0, 5, &long)
+        } else {
+            long.clone()
+        };
+        talk.client(&payload);
+        talk.close();
+        let (tape, ledger) = read_with(limits.clone(), &talk.segments);
+        assert_eq!(ledger.connections_given_up, 1, "{ledger:?}");
+        assert!(!tape.exchanges.is_empty());
+        for exchange in &tape.exchanges {
+            let missing = [Role::Request, Role::Response].map(|role| exchange.missing(role));
+            let [asked, answered] = missing;
+            let partial = [asked, answered].map(|missing| missing.contains(Missing::PARTIAL));
+            assert!(partial.contains(&true), "{http2}: {missing:?}");
+            for missing in missing {
+                assert!(
+                    !missing.contains(Missing::UNFINISHED),
+                    "{http2}: {missing:?}"
+                );
+            }
+        }
+        assert_eq!(tape.unread.len(), usize::from(http2));
+    }
+}
+
 #[test]
 fn http2_is_read_within_a_tunnel() {
-    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
-        let mut out = vec![0, 0, payload.len() as u8, kind, flags, 0, 0, 0, stream];
-        out.extend(payload);
-        out
-    };
     let mut talk = begun();
     talk.client(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
     talk.client(&frame(4, 0, 0, &[]));

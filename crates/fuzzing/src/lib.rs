@@ -12,6 +12,7 @@
 pub mod captures;
 mod conversation;
 mod display;
+mod encrypted;
 mod exports;
 mod har;
 mod luck;
@@ -27,6 +28,7 @@ use peak_alloc::PeakAlloc;
 
 pub use conversation::{conversation, tell};
 pub use display::{content, events, grpc, protobuf, websocket};
+pub use encrypted::encrypted;
 pub use exports::export;
 pub use har::har;
 pub use luck::luck;
@@ -91,6 +93,7 @@ targets! {
     configuration: 64,
     content: 64,
     conversation: 64,
+    encrypted: 64,
     engine: 64,
     events: 64,
     export: 64,

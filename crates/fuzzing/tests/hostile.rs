@@ -381,6 +381,44 @@ fn all_stream_ids_there_are() {
     assert!(counted(&ledger, Anomaly::TooManyStreams) > 5_000);
 }
 
+/// Each stream a tunnel, and in each of them a request whose head does not end.
+#[test]
+fn tunnels_on_all_streams() {
+    let (ledger, seen) = attack(limits(), 32 * MIB, |attack| {
+        let mut peer = h2(attack);
+        attack.answer(&mut peer, &h2_frame(4, 0, 0, &[]));
+        let connect = b"\x02\x07CONNECT\x01\x07shop:80";
+        let begun = [b"GET /within HTTP/1.1\r\nX: ", &[b'x'; 900][..]].concat();
+        for stream in 0..30_000 {
+            let id = 2 * stream + 1;
+            attack.ask(&mut peer, &h2_frame(1, 4, id, connect));
+            attack.answer(&mut peer, &h2_frame(1, 4, id, &[0x88]));
+            attack.ask(&mut peer, &h2_frame(0, 0, id, &begun));
+        }
+    });
+    assert_eq!(ledger.tunnels, 30_000, "{ledger:?}");
+    let named = counted(&ledger, Anomaly::TooManyStreams) + ledger.connections_given_up;
+    assert!(named > 0, "{ledger:?}");
+    assert!(seen.missing.contains(Missing::PARTIAL));
+    assert!(seen.exchanges >= 30_002, "{ledger:?}");
+}
+
+/// Tunnels within tunnels, opened by every answer and never ended.
+#[test]
+fn connects_within_connects() {
+    let (ledger, _) = attack(limits(), 24 * MIB, |attack| {
+        for client in 0..4_000 {
+            let mut peer = attack.connect(client);
+            for _ in 0..8 {
+                attack.ask(&mut peer, b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n");
+                attack.answer(&mut peer, b"HTTP/1.1 200 OK\r\n\r\n");
+            }
+        }
+    });
+    assert!(ledger.tunnels >= 4 * 4_000, "{ledger:?}");
+    assert!(ledger.connections_given_up > 0, "{ledger:?}");
+}
+
 #[test]
 fn interim_responses_without_end() {
     let (ledger, seen) = attack(limits(), 8 * MIB, |attack| {

@@ -59,6 +59,7 @@ replayed! {
     configuration,
     content,
     conversation,
+    encrypted,
     engine,
     events,
     export,

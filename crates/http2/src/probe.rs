@@ -9,8 +9,9 @@ use crate::search::{Found, Search};
 /// Whether bytes look like HTTP/2.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Probe {
-    /// They do; the direction carries requests or responses.
-    Yes(Role),
+    /// They do; the direction carries requests or responses. `None`: frames from the middle of a
+    /// connection that are of either side.
+    Yes(Option<Role>),
     /// They do not.
     No,
     /// More bytes are needed to tell.
@@ -26,13 +27,13 @@ pub fn probe(bytes: &[u8]) -> Probe {
     let common = bytes.len().min(PREFACE.len());
     if bytes.get(..common) == PREFACE.get(..common) {
         return if common == PREFACE.len() {
-            Probe::Yes(Role::Request)
+            Probe::Yes(Some(Role::Request))
         } else {
             Probe::NeedMore
         };
     }
     if begins_server(bytes) {
-        return Probe::Yes(Role::Response);
+        return Probe::Yes(Some(Role::Response));
     }
     let mut search = Search::default();
     search.fill(Timestamp::EPOCH, bytes);
@@ -63,7 +64,7 @@ fn begins_server(bytes: &[u8]) -> bool {
 }
 
 /// What a direction carries, by the first field of the first HEADERS whose first field tells.
-fn role(bytes: &[u8]) -> Role {
+fn role(bytes: &[u8]) -> Option<Role> {
     let mut rest = bytes;
     while let Some((head, behind)) = rest.split_first_chunk() {
         let head = FrameHead::parse(head);
@@ -71,7 +72,7 @@ fn role(bytes: &[u8]) -> Role {
             break;
         };
         if head.kind == Kind::PushPromise {
-            return Role::Response;
+            return Some(Role::Response);
         }
         let fragment = frame::fragment(&head, payload);
         if let (Kind::Headers, Ok((fields, _))) = (head.kind, fragment) {
@@ -83,14 +84,14 @@ fn role(bytes: &[u8]) -> Role {
                 None => 0,
             };
             match index {
-                1..=7 => return Role::Request,
-                8..=14 => return Role::Response,
+                1..=7 => return Some(Role::Request),
+                8..=14 => return Some(Role::Response),
                 _ => {}
             }
         }
         rest = behind;
     }
-    Role::Request
+    None
 }
 
 /// Bytes without a place that could be a head, after which hope is given up. A capture often begins
@@ -111,18 +112,18 @@ mod tests {
         for len in 1..24 {
             assert_eq!(probe(&PREFACE[..len]), Probe::NeedMore);
         }
-        assert_eq!(probe(PREFACE), Probe::Yes(Role::Request));
+        assert_eq!(probe(PREFACE), Probe::Yes(Some(Role::Request)));
         let settings = b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64";
         assert_eq!(probe(&settings[..8]), Probe::NeedMore);
-        assert_eq!(probe(&settings[..9]), Probe::Yes(Role::Response));
+        assert_eq!(probe(&settings[..9]), Probe::Yes(Some(Role::Response)));
     }
 
     #[test]
     fn a_chain_tells_and_says_whose_it_is() {
         for (frames, role) in [
-            ([PING, GET, PING], Role::Request),
-            ([OK, BODY, PING], Role::Response),
-            ([PING, PING, BODY], Role::Request),
+            ([PING, GET, PING], Some(Role::Request)),
+            ([OK, BODY, PING], Some(Role::Response)),
+            ([PING, PING, BODY], None),
         ] {
             let bytes = frames.concat();
             for len in 1..bytes.len() - 8 {

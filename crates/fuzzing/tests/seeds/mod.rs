@@ -54,7 +54,7 @@ pub(super) fn made(name: &str) -> Vec<Vec<u8>> {
         "grpc" => goldens::bodies(goldens::Body::Grpc),
         "protobuf" => goldens::protobuf(),
         "websocket" => goldens::bodies(goldens::Body::WebSocket),
-        "conversation" | "folder" | "segments" => noise(),
+        "conversation" | "encrypted" | "folder" | "segments" => noise(),
         "fragments" => vec![fragments()],
         "har" => goldens::hars(),
         "hpack" => goldens::field_blocks(),

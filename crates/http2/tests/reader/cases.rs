@@ -382,6 +382,104 @@ fn settings_bound_the_table_of_the_other_side() {
     assert_eq!(talk([announce, ack, update(8192)]).named(), []);
 }
 
+/// The same the other way round: what the client announces bounds the server.
+#[test]
+fn settings_of_the_client_bound_the_server() {
+    let answer = |size: usize| {
+        let mut block = Vec::new();
+        Encoder::new().resize(size, &mut block);
+        block.push(0x88);
+        s(frame(HEADERS, BOTH, 1, &block))
+    };
+    let ask = || c(frame(HEADERS, BOTH, 1, &block(GET)));
+    let announce = c(settings(&[(1, 8192)]));
+    let ack = s(frame(SETTINGS, ACK, 0, &[]));
+    let early = [ask(), announce.clone(), answer(8192)];
+    assert_eq!(talk(early).named(), [Anomaly::HpackError]);
+    let agreed = talk([ask(), announce, ack, answer(8192)]);
+    assert_eq!(agreed.named(), []);
+    assert_eq!(agreed.message(1, Role::Response).end, WHOLE);
+    // The largest frame, too.
+    let large = c(settings(&[(5, 1 << 20)]));
+    let head = || s(frame(HEADERS, EOH, 1, &[0x88]));
+    let long = || s(frame(DATA, END_STREAM, 1, &[7; 20_000]));
+    let log = talk([ask(), large, head(), long()]);
+    assert_eq!(log.named(), []);
+    assert_eq!(bytes(log.message(1, Role::Response)).len(), 20_000);
+    assert_eq!(
+        talk([ask(), head(), long()]).named(),
+        [Anomaly::FrameTooLarge]
+    );
+}
+
+/// Frames of every type that says nothing of a message, at every place where a frame may be.
+#[test]
+fn frames_that_are_not_of_a_message_change_none() {
+    const ALTSVC: u8 = 10;
+    const ORIGIN: u8 = 12;
+    const PRIORITY_UPDATE: u8 = 16;
+    let mut client = Encoder::new();
+    let mut server = Encoder::new();
+    let post = client.block(POST);
+    let (begin, end) = post.split_at(5);
+    // In the order in which they are sent: each may refer to those before.
+    let hints = server.block(&[(":status", "103")]);
+    let head = server.block(&[(":status", "200"), ("a", "b")]);
+    let trailers = server.block(&[("grpc-status", "0")]);
+    let steps = [
+        c(frame(HEADERS, 0, 1, begin)),
+        c(frame(CONTINUATION, EOH, 1, end)),
+        c(frame(DATA, 0, 1, b"abc")),
+        s(frame(HEADERS, EOH, 1, &hints)),
+        c(frame(DATA, END_STREAM, 1, b"def")),
+        s(frame(HEADERS, EOH, 1, &head)),
+        s(frame(DATA, PADDED, 1, b"\x02xyz..")),
+        s(frame(HEADERS, BOTH, 1, &trailers)),
+        c(frame(HEADERS, BOTH, 3, &client.block(POST))),
+        s(frame(
+            HEADERS,
+            BOTH,
+            3,
+            &server.block(&[(":status", "204")]),
+        )),
+    ];
+    let truth = talk(steps.clone());
+    assert_eq!(truth.named(), []);
+    let neutral = [
+        frame(PRIORITY, 0, 1, &[0x80, 0, 0, 3, 9]),
+        frame(PRIORITY, 0, 99, &[0; 5]),
+        frame(SETTINGS, 0, 0, &[]),
+        settings(&[(3, 100), (4, 1 << 20), (6, 9), (8, 1), (0xabcd, 7)]),
+        frame(PING, 0, 0, b"8 bytes."),
+        frame(PING, ACK, 0, b"8 bytes."),
+        frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0x40, 0]),
+        frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0x40, 0]),
+        frame(ALTSVC, 0, 0, b"\0\x04shoph3=\":443\""),
+        frame(ALTSVC, 0, 1, b"\0\0h3=\":443\""),
+        frame(ORIGIN, 0, 0, b"\0\x0bhttps://shop"),
+        frame(PRIORITY_UPDATE, 0, 0, b"\0\0\0\x01u=1"),
+        frame(0xbe, 0xff, 1, b"an extension"),
+        frame(0xff, 0, 0x7fff_ffff, &[]),
+    ];
+    let ways: [fn(Vec<u8>) -> Step; 2] = [c, s];
+    for (number, neutral) in neutral.iter().enumerate() {
+        for place in 0..=steps.len() {
+            for (way, is_server) in ways.into_iter().zip([false, true]) {
+                // Nothing may come within a field block (RFC 9113 section 6.10), nor a window for a
+                // stream that is idle (section 5.1).
+                if (place == 1 && !is_server) || (place == 0 && number == 7) {
+                    continue;
+                }
+                let mut steps = steps.to_vec();
+                steps.insert(place, way(neutral.clone()));
+                let log = talk(steps);
+                assert_eq!(log.messages, truth.messages, "{neutral:?} at {place}");
+                assert_eq!(log.named(), [], "{neutral:?} at {place}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_close_ends_what_is_open() {
     let get = || c(frame(HEADERS, BOTH, 1, &block(GET)));

@@ -102,7 +102,7 @@ pub(super) fn read(entry: &Value) -> Result<Entry, Wrong> {
         first_byte: times.asks,
         last_byte: times.asked,
         missing,
-        reset_code: None,
+        reset_code: own_code(own, "request_reset_code"),
     };
 
     let (answers_in, _) = self::protocol([answered, asked]);
@@ -184,7 +184,7 @@ fn response(
         first_byte: times.answers,
         last_byte: times.answered,
         missing,
-        reset_code: None,
+        reset_code: own_code(own, "response_reset_code"),
     };
     Some((message, cut))
 }
@@ -262,6 +262,10 @@ fn decoded(content: &Value, encoding: &str) -> Option<Vec<u8>> {
 fn own_causes(own: &Value, key: &str) -> Missing {
     let names = own[key].as_array().map(Vec::as_slice).unwrap_or_default();
     causes(names.iter().filter_map(Value::as_str))
+}
+
+fn own_code(own: &Value, key: &str) -> Option<u32> {
+    own[key].as_u64().and_then(|code| u32::try_from(code).ok())
 }
 
 fn own_trailers(own: &Value, key: &str, protocol: Protocol) -> Option<tapedeck_model::Head> {

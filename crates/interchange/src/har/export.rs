@@ -256,6 +256,8 @@ fn custom(row: &Row<'_>, record: &Record<'_>, undecoded: Option<String>) -> Tape
         complete: row.complete(),
         request_missing: row.request_missing().names().collect(),
         response_missing: row.response_missing().names().collect(),
+        request_reset_code: record.request().and_then(|asked| asked.reset_code()),
+        response_reset_code: record.response().and_then(|answered| answered.reset_code()),
         request_trailers: trailers(record.request()),
         response_trailers: trailers(record.response()),
         interim: record

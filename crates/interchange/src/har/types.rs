@@ -193,6 +193,13 @@ pub struct Tapedeck {
     /// Why the response is not whole.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub response_missing: Vec<&'static str>,
+    /// The error code with which the request was given up (RST_STREAM, RFC 9113 section 7); where the
+    /// response never came, that of the stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_reset_code: Option<u32>,
+    /// The error code with which the response was given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response_reset_code: Option<u32>,
     /// The trailer section of the request.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub request_trailers: Vec<NameValue>,

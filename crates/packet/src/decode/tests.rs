@@ -265,6 +265,48 @@ fn tags_and_labels() {
     }
 }
 
+/// Subscribers' lines: PPPoE in Ethernet, with and without tags around it.
+#[test]
+fn lines_of_subscribers() {
+    for ends in FAMILIES {
+        let sent = sample(ends);
+        let ip = wire::ip(&sent.as_segment());
+        let ppp: u8 = if sent.source.ip.is_ipv4() { 0x21 } else { 0x57 };
+        let [l0, l1] = (ip.len() as u16 + 2).to_be_bytes();
+        let session = [&[0x11, 0, 0, 7, l0, l1, 0, ppp][..], &ip].concat();
+        let plain = wire::ethernet_frame(0x8864, &session);
+        assert_eq!(scope(LinkType::ETHERNET, &plain, &sent), Scope(0));
+        let other_line = [&[0x11, 0, 0, 8, l0, l1, 0, ppp][..], &ip].concat();
+        let other_line = wire::ethernet_frame(0x8864, &other_line);
+        assert_eq!(scope(LinkType::ETHERNET, &other_line, &sent), Scope(0));
+        let vlan = [0, 7, 0x88, 0x64];
+        let within = scope(LinkType::ETHERNET, &tagged(0x8100, &vlan, &session), &sent);
+        assert_ne!(within, Scope(0));
+        let discovery = wire::ethernet_frame(0x8863, &[0x11, 9, 0, 0, 0, 0]);
+        let found = decode(&packet(LinkType::ETHERNET, &discovery));
+        assert!(matches!(found, Decoded::NotTcp), "{found:?}");
+    }
+}
+
+/// Network cards fill checksums in behind the capture.
+#[test]
+fn checksums_are_not_looked_at() {
+    for ends in FAMILIES {
+        let sent = sample(ends);
+        let good = wire::ethernet(&sent.as_segment());
+        let v4 = sent.source.ip.is_ipv4();
+        let tcp = 14 + if v4 { 20 } else { 40 };
+        let checksums = [14 + 10, 14 + 11, tcp + 16, tcp + 17];
+        for place in &checksums[if v4 { 0 } else { 2 }..] {
+            for byte in [0, 0xff, !good[*place]] {
+                let mut frame = good.clone();
+                frame[*place] = byte;
+                assert_eq!(scope(LinkType::ETHERNET, &frame, &sent), Scope(0));
+            }
+        }
+    }
+}
+
 /// The payload in IPv4 and in IPv6.
 fn both_outer(protocol: u8, payload: &[u8]) -> [Vec<u8>; 2] {
     let four = wire::ipv4([1; 4], [2; 4], protocol, payload.len(), payload);

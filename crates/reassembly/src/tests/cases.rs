@@ -817,6 +817,83 @@ fn sequence_numbers_wrap() {
 }
 
 /// Found by the fuzzer: the second SYN-ACK opened the half again, which then ended twice.
+/// Places in the stream are of 64 bits: here, eight bytes in 4 GiB each.
+#[test]
+fn a_stream_is_longer_than_its_numbers() {
+    const LOST: usize = (1 << 29) - 1;
+    let mut talk = started();
+    let mut expected = String::from("10.0.0.1:40000 10.0.0.2:80 Handshake\n>>> ");
+    for number in 0..40 {
+        talk.client(&[b'a' + number % 26]);
+        talk.lose(UP, LOST);
+        talk.ack(DOWN);
+        talk.wait(Duration::from_secs(1));
+        expected.push(char::from(b'a' + number % 26));
+        expected.push_str(&format!(" ({LOST} Lost) "));
+    }
+    talk.client(b"end");
+    let again = talk.segments.last().unwrap().clone();
+    talk.segments.push(again);
+    expected.push_str("end Cut\n<<< Cut");
+    let ledger = check(&talk.segments, &expected);
+    assert_eq!((ledger.gaps, ledger.gap_bytes_lost), (40, 40 * LOST as u64));
+    assert_eq!(ledger.payload_bytes_duplicate, 3);
+}
+
+/// A download of hours is no reason to end the direction that asked for it.
+#[test]
+fn a_half_that_is_silent_is_not_closed() {
+    let mut talk = started();
+    talk.client(b"ask");
+    for _ in 0..8 {
+        talk.wait(Duration::from_mins(30));
+        talk.server(b"x");
+    }
+    talk.wait(Duration::from_mins(30));
+    talk.client(b"more");
+    talk.server(b"y");
+    let ledger = check(
+        &talk.segments,
+        "10.0.0.1:40000 10.0.0.2:80 Handshake
+         >>> askmore Cut
+         <<< xxxxxxxxy Cut",
+    );
+    assert_eq!((ledger.connections, ledger.connections_midstream), (1, 0));
+}
+
+/// The receiver's window is closed: the sender asks again and again, with one byte that is not
+/// taken, or with none.
+#[test]
+fn probes_of_a_closed_window_are_no_data_of_their_own() {
+    let mut talk = started();
+    talk.client(b"full");
+    let next = talk.next_seq(UP);
+    talk.client(b"late");
+    let whole = talk.segments.last().unwrap().clone();
+    talk.segments.pop();
+    for len in [1, 0, 1, 1] {
+        let mut probe = whole.clone();
+        probe.payload.truncate(len);
+        probe.at = talk.now;
+        talk.segments.push(probe);
+        talk.ack(DOWN);
+        talk.segments.last_mut().unwrap().ack = next;
+        talk.wait(Duration::from_secs(2));
+    }
+    let open = SegmentBuf {
+        at: talk.now,
+        ..whole
+    };
+    talk.segments.push(open);
+    let ledger = check(
+        &talk.segments,
+        "10.0.0.1:40000 10.0.0.2:80 Handshake
+         >>> fulllate Cut
+         <<< Cut",
+    );
+    assert_eq!((ledger.gaps, ledger.payload_bytes_duplicate), (0, 3));
+}
+
 #[test]
 fn a_half_that_ended_does_not_begin_again() {
     let mut talk = Conversation::new("10.0.0.1:40000", "10.0.0.2:80");

@@ -682,3 +682,61 @@ fn what_comes_before_a_decision_has_a_limit() {
          1 < 204 end",
     );
 }
+
+/// Bytes come one by one, each at its own time; and heads are kept as they were.
+#[test]
+fn times_are_those_of_the_first_and_last_byte() {
+    let parts = [
+        "POST /a HTTP/1.1\r\nX:  1\r\nx: 2 \r\nX: 1\r\nB: c\r\n\td\r\ncontent-LENGTH:3\r\n\r\n",
+        "abc",
+        "HTTP/1.1 103 Hints\r\nLink: a\r\nlink: b\n\r\n",
+        "HTTP/1.1 200\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "2\r\nhi\r\n0\r\nT: 1\r\n\r\n",
+    ];
+    let mut reader = Reader::new(Limits::default());
+    let (mut found, mut raw) = (Vec::new(), Vec::new());
+    let mut now = 0;
+    for (part, text) in parts.iter().enumerate() {
+        let direction = if part < 2 {
+            Direction::ToServer
+        } else {
+            Direction::ToClient
+        };
+        for byte in text.as_bytes() {
+            now += 1;
+            let input = Input::Data(std::slice::from_ref(byte));
+            let at = Timestamp::from_nanos(now);
+            reader.push(at, direction, input, &mut |event: Event<'_>| match event {
+                Event::Head {
+                    first_byte,
+                    at,
+                    head,
+                    ..
+                } => {
+                    found.extend([first_byte, at]);
+                    raw.extend(head.raw);
+                }
+                Event::End { at, .. } => found.push(at),
+                _ => {}
+            });
+        }
+    }
+    let mut sum = 0;
+    let ends = parts.map(|part| {
+        sum += part.len() as i64;
+        sum
+    });
+    let [asked, asked_all, hinted, answered, answered_all] = ends;
+    let expected = [
+        1,
+        asked,
+        asked_all,
+        asked_all + 1,
+        hinted,
+        hinted + 1,
+        answered,
+        answered_all,
+    ];
+    assert_eq!(found, expected.map(Timestamp::from_nanos));
+    assert_eq!(raw, [parts[0], parts[2], parts[3]].concat().as_bytes());
+}

@@ -1,4 +1,5 @@
 mod cases;
+mod framing;
 mod log;
 mod loss;
 

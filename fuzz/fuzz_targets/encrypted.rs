@@ -1,0 +1,5 @@
+//! `cargo xtask fuzz encrypted`
+
+#![no_main]
+
+tapedeck_fuzz::fuzz!("encrypted");
