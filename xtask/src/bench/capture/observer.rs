@@ -45,6 +45,18 @@ impl Observer {
         Self::Libpcap,
     ];
 
+    /// The order of one round. Without anybody three times: how far those runs are from each other is what
+    /// the machine alone does.
+    pub(super) const ROUND: [Self; 7] = [
+        Self::Nobody,
+        Self::Tcpdump,
+        Self::Ebpf,
+        Self::Nobody,
+        Self::AfPacket,
+        Self::Libpcap,
+        Self::Nobody,
+    ];
+
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Nobody => "nothing",
