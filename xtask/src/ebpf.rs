@@ -59,13 +59,51 @@ pub(crate) fn run(args: &Ebpf) -> Result<()> {
     if args.check {
         return check_lock(root);
     }
-    install_packages()?;
-    let linker = install_linker(root)?;
-    let object = build(root, &linker)?;
+    let object = build_with_tools(root)?;
     fs::copy(&object, root.join(OBJECT)).with_context(|| format!("cannot write {OBJECT}"))?;
     fs::write(root.join(LOCK), lock(root)?).with_context(|| format!("cannot write {LOCK}"))?;
     say(&format!("{OBJECT} and its lock file are up to date"));
     Ok(())
+}
+
+/// What came of building the object beside the one in the repository.
+#[derive(Debug)]
+pub(crate) enum Fresh {
+    /// It is that one, byte for byte.
+    Same,
+    /// It is another one, by another compiler perhaps.
+    Other(PathBuf),
+}
+
+/// Builds the object and leaves the repository as it is.
+pub(crate) fn fresh() -> Result<Fresh> {
+    let root = fs::canonicalize(shell::root())?;
+    let object = build_with_tools(&root)?;
+    let read =
+        |path: &Path| fs::read(path).with_context(|| format!("failed to read {}", path.display()));
+    if read(&object)? == read(&root.join(OBJECT))? {
+        return Ok(Fresh::Same);
+    }
+    Ok(Fresh::Other(object))
+}
+
+/// Calls `with` while that object is in the place of the one in the repository.
+pub(crate) fn with_object<T>(object: &Path, with: impl FnOnce() -> Result<T>) -> Result<T> {
+    let place = fs::canonicalize(shell::root())?.join(OBJECT);
+    let kept = fs::read(&place).with_context(|| format!("failed to read {OBJECT}"))?;
+    let replace = |bytes: &[u8]| {
+        fs::write(&place, bytes).with_context(|| format!("failed to write {OBJECT}"))
+    };
+    replace(&fs::read(object).context("failed to read the object that was built")?)?;
+    let done = with();
+    replace(&kept)?;
+    done
+}
+
+fn build_with_tools(root: &Path) -> Result<PathBuf> {
+    install_packages()?;
+    let linker = install_linker(root)?;
+    build(root, &linker)
 }
 
 fn check_lock(root: &Path) -> Result<()> {

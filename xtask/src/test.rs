@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
+use crate::ebpf::{self, Fresh};
 use crate::shell::{cargo, line, run, say};
 use crate::{lint, packages};
 
@@ -27,7 +28,9 @@ pub(crate) fn run_tests(args: &Test) -> Result<()> {
     if !args.no_lint {
         lint::run_available()?;
     }
-    let sum = cargo_test()?;
+    let programs = test_fresh_programs()?;
+    let mut sum = cargo_test(&[])?;
+    sum.merge(programs);
     #[expect(
         clippy::print_stdout,
         reason = "the runner's summary is this chore's result"
@@ -55,8 +58,29 @@ struct Sum {
     succeeded: bool,
 }
 
-/// Runs every test of the workspace, passes its output through, and adds up its results.
-fn cargo_test() -> Result<Sum> {
+/// Builds the kernel programs from source. Where that gives the committed object, byte for byte, the tests
+/// load both in one; else the tests on the real kernel are run with the new one first.
+fn test_fresh_programs() -> Result<Sum> {
+    let object = match ebpf::fresh() {
+        Ok(Fresh::Same) => {
+            say("the kernel programs were built from source: they are the committed ones");
+            return Ok(Sum::nothing());
+        }
+        Ok(Fresh::Other(object)) => object,
+        // The toolchain is not to be had everywhere, and nobody else needs it.
+        Err(why) => {
+            say(&format!(
+                "the kernel programs were not built from source, the tests load the committed ones: {why:#}"
+            ));
+            return Ok(Sum::nothing());
+        }
+    };
+    say("the kernel programs were built from source, and are not the committed ones: tested first");
+    ebpf::with_object(&object, || cargo_test(&["--test", "live"]))
+}
+
+/// Runs the tests of the workspace, or only `some`, passes their output through, and adds up their results.
+fn cargo_test(some: &[&str]) -> Result<Sum> {
     let features = if packages::has_libpcap() {
         &["--features", "tapedeckd/libpcap,tapedeck/libpcap"][..]
     } else {
@@ -64,7 +88,7 @@ fn cargo_test() -> Result<Sum> {
     };
     // One failed crate must not hide the others' results.
     // `--show-output` brings the reasons of skipped tests to light.
-    let all = [&["test", "--workspace", "--no-fail-fast"], features].concat();
+    let all = [&["test", "--workspace", "--no-fail-fast"], features, some].concat();
     let mut sum = listen(cargo(&[&all[..], &["--", "--show-output"]].concat()))?;
     sum.passed = sum.passed.saturating_sub(sum.marked_skipped);
     sum.skipped += sum.marked_skipped;
@@ -117,6 +141,22 @@ fn listen(mut command: Command) -> Result<Sum> {
 }
 
 impl Sum {
+    /// Of no run at all, which is none that failed.
+    fn nothing() -> Self {
+        Self {
+            succeeded: true,
+            ..Self::default()
+        }
+    }
+
+    /// Adds the results of another run.
+    fn merge(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+        self.succeeded &= other.succeeded;
+    }
+
     /// Reads a line such as `test result: ok. 10 passed; 0 failed; 0 ignored; ...`. A test that
     /// cannot run here prints `skipped: REASON`, and passes.
     fn add(&mut self, text: &str) {
