@@ -143,6 +143,10 @@ pub(crate) struct Record {
     /// Stop after this time, e.g. 30s, 5m [default: until interrupted]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) duration: Option<Duration>,
+    /// How far to step back when no processor is free, as nice(1) has it, 0 to 19: what is recorded is
+    /// served first, and what is not managed then is counted as lost
+    #[arg(long, value_name = "N", default_value_t = tapedeckd::capture::NICE, value_parser = clap::value_parser!(u8).range(..=19))]
+    pub(crate) nice: u8,
     /// Replace the archive if it exists
     #[arg(long)]
     pub(crate) force: bool,

@@ -18,4 +18,6 @@ pub use options::{Backend, Options};
 pub use output::{Begin, Outlet, Sealed, Stats};
 pub use privileges::{PrivilegeError, give_up_privileges};
 pub use run::{Ended, Progress, RunError, Summary, Until, run};
-pub use session::{Attribution, FinishError, Finished, IsOwn, Session, Setup, Snapshot};
+pub use session::{
+    Attribution, FinishError, Finished, IsOwn, NICE, Session, Setup, Snapshot, step_back,
+};

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use tapedeck_archive::{Destination, SetEvent, WriteError};
 use tapedeck_model::Ledger;
 
-use super::session::{FinishError, Finished, Session, Setup};
+use super::session::{FinishError, Finished, Session, Setup, step_back};
 use crate::capture::{Backend, Opened};
 use crate::sources::{Drops, SourceError};
 
-/// When to stop by itself. The flag given to [`run`] stops it at any time.
+/// When to stop by itself. The flag given to [`run`] stops it at any time, and at once where the thread that
+/// runs is unparked after it was set.
 #[derive(Clone, Debug, Default)]
 pub struct Until {
     /// After this time.
@@ -91,13 +92,14 @@ impl From<FinishError> for RunError {
     }
 }
 
-/// How often the reasons to stop are looked at.
-const LOOK: Duration = Duration::from_millis(50);
+/// How often the reasons to stop are looked at. Each look wakes a processor that may have slept.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// How often somebody is told where it stands.
 const WATCH: Duration = Duration::from_secs(1);
 
-/// Records what the source sees into the archive, and seals it. `watch` is called once a second.
+/// Records what the source sees into the archive, and seals it. `watch` is called once a second. The thread
+/// that calls steps back as [`Setup::nice`] says, for good: it writes, too.
 ///
 /// # Errors
 ///
@@ -111,7 +113,9 @@ pub fn run(
     watch: &mut dyn FnMut(&Progress),
 ) -> Result<Summary, RunError> {
     let start = Instant::now();
+    let nice = setup.nice;
     let mut session = Session::start(opened, output.into(), setup)?;
+    step_back(nice);
     let (mut watched, mut events) = (start, Vec::new());
     let mut ended = loop {
         if stop.load(Ordering::Acquire) {
@@ -132,7 +136,7 @@ pub fn run(
         {
             break Ended::Exchanges;
         }
-        thread::sleep(left.min(LOOK));
+        thread::park_timeout(left.min(LOOK));
         events.extend(session.tick()?);
         if watched.elapsed() >= WATCH {
             watched = Instant::now();

@@ -33,11 +33,11 @@ use crate::sources::{Before, Drops, PacketSource, Policy, Queue, Source, SourceE
 use crate::sys::{self, Clock};
 
 /// How long a stream may be waited for: as late as a wish to stop is seen.
-const WAIT: Duration = Duration::from_millis(50);
+const WAIT: Duration = Duration::from_millis(100);
 
 /// After this silence a detached source is empty: longer than a packet socket keeps a block that is
 /// not full.
-const DRAIN: Duration = Duration::from_millis(200);
+const DRAIN: Duration = Duration::from_millis(300);
 
 /// How often the source is asked what it dropped: as often as the output writes it down.
 const ASK: Duration = Duration::from_secs(1);
@@ -52,6 +52,9 @@ const LATENESS: Duration = Duration::from_secs(1);
 /// Connections whose ends a thread remembers, in each of two generations: as many as are open on a
 /// busy node, at some 150 bytes each.
 const REMEMBERED_ENDS: usize = 32 << 10;
+
+/// How far recording steps back by default: on a processor that others want, too, it gets a tenth.
+pub const NICE: u8 = 10;
 
 /// Knows whose a socket is.
 pub trait Attribution: Send + Sync {
@@ -75,6 +78,9 @@ pub struct Setup {
     pub limits: Limits,
     /// TLS key logs, read as they grow.
     pub key_logs: Vec<Arc<File>>,
+    /// How far the threads that read, parse, compress and write step back when no processor is free, as
+    /// nice(1) has it: [`NICE`], up to 19.
+    pub nice: u8,
 }
 
 /// A running recording. Dropped without [`finish`](Self::finish), it leaves the output unsealed.
@@ -181,6 +187,7 @@ impl Session {
             again: _,
             limits,
             key_logs,
+            nice,
         } = setup;
         let shared = Arc::new(Shared {
             draining: AtomicBool::new(false),
@@ -207,6 +214,7 @@ impl Session {
                     is_own: is_own.clone(),
                 },
                 status: Arc::clone(&status),
+                nice,
             };
             let thread = thread::Builder::new()
                 .name(format!("capture-{index}"))
@@ -453,10 +461,12 @@ struct Reading {
     engine: Engine,
     recorder: Recording,
     status: Arc<Mutex<Status>>,
+    nice: u8,
 }
 
 impl Reading {
     fn run(mut self) {
+        step_back(self.nice);
         let mut published = Instant::now();
         loop {
             let is_draining = self.recorder.shared.draining.load(Ordering::Acquire);
@@ -610,6 +620,13 @@ impl Recorder for Recording {
     }
 }
 
+/// Lets this thread, and no other, step back when no processor is free: see [`Setup::nice`]. For those
+/// that call [`Session::tick`], which writes.
+pub fn step_back(nice: u8) {
+    // Where this is not allowed (a filter of system calls), it records all the same.
+    drop(sys::step_back(nice));
+}
+
 /// The time up to which every packet has come.
 fn late_now() -> Timestamp {
     let lateness = i64::try_from(LATENESS.as_nanos()).unwrap_or(i64::MAX);
@@ -703,6 +720,7 @@ mod tests {
             again: None,
             limits: Limits::default(),
             key_logs: Vec::new(),
+            nice: 0,
         };
         let mut session = Session::start_into(opened, Box::new(pair.clone()), setup).unwrap();
         session.tick().unwrap();

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tapedeck_archive::{KeyError, Recipients};
 
 use super::quantities::{Age, Size};
-use crate::capture::{Backend, Options};
+use crate::capture::{Backend, NICE, Options};
 use crate::sources::{Action, Match, Policy, Rule};
 
 /// The configuration of tapedeckd.
@@ -77,6 +77,11 @@ pub struct CaptureConfig {
     pub keep_privileges: bool,
     /// Threads that read packets, each the connections of its own: 1, 2 or 4 with ebpf.
     pub threads: NonZeroUsize,
+    /// How far these step back when no processor is free, as nice(1) has it, 0 to 19: what is recorded is
+    /// served first, and what the daemon then does not manage is counted as lost. Among containers their
+    /// shares of the processors count before that.
+    #[schemars(range(max = 19))]
+    pub nice: u8,
 }
 
 impl Default for CaptureConfig {
@@ -91,6 +96,7 @@ impl Default for CaptureConfig {
             ring_size: Size(16 << 20),
             keep_privileges: false,
             threads: NonZeroUsize::MIN,
+            nice: NICE,
         }
     }
 }
@@ -339,6 +345,9 @@ const MIN_RING: u64 = 1 << 20;
 /// The largest that the kernel takes.
 const MAX_RING: u64 = 1 << 30;
 
+/// The farthest that a thread can step back.
+const MAX_NICE: u8 = 19;
+
 /// The smallest quarantine: a few exchanges.
 const MIN_QUARANTINE: u64 = 64 << 10;
 
@@ -393,6 +402,7 @@ impl Config {
             ignore_own_cgroup,
             ring_size,
             threads,
+            nice: _,
             keep_privileges: _,
         } = self.capture.clone();
         Options {
@@ -469,6 +479,10 @@ impl Config {
         complain(
             capture.threads.get() > 4,
             format!("capture.threads: {} is more than 4", capture.threads),
+        );
+        complain(
+            capture.nice > MAX_NICE,
+            format!("capture.nice: {} is more than {MAX_NICE}", capture.nice),
         );
         complain(
             rules.len() > tapedeck_ebpf_abi::MAX_RULES,
@@ -670,12 +684,13 @@ mod tests {
         refuse("", &["end of input"]);
         refuse(
             "archive: { folder: a, segment_size: 10MiB, retain_size: 1MiB }\n\
-             capture: { ring_size: 4KiB, threads: 9 }\n\
+             capture: { ring_size: 4KiB, threads: 9, nice: 20 }\n\
              rules: [{ ports: [1], cgroup: b }, { sample: 2.0, ports: [1] }, {}]\n\
              budget: { cpu: 0 }",
             &[
                 "a.yaml: capture.ring_size: 4KiB is not between 1MiB and 1GiB",
                 "capture.threads",
+                "capture.nice: 20 is more than 19",
                 "rules[0]: names",
                 "rules[1].sample: 2",
                 "rules[2]: names",

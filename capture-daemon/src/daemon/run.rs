@@ -84,6 +84,8 @@ pub fn run(path: &Path) -> Result<()> {
         cluster,
     };
     daemon.governor.set_budget(budget(&daemon.config.budget));
+    // This thread writes, too; the control endpoint has one of its own, which stays as it is.
+    capture::step_back(daemon.config.capture.nice);
     let followed = daemon.follow(&signals);
     // Whatever ended it, what was recorded is sealed.
     daemon.end().and(followed)
@@ -167,6 +169,7 @@ fn start(
         again: None,
         limits: Limits::default(),
         key_logs: Vec::new(),
+        nice: config.capture.nice,
     };
     let session = match (single, cluster) {
         (Some((output, begin)), _) => {
@@ -507,11 +510,12 @@ impl Daemon {
         if next.log != self.config.log {
             fixed.push("log");
         }
-        let keeps = |config: &Config| config.capture.keep_privileges;
-        if (old.backend, old.threads, keeps(&self.config))
-            != (new.backend, new.threads, keeps(&next))
-        {
-            fixed.push("capture.backend, capture.threads or capture.keep_privileges");
+        let of_start = |config: &Config| {
+            let capture = &config.capture;
+            (capture.threads, capture.nice, capture.keep_privileges)
+        };
+        if old.backend != new.backend || of_start(&self.config) != of_start(&next) {
+            fixed.push("capture.backend, .threads, .nice or .keep_privileges");
         }
         if !fixed.is_empty() {
             bail!("a restart is needed to change {}", fixed.join(", "));

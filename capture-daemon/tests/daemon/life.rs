@@ -145,6 +145,43 @@ fn privileges_are_given_up_and_a_reload_that_needs_them_says_so() {
     assert_eq!(targets(&archive), [("/other".to_owned(), true)]);
 }
 
+/// Who records steps back behind what is recorded, and who answers probes does not.
+#[test]
+fn the_threads_that_record_step_back_and_no_others() {
+    const NORMAL: u64 = libc::SCHED_OTHER as u64;
+    const BATCH: u64 = libc::SCHED_BATCH as u64;
+    if !is_possible() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("tapes");
+    let server = serve();
+    for (key, nice) in [("", 10), (", nice: 3", 3)] {
+        let text = config(&archive, server.port(), "");
+        let own = "ignore_own_cgroup: false";
+        let text = text.replace(own, &format!("{own}{key}"));
+        let daemon = Daemon::start(folder.path(), &text);
+        // What reads, and what writes once a second, which is the first thread.
+        let steps_back = |name: &str| name == "capture-0" || name == "tapedeckd";
+        let threads = until("the threads that record step back", || {
+            let threads = daemon.threads();
+            let back = threads
+                .iter()
+                .filter(|(name, of, policy)| steps_back(name) && (*of, *policy) == (nice, BATCH));
+            (back.count() == 2).then_some(threads)
+        });
+        let others: Vec<_> = threads
+            .iter()
+            .filter(|(name, ..)| !steps_back(name))
+            .collect();
+        assert!(!others.is_empty(), "nobody answers probes");
+        for (name, nice, policy) in others {
+            assert_eq!((*nice, *policy), (0, NORMAL), "{name}");
+        }
+        daemon.stop();
+    }
+}
+
 /// The same while there is a load: nothing of it is missing, whatever changes meanwhile.
 #[test]
 fn a_reload_under_load_loses_nothing() {

@@ -8,7 +8,7 @@ use std::process::{Child, Command};
 use tapedeck_archive::{Archive, Scratch};
 use tapedeck_model::{Exchange, Workload};
 
-use crate::support::{Daemon, config, get, is_possible, serve_at, tool, until};
+use crate::support::{Daemon, config, get, is_possible, serve, serve_at, targets, tool, until};
 
 const UID: &str = "2f37bcd5-2d1e-4ac2-a8a3-cb8e6bc50d9f";
 const ID: &str = "c7cb1e1b0a2a4f0f8e8e4f8e0f4c5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e";
@@ -40,13 +40,19 @@ impl Container {
 
     /// A program that is to run in the cgroup.
     pub(crate) fn command(&self, program: &[&str]) -> Command {
+        let [first, more @ ..] = &self.wrapper()[..] else {
+            unreachable!("five words");
+        };
+        let mut command = Command::new(first);
+        command.args(more).args(program);
+        command
+    }
+
+    /// The words in front of the command line of one that is to run there.
+    pub(crate) fn wrapper(&self) -> Vec<String> {
         let script = "echo $$ > \"$1/cgroup.procs\" && shift && exec \"$@\"";
-        let mut command = Command::new("sh");
-        command
-            .args(["-c", script, "sh"])
-            .arg(&self.folder)
-            .args(program);
-        command
+        let folder = self.folder.to_str().unwrap();
+        ["sh", "-c", script, "sh", folder].map(str::to_owned).into()
     }
 
     fn remove(&self) {
@@ -128,6 +134,36 @@ fn a_pod_is_named_even_when_it_is_gone_at_once_and_a_process_where_there_is_none
     }
 }
 
+/// What the daemon says itself is in no archive: neither what leaves its own cgroup, nor the answers of its
+/// endpoint to others.
+#[test]
+fn its_own_traffic_is_left_out() {
+    if !is_possible() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("tapes");
+    let server = serve();
+    let own = Container::new("own-traffic", UID, ID);
+    // An address that no other test has.
+    let text = config(&archive, server.port(), "")
+        .replace("127.0.0.1:0", "127.42.17.1:9464")
+        .replace("ports: [", "ports: [9464, ")
+        .replace("ignore_own_cgroup: false", "ignore_own_cgroup: true");
+    let daemon = Daemon::start_by(folder.path(), &text, &own.wrapper());
+    assert_eq!(daemon.get("/mine").0, 404);
+    let url = format!("http://{server}/own-cgroup");
+    tool(&mut own.command(&["curl", "-s", "-o", "/dev/null", &url]));
+    get(server, "/of-another");
+    daemon.wait_for("tapedeck_exchanges_not_archived_total{cause=\"own\"}", 1.0);
+    daemon.stop();
+    let found: Vec<_> = targets(&archive)
+        .into_iter()
+        .filter(|(target, _)| !target.is_empty())
+        .collect();
+    assert_eq!(found, [("/of-another".to_owned(), true)]);
+}
+
 /// Two pods of one node: network namespaces, each with a cgroup of its own, joined by that of the node.
 struct Pods {
     /// Of the pods, and of the node between them.
@@ -174,6 +210,7 @@ impl Pods {
                 ));
                 ip(&format!("-n {name} link set {device} up"));
             }
+            ip(&format!("-n {pod} link set lo up"));
             ip(&format!("-n {pod} route add default via {subnet}.254"));
         }
         pods.on_node(&["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
@@ -183,8 +220,26 @@ impl Pods {
     /// Runs a program in the namespace between them.
     #[track_caller]
     fn on_node(&self, program: &[&str]) {
-        let namespace = ["netns", "exec", &self.namespaces[2]];
+        self.within(2, program);
+    }
+
+    /// Runs a program in the namespace of a pod, or in the one between them, which is the last.
+    #[track_caller]
+    fn within(&self, number: usize, program: &[&str]) {
+        let namespace = ["netns", "exec", &self.namespaces[number]];
         tool(Command::new("ip").args(namespace).args(program));
+    }
+
+    /// Lets that namespace translate an address, as it does for a service (`hook` as nft has it).
+    #[track_caller]
+    fn translate(&self, number: usize, hook: &str, from: &str, to: &str) {
+        for rule in [
+            "add table ip nat".to_owned(),
+            format!("add chain ip nat way {{ type nat hook {hook} priority -100; }}"),
+            format!("add rule ip nat way ip daddr {from} tcp dport 80 dnat to {to}"),
+        ] {
+            self.within(number, &["nft", &rule]);
+        }
     }
 
     /// A program that is to run in the pod of that number.
@@ -271,6 +326,41 @@ fn two_pods_of_a_node_have_one_connection_with_both_named() {
     }
 }
 
+fn has_nft() -> bool {
+    if Command::new("nft").arg("--version").output().is_ok() {
+        return true;
+    }
+    let is_required = std::env::var_os("TAPEDECK_REQUIRE_TOOLS").is_some_and(|v| v == "1");
+    assert!(!is_required, "nft is not installed");
+    println!("skipped: nft is not installed");
+    false
+}
+
+/// Of the exchanges whose target ends in `?translated`, by the server's port: the server, the pods of
+/// client and server, and whether it is whole.
+fn translated(archive: &Path) -> Vec<(String, Option<String>, Option<String>, bool)> {
+    let mut exchanges = exchanges(archive);
+    exchanges.retain(|exchange| {
+        let head = exchange.request.as_ref().and_then(|of| of.head.as_ref());
+        head.and_then(|head| head.target())
+            .is_some_and(|target| target.ends_with(b"?translated"))
+    });
+    exchanges.sort_by_key(|exchange| exchange.connection.server.port);
+    exchanges
+        .iter()
+        .map(|exchange| {
+            let connection = &exchange.connection;
+            let pod = |workload| pod(workload).map(str::to_owned);
+            (
+                connection.server.to_string(),
+                pod(connection.workloads.client.as_ref()),
+                pod(connection.workloads.server.as_ref()),
+                exchange.complete(),
+            )
+        })
+        .collect()
+}
+
 /// Where the node translates the address on the way, as it does for a service, the two ends are of other
 /// addresses, and nothing that sockets see joins them: they are two connections, each with the end
 /// that is known.
@@ -279,23 +369,14 @@ fn two_pods_with_a_translated_address_are_two_connections_with_an_end_each() {
     if !is_possible() {
         return;
     }
-    if Command::new("nft").arg("--version").output().is_err() {
-        let is_required = std::env::var_os("TAPEDECK_REQUIRE_TOOLS").is_some_and(|v| v == "1");
-        assert!(!is_required, "nft is not installed");
-        println!("skipped: nft is not installed");
+    if !has_nft() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
     let (logs, archive) = (folder.path().join("log"), folder.path().join("tapes"));
     let port = 8112;
     let mut pods = Pods::new("nat", 213, &logs);
-    for rule in [
-        "add table ip nat",
-        "add chain ip nat in { type nat hook prerouting priority -100; }",
-        "add rule ip nat in ip daddr 10.96.0.1 tcp dport 80 dnat to 10.213.1.1:8112",
-    ] {
-        pods.on_node(&["nft", rule]);
-    }
+    pods.translate(2, "prerouting", "10.96.0.1", "10.213.1.1:8112");
     let more = format!("attribution: {{ node_logs: {} }}\n", logs.display());
     let text = config(&archive, port, &more);
     let text = text.replace("ports: [8112]", "ports: [80, 8112]");
@@ -305,28 +386,52 @@ fn two_pods_with_a_translated_address_are_two_connections_with_an_end_each() {
     tool(&mut pods.command(0, &["curl", "-sS", "-o", "/dev/null", url]));
     daemon.wait_for("tapedeck_exchanges_total", 2.0);
     daemon.stop();
-    let mut exchanges = exchanges(&archive);
-    exchanges.retain(|exchange| {
-        let head = exchange.request.as_ref().and_then(|of| of.head.as_ref());
-        head.and_then(|head| head.target())
-            .is_some_and(|target| target.ends_with(b"?translated"))
-    });
-    exchanges.sort_by_key(|exchange| exchange.connection.server.port);
-    let ends: Vec<_> = exchanges
-        .iter()
-        .map(|exchange| {
-            let connection = &exchange.connection;
-            (
-                connection.server.to_string(),
-                pod(connection.workloads.client.as_ref()),
-                pod(connection.workloads.server.as_ref()),
-                exchange.complete(),
-            )
-        })
-        .collect();
+    let ends = translated(&archive);
     let expected = [
-        ("10.96.0.1:80".to_owned(), Some("cart-0"), None, true),
-        ("10.213.1.1:8112".to_owned(), None, Some("bank-0"), true),
+        ("10.96.0.1:80", Some("cart-0"), None),
+        ("10.213.1.1:8112", None, Some("bank-0")),
     ];
-    assert_eq!(ends, expected);
+    assert_eq!(ends, whole(expected));
+}
+
+fn whole(
+    ends: [(&str, Option<&str>, Option<&str>); 2],
+) -> [(String, Option<String>, Option<String>, bool); 2] {
+    let owned = |pod: Option<&str>| pod.map(str::to_owned);
+    ends.map(|(server, client, of)| (server.to_owned(), owned(client), owned(of), true))
+}
+
+/// Where the network namespace of the client's own socket translates the address, as it does for a pod in
+/// the host's network, what leaves has other addresses than what arrives; all the same each end
+/// has its connection whole, under the addresses of its socket. The server is elsewhere, or in the same
+/// namespace, where all goes by loopback.
+#[test]
+fn what_a_sockets_own_namespace_translates_stays_one_connection() {
+    if !is_possible() || !has_nft() {
+        return;
+    }
+    for (client, net, port) in [(0, 214, 8113), (1, 215, 8114)] {
+        let folder = tempfile::tempdir().unwrap();
+        let (logs, archive) = (folder.path().join("log"), folder.path().join("tapes"));
+        let mut pods = Pods::new(&format!("own{client}"), net, &logs);
+        let server = format!("10.{net}.1.1:{port}");
+        pods.translate(client, "output", "10.96.0.1", &server);
+        let more = format!("attribution: {{ node_logs: {} }}\n", logs.display());
+        let text = config(&archive, port, &more);
+        let text = text.replace(&format!("[{port}]"), &format!("[80, {port}]"));
+        let daemon = Daemon::start(folder.path(), &text);
+        pods.serve(folder.path(), port);
+        let url = "http://10.96.0.1/tapedeckd.yaml?translated";
+        tool(&mut pods.command(client, &["curl", "-sS", "-o", "/dev/null", url]));
+        daemon.wait_for("tapedeck_exchanges_total", 2.0);
+        daemon.stop();
+        // On loopback the answer to the SYN, which comes from the socket that listens, has the address that
+        // was asked for, and says whose that is.
+        let (asking, known) = [("cart-0", None), ("bank-0", Some("bank-0"))][client];
+        let expected = [
+            ("10.96.0.1:80", Some(asking), known),
+            (&*server, None, Some("bank-0")),
+        ];
+        assert_eq!(translated(&archive), whole(expected), "client {client}");
+    }
 }

@@ -208,6 +208,29 @@ impl Daemon {
             .collect()
     }
 
+    /// Of every thread its name, its nice value, and how it is scheduled (`man 5 proc`, `stat`).
+    pub(crate) fn threads(&self) -> Vec<(String, i64, u64)> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        // One that has just ended has none.
+        let stats =
+            tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("stat")).ok());
+        stats
+            .map(|stat| {
+                // The name stands in brackets, and may have some of its own.
+                let (name, rest) = stat.rsplit_once(") ").unwrap();
+                let (_, name) = name.split_once('(').unwrap();
+                let fields: Vec<_> = rest.split(' ').collect();
+                // The first of these is the third of all.
+                let (nice, policy) = (fields[19 - 3], fields[41 - 3]);
+                (
+                    name.to_owned(),
+                    nice.parse().unwrap(),
+                    policy.parse().unwrap(),
+                )
+            })
+            .collect()
+    }
+
     pub(crate) fn signal(&self, signal: &str) {
         let id = self.child.id().to_string();
         let sent = Command::new("kill").args([signal, &id]).status().unwrap();

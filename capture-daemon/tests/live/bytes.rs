@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tapedeck_ebpf_abi::PacketHeader;
+use tapedeck_model::TcpFlags;
 use tapedeck_packet::{Decoded, decode};
 use tapedeckd::sources::SourceError;
 use tapedeckd::sources::af_packet::AfPacket;
@@ -105,6 +106,34 @@ fn events_tell_socket_cgroup_and_direction() {
     cookies.dedup();
     // The client's socket, the server's, and the listening one, which answered the SYN.
     assert!((2..=3).contains(&cookies.len()), "{cookies:?}");
+}
+
+#[test]
+fn what_opens_or_closes_is_an_event_and_bare_acknowledgments_are_none() {
+    let server = Server::bind(Ipv4Addr::LOCALHOST.into());
+    let Some(mut source) = or_skip(Ebpf::open(&ebpf_options(&[server.address.port()]))) else {
+        return;
+    };
+    server.converse(1 << 20, Sending::Write);
+    server.reset();
+    let telling = [TcpFlags::SYN, TcpFlags::FIN, TcpFlags::RST];
+    let mut seen = [false; 3];
+    source
+        .read(&mut |event| {
+            let Decoded::Segment(segment) = decode(&event.packet) else {
+                panic!("not TCP");
+            };
+            let has = telling.map(|flag| segment.flags.contains(flag));
+            assert!(
+                has.contains(&true) || !segment.payload.is_empty(),
+                "a bare acknowledgment"
+            );
+            for (seen, has) in seen.iter_mut().zip(has) {
+                *seen |= has;
+            }
+        })
+        .unwrap();
+    assert_eq!(seen, [true; 3], "SYN, FIN, RST");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A ring that is too small for the traffic: what is lost is counted, to the byte.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -94,6 +95,66 @@ fn af_packet_counts_what_found_no_room() {
     let stored: usize = seen.streams.values().map(|stream| stream.bytes().1).sum();
     assert!(stored < 2 * LEN, "something was lost, so not all is there");
     println!("{stored} bytes of {} seen, {:?}", 2 * LEN, seen.drops);
+}
+
+/// Whoever is recorded already has the last quarter of a ring for itself: a connection that begins
+/// meanwhile is refused as a whole, and counted.
+#[test]
+fn a_ring_that_is_nearly_full_refuses_new_connections_before_it_loses_of_the_old() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = listener.local_addr().unwrap();
+    let mut options = ebpf_options(&[server.port()]);
+    options.ring_bytes = 0;
+    let Some(mut source) = or_skip(Ebpf::open(&options)) else {
+        return;
+    };
+    let connect = || {
+        let client = TcpStream::connect(server).unwrap();
+        (client, listener.accept().unwrap().0)
+    };
+    // A packet each.
+    let say = |(client, accepted): &mut (TcpStream, TcpStream)| {
+        client.write_all(&[1; 1_000]).unwrap();
+        accepted.read_exact(&mut [0; 1_000]).unwrap();
+    };
+    let clients = |source: &mut Ebpf| {
+        let mut ports = BTreeSet::new();
+        let mut note = |event: &Event<'_>| {
+            let Decoded::Segment(segment) = decode(&event.packet) else {
+                panic!("not TCP");
+            };
+            ports.extend([segment.source.port, segment.destination.port]);
+        };
+        while source.read(&mut note).unwrap() > 0 {}
+        ports.remove(&server.port());
+        ports
+    };
+    let port = |of: &(TcpStream, TcpStream)| of.0.local_addr().unwrap().port();
+
+    let mut old = connect();
+    while {
+        let queue = source.tap().queues().remove(0);
+        queue.used <= queue.size / 4 * 3
+    } {
+        say(&mut old);
+    }
+    let mut refused = connect();
+    say(&mut refused);
+    say(&mut old);
+    let drops = source.drops().unwrap();
+    assert_eq!((drops.total(), drops.connections_refused), (0, 1));
+    assert_eq!(clients(&mut source), BTreeSet::from([port(&old)]));
+
+    // There is room again, and who was refused stays so.
+    let mut new = connect();
+    for connection in [&mut new, &mut refused, &mut old] {
+        say(connection);
+    }
+    assert_eq!(
+        clients(&mut source),
+        BTreeSet::from([port(&old), port(&new)])
+    );
+    assert_eq!(source.drops().unwrap().connections_refused, 1);
 }
 
 /// What is too small for the smallest ring still works, once it is read in time.

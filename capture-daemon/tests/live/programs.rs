@@ -10,7 +10,7 @@ use crate::support::{ebpf_options, or_skip};
 /// more of them; a program near the limit here would not load there.
 ///
 /// Most of the walk are the ten sizes of records, each of which ends every way through the headers and
-/// the rules: 71,000 instructions for what leaves and 123,000 for what arrives, on Linux 6.18. The bound
+/// the rules: 62,000 instructions for what leaves and 71,000 for what arrives, on Linux 6.18. The bound
 /// leaves room for another compiler, and none for another loop.
 #[test]
 fn programs_are_far_from_the_verifiers_limit() {
@@ -19,7 +19,7 @@ fn programs_are_far_from_the_verifiers_limit() {
     let Some(_source) = or_skip(Ebpf::open(&options)) else {
         return;
     };
-    let mut programs = 0;
+    let mut programs = Vec::new();
     for program in aya::programs::loaded_programs().filter_map(Result::ok) {
         let Some(name) = program
             .name_as_str()
@@ -30,9 +30,11 @@ fn programs_are_far_from_the_verifiers_limit() {
         let verified = program.verified_instruction_count().unwrap();
         let instructions = program.size_translated().unwrap() / 8;
         println!("{name}: {instructions} instructions, {verified} walked by the verifier");
-        assert!(instructions < 2_000, "{name}: {instructions}");
-        assert!(verified < 150_000, "{name}: {verified}");
-        programs += 1;
+        programs.push((name.to_owned(), instructions, verified));
     }
-    assert!(programs >= 2);
+    for (name, instructions, verified) in &programs {
+        assert!(*instructions < 2_000, "{name}: {instructions}");
+        assert!(*verified < 100_000, "{name}: {verified}");
+    }
+    assert!(programs.len() >= 2);
 }

@@ -301,6 +301,17 @@ impl Server {
     }
 }
 
+impl Server {
+    /// One connection that ends in a reset: its client closes it without having read what is there.
+    pub(crate) fn reset(&self) {
+        let client = TcpStream::connect(self.address).unwrap();
+        let (mut accepted, _) = self.listener.accept().unwrap();
+        accepted.write_all(b"unread").unwrap();
+        client.peek(&mut [0]).unwrap();
+        drop(client);
+    }
+}
+
 /// The server's side of one conversation.
 pub(crate) fn answer(listener: &TcpListener, sending: Sending) {
     let (mut stream, _) = listener.accept().unwrap();

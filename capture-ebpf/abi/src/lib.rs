@@ -9,7 +9,7 @@
 
 /// The version of everything in this crate. The programs write it into each event, so that a
 /// daemon never misreads the events of an object from another build.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// The sizes of the records, smallest first.
 ///
@@ -86,6 +86,9 @@ impl PacketHeader {
     pub const LOOPBACK: u16 = 2;
     /// The packet is part of a handshake (SYN).
     pub const HANDSHAKE: u16 = 4;
+    /// The packet left with other addresses or ports than those of its socket, which stand in it now:
+    /// the sender's network namespace translates them.
+    pub const TRANSLATED: u16 = 8;
 
     /// Reads the header and the packet behind it from a record of the ring buffer; `None` where
     /// the record is not of this [`VERSION`] or shorter than it says.
@@ -228,12 +231,18 @@ pub struct Settings {
     pub loopback_once: u32,
     /// Whether any rule is by socket.
     pub by_socket: u32,
+    /// Set once a loopback packet left with other addresses than its socket's: from then on what arrives
+    /// by loopback is looked up.
+    pub translated: u32,
 }
 
 impl Settings {
+    /// How many words they are.
+    pub const WORDS: usize = 9;
+
     /// As the map has them.
     #[must_use]
-    pub const fn to_words(self) -> [u32; 8] {
+    pub const fn to_words(self) -> [u32; Self::WORDS] {
         let Self {
             refuse,
             by_cgroup,
@@ -243,6 +252,7 @@ impl Settings {
             refused,
             loopback_once,
             by_socket,
+            translated,
         } = self;
         [
             refuse,
@@ -253,6 +263,7 @@ impl Settings {
             refused,
             loopback_once,
             by_socket,
+            translated,
         ]
     }
 }
@@ -273,7 +284,13 @@ pub const MAX_SHARDS: usize = 4;
 #[must_use]
 #[inline(always)]
 pub const fn flow_hash(source: [u32; 4], destination: [u32; 4], ports: (u16, u16)) -> u64 {
-    let (source, destination) = (fold(source), fold(destination));
+    flow_hash_of_folded(fold(source), fold(destination), ports)
+}
+
+/// The same of addresses that were [folded](fold).
+#[must_use]
+#[inline(always)]
+pub const fn flow_hash_of_folded(source: u64, destination: u64, ports: (u16, u16)) -> u64 {
     let addresses = (source ^ destination) ^ source.wrapping_add(destination).rotate_left(32);
     let (a, b) = (ports.0 as u64, ports.1 as u64);
     let ports = (a ^ b) << 32 | (a + b);
@@ -285,8 +302,10 @@ pub const fn flow_hash(source: [u32; 4], destination: [u32; 4], ports: (u16, u16
     hash ^ hash >> 32
 }
 
+/// The first step of [`flow_hash`], for each address.
+#[must_use]
 #[inline(always)]
-const fn fold(address: [u32; 4]) -> u64 {
+pub const fn fold(address: [u32; 4]) -> u64 {
     let [a, b, c, d] = address;
     ((a as u64) << 32 | b as u64).rotate_left(7) ^ ((c as u64) << 32 | d as u64)
 }
@@ -465,7 +484,7 @@ mod tests {
 
     #[test]
     fn maps_hold_what_the_structs_say() {
-        assert_eq!(size_of::<Settings>(), size_of::<[u32; 8]>());
+        assert_eq!(size_of::<Settings>(), size_of::<[u32; Settings::WORDS]>());
         assert_eq!(core::mem::offset_of!(Settings, loopback_once), 6 * 4);
         assert_eq!(size_of::<Policy>(), size_of::<[u32; 2]>());
         assert_eq!(size_of::<Owner>(), 24);

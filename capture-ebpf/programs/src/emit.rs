@@ -10,7 +10,7 @@ use aya_ebpf::maps::ring_buf::RingBufBytes;
 use aya_ebpf::programs::SkBuffContext;
 use tapedeck_ebpf_abi::{CLASSES, Counter, PacketHeader};
 
-use crate::{loss, quarter, written};
+use crate::{headers, loss, quarter, written};
 
 /// Does not wake the reader: it looks at the ring by the clock. A wake-up for each event would cost the
 /// sender more than the event itself.
@@ -84,11 +84,14 @@ fn record<const SIZE: usize>(
         );
         return;
     }
-    // SAFETY: every record is longer than the header, and records are aligned to 8 bytes.
+    // SAFETY: every record is longer than the header and 128 bytes, and records are aligned to 8 bytes.
     unsafe {
         let place = record.as_mut_ptr().cast::<PacketHeader>();
         place.write(header);
-        loss::take(header.cookie, u64::from(header.flags), place);
+        if header.flags & PacketHeader::TRANSLATED != 0 {
+            headers::write_sender(ctx, record.as_mut_ptr().add(HEADER));
+        }
+        loss::take(header.cookie, direction(&header), place);
     }
     record.submit(flags);
 }
@@ -104,13 +107,13 @@ fn flags(ring: &RingBuf, len: u64) -> u64 {
 
 #[inline(always)]
 fn lost(header: &PacketHeader, packets: Counter, payload: Counter, bytes: u32) {
-    loss::lost(
-        header.cookie,
-        u64::from(header.flags),
-        packets,
-        payload,
-        bytes,
-    );
+    loss::lost(header.cookie, direction(header), packets, payload, bytes);
+}
+
+/// A constant, unlike the flags, whose bits would lead the verifier on ways of their own.
+#[inline(always)]
+fn direction(header: &PacketHeader) -> u64 {
+    u64::from(header.flags & PacketHeader::EGRESS)
 }
 
 /// Copies the first `len` bytes of the packet behind the header of the record.
@@ -133,7 +136,7 @@ fn load(ctx: &SkBuffContext, record: &mut RingBufBytes<'_>, len: u64) -> bool {
 /// It would else remove the comparisons that are superfluous by its own knowledge, and the
 /// verifier, which lacks that knowledge, would find the number unbounded.
 #[inline(always)]
-fn opaque(mut number: u64) -> u64 {
+pub fn opaque(mut number: u64) -> u64 {
     // SAFETY: no instruction at all.
     unsafe {
         asm!("/* {0} */", inout(reg) number, options(nomem, nostack, preserves_flags, pure));

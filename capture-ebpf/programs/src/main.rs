@@ -86,6 +86,11 @@ static COOKIES: LruHashMap<u64, u32> = LruHashMap::with_max_entries(4_096, 0);
 #[map]
 static REFUSED: LruHashMap<u64, u32> = LruHashMap::with_max_entries(16_384, 0);
 
+/// The connections on loopback whose packets are of other addresses than the socket that sends them, by the
+/// hash of these. Of one that is forgotten, only what leaves is recorded.
+#[map]
+static TRANSLATED: LruHashMap<u64, u32> = LruHashMap::with_max_entries(4_096, 0);
+
 #[unsafe(no_mangle)]
 static SHARD_MASK: u32 = 0;
 #[unsafe(no_mangle)]
@@ -145,14 +150,30 @@ fn capture(ctx: &SkBuffContext, direction: u16) {
     // A loopback packet leaves one socket of this machine and arrives at another: the same bytes
     // twice. The sender's copy is the one that always exists; a receiver without room drops its
     // packet, and the sender repeats it. (Only where both ends are recorded.)
-    if loopback && direction == 0 && now.loopback_once != 0 {
+    let is_copy = loopback && direction == 0 && now.loopback_once != 0;
+    if is_copy && now.translated == 0 {
         return;
     }
-    let Some(headers) = headers::read(ctx) else {
+    let Some(mut headers) = headers::read(ctx) else {
         return;
     };
     if headers.payload_len == 0 && !headers.opens_or_closes() {
         return;
+    }
+    // Where the address is translated in between, each end speaks of another connection.
+    if is_copy && TRANSLATED.get_ptr(headers.hash).is_none() {
+        return;
+    }
+    let mut translated = 0;
+    if direction == PacketHeader::EGRESS {
+        let on_the_wire = headers.hash;
+        translated = headers.set_sender(ctx);
+        if loopback && translated != 0 && TRANSLATED.get_ptr(on_the_wire).is_none() {
+            // Without room the receiver's end is not recorded.
+            let _ = TRANSLATED.insert(on_the_wire, 1, 0);
+            // SAFETY: as above. Whoever writes, writes the same.
+            unsafe { (&raw mut (*settings).translated).write_volatile(1) };
+        }
     }
     // SAFETY: the context is a live skb of this program's type, which both helpers take.
     let (cgroup, cookie) = unsafe {
@@ -185,6 +206,8 @@ fn capture(ctx: &SkBuffContext, direction: u16) {
     let mut header = PacketHeader {
         version: VERSION,
         flags: direction
+            // See `Settings::zero`.
+            | (translated + now.zero) as u16 * PacketHeader::TRANSLATED
             | if loopback { PacketHeader::LOOPBACK } else { 0 }
             | if headers.is_handshake() {
                 PacketHeader::HANDSHAKE

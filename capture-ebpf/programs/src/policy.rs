@@ -4,6 +4,7 @@ use aya_ebpf::helpers::generated::bpf_skb_ancestor_cgroup_id;
 use aya_ebpf::programs::SkBuffContext;
 use tapedeck_ebpf_abi::{HEADERS_BYTES, MAX_CGROUP_LEVELS, Policy, Settings};
 
+use crate::emit::opaque;
 use crate::headers::Headers;
 use crate::{CGROUPS, CGROUPS_FOUND, COOKIES, POLICIES, PORTS};
 
@@ -75,7 +76,8 @@ fn of_cgroup(ctx: &SkBuffContext, cgroup: u64, generation: u32) -> u32 {
         }
     }
     let mut rule = NONE;
-    for level in 0..MAX_CGROUP_LEVELS {
+    // The compiler would write the loop out, twelve times.
+    for level in 0..opaque(u64::from(MAX_CGROUP_LEVELS)) {
         // SAFETY: the context is a live skb, which the helper takes.
         let ancestor = unsafe { bpf_skb_ancestor_cgroup_id(ctx.skb.skb, level as i32) };
         if ancestor == 0 {

@@ -3,6 +3,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 use tapedeck_archive::{
@@ -43,8 +44,11 @@ pub(crate) fn run(args: &args::Record) -> Result<ExitCode> {
     }
 
     let stop = Arc::new(AtomicBool::new(false));
-    let signalled = Arc::clone(&stop);
-    on_interrupt(move || signalled.store(true, Ordering::Release))?;
+    let (signalled, here) = (Arc::clone(&stop), thread::current());
+    on_interrupt(move || {
+        signalled.store(true, Ordering::Release);
+        here.unpark();
+    })?;
 
     let what = if filter.is_empty() {
         "everything".to_owned()
@@ -63,6 +67,7 @@ pub(crate) fn run(args: &args::Record) -> Result<ExitCode> {
     let setup = Setup {
         attribution: node.map(|node| node as Arc<dyn capture::Attribution>),
         key_logs,
+        nice: args.nice,
         ..Setup::default()
     };
     let summary = capture::run(opened, writer, setup, &until, &stop, &mut |progress| {

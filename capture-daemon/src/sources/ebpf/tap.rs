@@ -19,7 +19,7 @@ const MAX_SOCKETS: usize = 1_024;
 pub(super) struct EbpfTap {
     programs: Option<aya::Ebpf>,
     counters: PerCpuArray<MapData, u64>,
-    settings: Array<MapData, [u32; 8]>,
+    settings: Array<MapData, [u32; Settings::WORDS]>,
     policies: Array<MapData, [u32; 2]>,
     ports: Array<MapData, u64>,
     cgroups: HashMap<MapData, u64, u32>,
@@ -77,10 +77,11 @@ impl EbpfTap {
     }
 
     fn write_settings(&mut self) -> Result<(), SourceError> {
-        // The programs set this one themselves, and nobody takes it back.
-        let before: [u32; 8] = self.settings.get(&0, 0).map_err(SourceError::bpf)?;
-        let [_, _, _, _, _, refused, ..] = before;
+        // The programs set these two themselves, and nobody takes them back.
+        let before: [u32; Settings::WORDS] = self.settings.get(&0, 0).map_err(SourceError::bpf)?;
+        let [_, _, _, _, _, refused, _, _, translated] = before;
         self.now.refused |= refused;
+        self.now.translated |= translated;
         self.settings
             .set(0, self.now.to_words(), 0)
             .map_err(SourceError::bpf)

@@ -22,8 +22,9 @@ const ANY: &str = "any";
 /// The most that libpcap takes of a packet (`MAXIMUM_SNAPLEN`).
 const SNAPLEN: i32 = 256 << 10;
 
-/// A quiet connection's packets wait this long in a block that is not full, in milliseconds.
-const BLOCK_TIMEOUT: i32 = 20;
+/// A quiet connection's packets wait this long in a block that is not full, in milliseconds: each block
+/// wakes us, which costs as much as ten packets.
+const BLOCK_TIMEOUT: i32 = 60;
 
 /// Packets in one batch.
 const BATCH: usize = 4_096;
