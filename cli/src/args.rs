@@ -80,6 +80,8 @@ pub(crate) enum Command {
     Summary(Summary),
     /// Answer requests with the recorded responses
     Mock(Mock),
+    /// Compare the requests of two archives: recorded ones, and what a mock received
+    Diff(Diff),
     /// The certificate authority that a mock signs its certificates with
     Ca(Ca),
     /// Say what live capture needs, what is missing here, and what it would see
@@ -491,6 +493,28 @@ pub(crate) struct Mock {
     /// Write each fault that strikes to this file, a JSON object a line
     #[arg(long, value_name = "FILE", requires = "chaos")]
     pub(crate) chaos_log: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) identity: Identity,
+}
+
+/// Exit code 0: both have the same requests; 1: they differ.
+#[derive(Debug, Parser)]
+pub(crate) struct Diff {
+    /// The archive that says what is expected: a file, or a folder of them
+    #[arg(value_name = "RECORDED")]
+    pub(crate) recorded: PathBuf,
+    /// The archive that is compared with it, such as that of `tapedeck mock --received`
+    #[arg(value_name = "RECEIVED")]
+    pub(crate) received: PathBuf,
+    /// What requests may differ in (YAML or JSON), as for the mock: docs/mock.md
+    #[arg(long, value_name = "FILE")]
+    pub(crate) rules: Option<PathBuf>,
+    /// Compare the exchanges that this CEL expression chooses, of both
+    #[arg(long, value_name = "CEL", value_parser = filter)]
+    pub(crate) filter: Option<Filter>,
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
     #[command(flatten)]
     pub(crate) identity: Identity,
 }

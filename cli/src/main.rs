@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         Command::Replay(args) => commands::replay::run(&args),
         Command::Summary(args) => commands::summary::run(&args),
         Command::Mock(args) => commands::mock::run(&args),
+        Command::Diff(args) => commands::diff::run(&args),
         Command::Ca(args) => commands::ca::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Cluster(args) => commands::cluster::run(&args),

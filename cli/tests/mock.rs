@@ -519,6 +519,58 @@ fn misses_are_recorded_from_the_real_upstream_and_everything_received_is_kept() 
 }
 
 #[test]
+fn what_a_service_asked_is_compared_with_the_recording() {
+    let stage = Stage::new();
+    let received = stage.folder.path().join("received.tape");
+    let mock = Mock::start(&stage.tape, &["--received", received.to_str().unwrap()]);
+    let url = |target: &str| format!("http://127.0.0.1:{}{target}", mock.port);
+    curl(&[&url(TARGET)]);
+    curl(&[&url(
+        "/reservations/available/seat?date=2026-12-30&concertId=2",
+    )]);
+    curl(&[&url("/new")]);
+    mock.stop();
+    let [tape, received] = [&stage.tape, &received].map(|path| path.to_str().unwrap());
+    let chosen = "request.path.startsWith('/reservations/available/') || request.path == '/new'";
+    let diff = ["diff", tape, received, "--filter", chosen];
+    let told = Tapedeck::new(diff).fails(1, &["rules:"]).stdout;
+    assert!(told.contains("added    GET /new (received 2)"), "{told}");
+    assert!(told.contains("query.date: recorded 2026-12-"), "{told}");
+    let json = Tapedeck::new(diff.iter().chain(&["--format", "json"])).run();
+    assert_eq!(json.code, 1);
+    let json: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(json["totals"]["same"], 1);
+    assert_eq!(json["totals"]["added"], 1);
+    assert_eq!(json["changed"][0]["received"]["id"], 1);
+    assert_eq!(
+        json["missing"].as_array().unwrap().len(),
+        json["totals"]["missing"]
+    );
+
+    // With the rule that it tells, only what is new is left of what was received.
+    let rules = stage.folder.path().join("rules.yaml");
+    let text = format!("rules:\n{}", json["rules"][0]["rule"].as_str().unwrap());
+    std::fs::write(&rules, text).unwrap();
+    let with_rules = ["--rules", rules.to_str().unwrap(), "--format", "json"];
+    let json = Tapedeck::new(diff.iter().chain(&with_rules)).run().stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        (&json["totals"]["same"], &json["totals"]["changed"]),
+        (&2.into(), &0.into())
+    );
+
+    let same = Tapedeck::new(["diff", tape, tape]).succeeds().stdout;
+    assert!(
+        same.ends_with(" the same, 0 changed, 0 missing, 0 added\n"),
+        "{same}"
+    );
+    Tapedeck::new(["diff", tape, "/nowhere.tape"]).fails(1, &["/nowhere.tape"]);
+    std::fs::write(&rules, "rules: 7").unwrap();
+    Tapedeck::new(["diff", tape, received, "--rules", rules.to_str().unwrap()])
+        .fails(2, &["in the rules file", "rules.yaml"]);
+}
+
+#[test]
 fn a_killed_mock_leaves_what_it_received() {
     let stage = Stage::new();
     let received = stage.folder.path().join("received.tape");
@@ -558,7 +610,7 @@ fn what_means_nothing_together_is_said() {
         (&["--record", "x.tape"], "--record needs --on-miss record"),
         (
             &["--on-miss", "passthrough", "--upstream", "nothing"],
-            "HOST=URL",
+            "expected a URL, such as",
         ),
     ] {
         let ran = Tapedeck::new(["mock", tape].iter().chain(args)).run();

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use tapedeck_archive::Archive;
 use tapedeck_replayer::mock::chaos::{Chaos, OnFault};
 use tapedeck_replayer::mock::{
-    Mock, OnMiss, Options, Repeat, Rules, Stats, Uncalled, Upstreams, Written,
+    Mock, OnMiss, Options, Remedy, Repeat, Rules, Stats, Uncalled, Upstreams, Written,
 };
 use tapedeck_replayer::player::TlsOptions;
 
@@ -203,9 +203,16 @@ fn tell(stats: &Stats) {
     }
     if !stats.remedies.is_empty() {
         output::say("rules by which recorded requests would have answered; read before use:");
+    }
+    tell_rules(&stats.remedies);
+}
+
+/// Says the rules that would let the most requests through.
+pub(crate) fn tell_rules(remedies: &[Remedy]) {
+    if !remedies.is_empty() {
         output::say("rules:");
     }
-    for remedy in stats.remedies.iter().take(RULES_SHOWN) {
+    for remedy in remedies.iter().take(RULES_SHOWN) {
         for line in remedy.rule.lines() {
             output::say(output::visible(line));
         }
@@ -225,12 +232,17 @@ fn files(args: &args::Mock) -> Result<(Option<Chaos>, Rules)> {
         ),
         None => None,
     };
-    let rules = match &args.rules {
-        Some(path) => Rules::parse(&read(path)?)
-            .with_context(|| format!("in the rules file {}", path.display()))?,
-        None => Rules::default(),
+    Ok((chaos, rules(args.rules.as_deref())?))
+}
+
+/// What a rules file says; without one, that everything has to be equal.
+pub(crate) fn rules(path: Option<&Path>) -> Result<Rules> {
+    let Some(path) = path else {
+        return Ok(Rules::default());
     };
-    Ok((chaos, rules))
+    let text =
+        fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))?;
+    Rules::parse(&text).with_context(|| format!("in the rules file {}", path.display()))
 }
 
 /// Prints a rules file for what differs in every recorded request.

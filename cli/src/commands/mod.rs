@@ -5,6 +5,7 @@ pub(crate) mod ca;
 pub(crate) mod cluster;
 mod connections;
 pub(crate) mod cut;
+pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod export;
 pub(crate) mod import;

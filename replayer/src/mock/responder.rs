@@ -12,19 +12,22 @@ use http::StatusCode;
 use tapedeck_archive::ReadError;
 use tapedeck_model::exchange::{Connection, ConnectionId, Origin as Beginning, Workloads};
 use tapedeck_model::{Endpoint, Scope};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::answer::Answer;
 use super::cache::Cache;
 use super::call::{Call, Headers};
 use super::chaos::{Chaos, Effect, Faults, Plan};
+use super::dialogue::Dialogue;
 use super::drawn::Drawn;
 use super::index::{Found, Index};
-use super::journal::{Book, Caller, Draft, For, Journal, KeptHead, Written, now};
-use super::miss::{Miss, MissLog, Recordings, Remedy, nearest};
+use super::journal::{Book, Caller, Draft, For, Journal, KeptHead, now};
+use super::memory::{Memory, Share};
+use super::miss::{Miss, MissLog, Recordings, nearest, wants_text};
 use super::options::{Latency, Limits, Options, Skipped};
+use super::stats::{Counters, Stats};
 use super::tls::Tls;
-use super::upstream::{Outgoing, Passed, Refused, Relay, Tunnel};
+use super::upstream::{Outgoing, Passed, Reached, Refused, Relay, Tunnel};
 use super::websocket::{self, Conversation, Talk};
 
 /// Where recorded responses come from.
@@ -33,6 +36,10 @@ pub(crate) trait Source: Recordings + Send + Sync {
     fn body_len(&self, id: u32) -> u64;
     /// A recorded WebSocket conversation. `None`: it is none, or cannot be held.
     fn conversation(&self, _id: u32) -> Option<Conversation> {
+        None
+    }
+    /// A recorded call that was answered before it was whole. `None`: it is none.
+    fn dialogue(&self, _id: u32) -> Option<Dialogue> {
         None
     }
     /// A recorded response. `None`: it cannot be read, or cannot be sent.
@@ -82,70 +89,25 @@ pub(crate) enum Response {
     Upstream(Box<Outgoing>),
     /// A conversation.
     WebSocket(Talk),
+    /// A conversation with its upstream.
+    Upgrade(Box<Outgoing>),
 }
 
-/// What is counted beside hits and misses.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    /// Numbers connections that got past the first look.
-    pub(crate) callers: AtomicU64,
-    pub(crate) connections: AtomicU64,
-    pub(crate) connections_refused: AtomicU64,
-    pub(crate) refused: AtomicU64,
-    pub(crate) timeouts: AtomicU64,
-    pub(crate) overloads: AtomicU64,
-    pub(crate) unreadable: AtomicU64,
-    pub(crate) tls_without_authority: AtomicU64,
-    pub(crate) passed: AtomicU64,
-    pub(crate) upstream_failures: AtomicU64,
+impl Response {
+    pub(crate) const fn asks_upstream(&self) -> bool {
+        matches!(self, Self::Upstream(_) | Self::Upgrade(_))
+    }
 }
 
-/// What a mock has done so far.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Connections accepted.
-    pub connections: u64,
-    /// Connections refused because too many were open.
-    pub connections_refused: u64,
-    /// Requests answered from the archive.
-    pub hits: u64,
-    /// How often each exchange answered: ids and counts, of those that did.
-    pub hits_by_exchange: Vec<(u64, u64)>,
-    /// Requests that nothing recorded answers.
-    pub misses: u64,
-    /// The distinct misses in the order in which they first came, up to
-    /// [`Limits::misses_listed`].
-    pub missed: Vec<Miss>,
-    /// The rules that would let recorded requests answer listed misses, the most telling first.
-    pub remedies: Vec<Remedy>,
-    /// Of these: passed on to an upstream.
-    pub passed: u64,
-    /// Of those: not answered by it, or not to the end.
-    pub upstream_failures: u64,
-    /// Requests refused because they were malformed or too large.
-    pub refused: u64,
-    /// Connections closed because a limit of time was reached.
-    pub timeouts: u64,
-    /// Requests refused because a limit of memory was reached.
-    pub overloads: u64,
-    /// Requests whose recorded answer could not be read from the archive.
-    pub unreadable: u64,
-    /// Connections that began with TLS while there was no certificate authority
-    /// ([`Options::authority`](super::Options::authority)).
-    pub tls_without_authority: u64,
-    /// TLS handshakes that failed, by reason.
-    pub tls_failures: BTreeMap<String, u64>,
-    /// Faults injected, by the name of their rule.
-    pub faults: BTreeMap<String, u64>,
-    /// Recorded exchanges that are not served.
-    pub skipped: Skipped,
-    /// Bytes of answers that are kept ready.
-    pub cache_bytes: usize,
-    /// The archive of what was received; `None`: nobody asked for it.
-    pub received: Option<Written>,
-    /// The archive of what upstreams answered; `None`: nobody asked for it.
-    pub recorded: Option<Written>,
+/// Whether a request can be answered before it is whole.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Early<'r> {
+    /// It is held until it is whole, and compared.
+    No,
+    /// When as much of it is there as it takes to know it; see [`Responder::opening`].
+    Openings(&'r [usize]),
+    /// Nothing recorded answers it, whatever it goes on to say: an upstream may hear it as it comes.
+    Unknown,
 }
 
 /// How often an exchange answered.
@@ -274,9 +236,7 @@ impl Responder {
     pub(crate) async fn respond(&self, call: &Call<'_>, tunnel: Option<&Tunnel>) -> Response {
         let reason = match self.index.find(call) {
             Found::Exchange(id) => return Response::Ready(self.answer(call, id).await),
-            Found::UsedUp { recorded } => format!(
-                "this request was recorded {recorded} times, and all its answers were given"
-            ),
+            Found::UsedUp { recorded } => used_up(recorded),
             Found::Nothing => {
                 // RFC 9110 section 9.3.2: a HEAD is answered as a GET would be.
                 let get = Call {
@@ -292,31 +252,73 @@ impl Responder {
                         ..reply
                     });
                 }
-                "no recorded request matches this one".to_owned()
+                NOTHING_MATCHES.to_owned()
             }
         };
+        match self.pass_on(call, tunnel, reason) {
+            Ok(outgoing) => Response::Upstream(Box::new(outgoing)),
+            Err(reply) => Response::Ready(reply),
+        }
+    }
+
+    /// Whether a call of which the head is there can be answered before it is whole.
+    pub(crate) fn early(&self, head: &Call<'_>) -> Early<'_> {
+        if self.relay.is_some() && self.index.is_unknown(head) {
+            return Early::Unknown;
+        }
+        match self.index.openings(head) {
+            [] => Early::No,
+            lens => Early::Openings(lens),
+        }
+    }
+
+    /// How many exchanges answer a call whose body begins so.
+    pub(crate) fn opening(&self, call: &Call<'_>) -> usize {
+        self.index.opening(call)
+    }
+
+    /// What a call gets whose body begins so: an answer in turns, or one at once.
+    pub(crate) async fn take_turns(&self, call: &Call<'_>) -> Result<(Reply, Dialogue), Reply> {
+        let id = match self.index.find_opening(call) {
+            Found::Exchange(id) => id,
+            Found::UsedUp { recorded } => return Err(self.miss(call, used_up(recorded))),
+            Found::Nothing => return Err(self.miss(call, NOTHING_MATCHES.to_owned())),
+        };
+        match self.source.dialogue(id) {
+            Some(dialogue) => Ok((self.answer(call, id).await, dialogue)),
+            None => Err(self.unreadable(call.method, id)),
+        }
+    }
+
+    /// Lists a miss, and makes it ready for its upstream, if there is one; or gives its answer.
+    pub(crate) fn pass_on(
+        &self,
+        call: &Call<'_>,
+        tunnel: Option<&Tunnel>,
+        reason: String,
+    ) -> Result<Outgoing, Reply> {
         let Some(relay) = &self.relay else {
-            return Response::Ready(self.miss(call, reason));
+            return Err(self.miss(call, reason));
         };
         match relay.prepare(call, tunnel) {
             Ok(outgoing) => {
                 let _listed = self.miss(call, reason);
                 self.counters.passed.fetch_add(1, Ordering::Relaxed);
-                Response::Upstream(Box::new(outgoing))
+                Ok(outgoing)
             }
             Err(Refused::Nowhere) => {
                 let reason = format!("{reason}, and no upstream is named for it (--upstream)");
-                Response::Ready(self.miss(call, reason))
+                Err(self.miss(call, reason))
             }
             Err(Refused::With(status, why)) => {
                 let _listed = self.miss(call, reason);
-                Response::Ready(Self::problem(call.method, status, &why))
+                Err(Self::problem(call.method, status, &why))
             }
         }
     }
 
     /// What a request gets that wants to go on as WebSocket.
-    pub(crate) async fn converse(&self, call: &Call<'_>) -> Response {
+    pub(crate) async fn converse(&self, call: &Call<'_>, tunnel: Option<&Tunnel>) -> Response {
         let call = &Call {
             method: websocket::METHOD,
             body: b"",
@@ -331,7 +333,17 @@ impl Responder {
             }
             Found::Nothing => {
                 let reason = "no recorded WebSocket conversation matches this request".to_owned();
-                return Response::Ready(self.miss(call, reason));
+                if self.relay.is_none() {
+                    return Response::Ready(self.miss(call, reason));
+                }
+                let asked = &Call {
+                    method: b"GET",
+                    ..*call
+                };
+                return match self.pass_on(asked, tunnel, reason) {
+                    Ok(outgoing) => Response::Upgrade(Box::new(outgoing)),
+                    Err(reply) => Response::Ready(reply),
+                };
             }
         };
         let size = usize::try_from(self.source.body_len(id)).unwrap_or(usize::MAX);
@@ -341,11 +353,7 @@ impl Responder {
             None
         };
         let Some(conversation) = self.source.conversation(id) else {
-            self.counters.unreadable.fetch_add(1, Ordering::Relaxed);
-            let text =
-                format!("exchange {id} cannot be read from the archive: run `tapedeck verify`");
-            let status = StatusCode::INTERNAL_SERVER_ERROR;
-            return Response::Ready(Self::problem(b"GET", status, &text));
+            return Response::Ready(self.unreadable(b"GET", id));
         };
         let Some(key) = call.headers.get("sec-websocket-key") else {
             let why = "a handshake of WebSocket needs the field Sec-WebSocket-Key";
@@ -368,16 +376,30 @@ impl Responder {
     /// Asks an upstream. What it does not answer gets an answer of the mock's.
     pub(crate) async fn ask(&self, outgoing: Outgoing) -> Result<Passed, Reply> {
         let method = outgoing.method();
-        let (status, why) = match &self.relay {
-            Some(relay) => match relay.send(outgoing).await {
-                Ok(passed) => return Ok(passed),
-                Err(Refused::With(status, why)) => (status, why),
-                Err(Refused::Nowhere) => (StatusCode::BAD_GATEWAY, "no upstream".to_owned()),
-            },
-            None => (StatusCode::BAD_GATEWAY, "no upstream".to_owned()),
+        let Some(relay) = &self.relay else {
+            return Err(self.unanswered(&method, Refused::Nowhere));
+        };
+        let sent = relay.send(outgoing).await;
+        sent.map_err(|refused| self.unanswered(&method, refused))
+    }
+
+    /// Asks an upstream to go on as WebSocket.
+    pub(crate) async fn upgrade(&self, outgoing: Outgoing) -> Result<Reached, Reply> {
+        let method = outgoing.method();
+        let Some(relay) = &self.relay else {
+            return Err(self.unanswered(&method, Refused::Nowhere));
+        };
+        let reached = relay.upgrade(outgoing).await;
+        reached.map_err(|refused| self.unanswered(&method, refused))
+    }
+
+    fn unanswered(&self, method: &http::Method, refused: Refused) -> Reply {
+        let (status, why) = match refused {
+            Refused::With(status, why) => (status, why),
+            Refused::Nowhere => (StatusCode::BAD_GATEWAY, "no upstream".to_owned()),
         };
         self.upstream_failed();
-        Err(Self::problem(method.as_str().as_bytes(), status, &why))
+        Self::problem(method.as_str().as_bytes(), status, &why)
     }
 
     /// Counts an upstream that did not do what it should.
@@ -387,19 +409,19 @@ impl Responder {
             .fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Begins to write a request down, if that is wanted.
+    /// Begins to write a request down, if that is wanted. `from_upstream`: whoever answers is one.
     pub(crate) fn draft(
         &self,
         caller: &Caller,
         stream: u64,
         call: &Call<'_>,
         scheme: &str,
-        response: &Response,
+        from_upstream: bool,
     ) -> Option<Draft> {
         let journal = self.journal.as_ref()?;
         let to = For {
             received: true,
-            recorded: matches!(response, Response::Upstream(_)),
+            recorded: from_upstream,
         };
         if !to.recorded && !journal.keeps_received() {
             return None;
@@ -457,10 +479,7 @@ impl Responder {
             None
         };
         let Some(answer) = self.source.answer(id) else {
-            self.counters.unreadable.fetch_add(1, Ordering::Relaxed);
-            let text =
-                format!("exchange {id} cannot be read from the archive: run `tapedeck verify`");
-            return Self::problem(call.method, StatusCode::INTERNAL_SERVER_ERROR, &text);
+            return self.unreadable(call.method, id);
         };
         let answer = Arc::new(answer);
         if memory.is_none() {
@@ -499,11 +518,23 @@ impl Responder {
         call.method == b"CONNECT" && !self.index.holds(call)
     }
 
+    /// The answer for an exchange that cannot be read.
+    fn unreadable(&self, method: &[u8], id: u32) -> Reply {
+        self.counters.unreadable.fetch_add(1, Ordering::Relaxed);
+        let why = format!("exchange {id} cannot be read from the archive: run `tapedeck verify`");
+        Self::problem(method, StatusCode::INTERNAL_SERVER_ERROR, &why)
+    }
+
     /// An answer of the mock's own, in JSON.
     pub(crate) fn problem(method: &[u8], status: StatusCode, why: &str) -> Reply {
         let mut body = serde_json::json!({ "error": why }).to_string().into_bytes();
         body.push(b'\n');
-        Reply::of(Arc::new(Answer::not_recorded(method, status, &body)))
+        Reply::of(Arc::new(Answer::not_recorded(
+            method,
+            status,
+            b"application/json",
+            &body,
+        )))
     }
 
     /// The factor of recorded times; `None`: answers are sent at once.
@@ -549,11 +580,7 @@ impl Responder {
 
     /// A share of the memory for request bodies, of nothing yet.
     pub(crate) fn share(&self) -> Share {
-        Share {
-            memory: self.request_memory.clone(),
-            held: Vec::new(),
-            covered: FREE,
-        }
+        Share::of(self.request_memory.clone())
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -656,7 +683,8 @@ impl Responder {
     fn miss(&self, call: &Call<'_>, reason: String) -> Reply {
         // A client that asks again in vain costs no second search.
         let identity = self.index.identity(call);
-        let known = self.misses().again(identity, &reason);
+        let as_text = wants_text(call);
+        let known = self.misses().again(identity, &reason, call.method, as_text);
         if let Some(answer) = known {
             return Reply::of(answer);
         }
@@ -671,12 +699,9 @@ impl Responder {
             nearest: near,
             rule,
         };
-        let body = miss.to_json();
-        let answer = Answer::not_recorded(call.method, StatusCode::NOT_IMPLEMENTED, &body);
-        let answer = Arc::new(answer);
         let max = self.limits.misses_listed;
-        self.misses().note(identity, miss, &answer, max);
-        Reply::of(answer)
+        let mut log = self.misses();
+        Reply::of(log.note(identity, miss, call.method, as_text, max))
     }
 
     fn misses(&self) -> MutexGuard<'_, MissLog> {
@@ -688,82 +713,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Why a request has no answer that was recorded, and answered so often.
+fn used_up(recorded: u32) -> String {
+    format!("this request was recorded {recorded} times, and all its answers were given")
+}
+
 /// How long after the end of a request something is due that was recorded at `recorded`.
 pub(crate) fn scaled(recorded: Duration, factor: f64) -> Duration {
     Duration::try_from_secs_f64(recorded.as_secs_f64() * factor).unwrap_or(Duration::MAX)
 }
 
-/// A bound of memory that many share.
-#[derive(Clone, Debug)]
-struct Memory {
-    kib: Arc<Semaphore>,
-    total: u32,
-}
-
-impl Memory {
-    fn new(bytes: usize) -> Self {
-        let total = u32::try_from(bytes / 1024)
-            .unwrap_or(u32::MAX)
-            .min(u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX));
-        Self {
-            kib: Arc::new(Semaphore::new(total as usize)),
-            total,
-        }
-    }
-
-    /// Waits for this much; what exceeds the whole bound waits for all of it.
-    async fn wait_for(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
-        // It is never closed, so this fails never.
-        Arc::clone(&self.kib)
-            .acquire_many_owned(kib.min(self.total))
-            .await
-            .ok()
-    }
-
-    fn try_take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let kib = u32::try_from(bytes.div_ceil(1024)).ok()?;
-        Arc::clone(&self.kib).try_acquire_many_owned(kib).ok()
-    }
-}
-
-/// What one request holds of the memory for request bodies. The first 64 KiB are free: they are
-/// bounded by the number of connections.
-#[derive(Debug)]
-pub(crate) struct Share {
-    memory: Memory,
-    held: Vec<OwnedSemaphorePermit>,
-    covered: usize,
-}
-
-impl Share {
-    /// Makes the share cover this many bytes. `false`: there is no memory left.
-    pub(crate) fn cover(&mut self, bytes: usize) -> bool {
-        if bytes <= self.covered {
-            return true;
-        }
-        // Doubling keeps the number of permits small.
-        let more = (bytes - self.covered).max(self.covered);
-        match self.memory.try_take(more) {
-            Some(permit) => {
-                self.held.push(permit);
-                self.covered += more;
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Gives everything back.
-    pub(crate) fn release(&mut self) {
-        self.held.clear();
-        self.covered = FREE;
-    }
-}
-
+/// Why a request has no answer.
+pub(crate) const NOTHING_MATCHES: &str = "no recorded request matches this one";
 /// Distinct reasons of failed handshakes that are told apart.
 const MAX_REASONS: usize = 32;
 /// Answers above this are not cached, and count against [`Limits::answer_memory`].
 const LARGE: usize = 256 << 10;
-/// Bytes of a request that count against no shared bound.
-const FREE: usize = 64 << 10;

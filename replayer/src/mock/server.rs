@@ -25,8 +25,9 @@ use super::connection::{self, Stop};
 use super::control::Control;
 use super::journal::{Journal, JournalError};
 use super::options::{Options, StartError};
-use super::responder::{Responder, Stats};
+use super::responder::Responder;
 use super::source;
+use super::stats::Stats;
 use super::upstream::{OnMiss, Relay};
 
 /// Starts mocks.

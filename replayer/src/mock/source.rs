@@ -12,6 +12,7 @@ use tapedeck_model::{Protocol, Timestamp, session_of};
 use super::answer::{Answer, InterimRecording, Pair, Recording, Timing};
 use super::call::{Call, Headers};
 use super::chaos::{Chaos, Plan};
+use super::dialogue::{self, Dialogue, Spoken};
 use super::drawn::Drawn;
 use super::fingerprint;
 use super::index::Builder;
@@ -20,6 +21,7 @@ use super::options::{Latency, Limits, Options, Skipped, StartError};
 use super::responder::{Responder, Source};
 use super::rules::{Suggester, Suggestion};
 use super::tls::Tls;
+use super::turns::Arrivals;
 use super::websocket::{self, Conversation, Recorded, Side};
 
 /// Reads what can be served, and makes a responder of it.
@@ -39,17 +41,13 @@ pub(crate) fn responder(archive: Arc<Archive>, options: &Options) -> Result<Resp
     let Some(count) = u32::try_from(exchanges).ok().filter(|n| *n < u32::MAX) else {
         return Err(StartError::TooManyExchanges { exchanges, limit });
     };
-    let source = ArchiveSource {
-        archive,
-        readers: Mutex::default(),
-    };
+    let source = ArchiveSource::new(archive);
     let mut skipped = Skipped::default();
     let mut chosen = 0_u64;
     let mut served = 0_u64;
     let mut responses = 0_u64;
     let rows = || (0..count).filter_map(|id| Some((id, source.archive.row(id.into())?)));
-    let authorities = rows().filter_map(|(_, row)| row.authority());
-    let mut builder = Builder::new(options.rules.clone(), options.repeat, authorities);
+    let mut builder = Builder::new(options.rules.clone(), options.repeat, source.authorities());
     let mut scratch = Scratch::new();
     let mut drawn = (options.latency == Latency::Drawn).then(Drawn::default);
     for (id, row) in rows() {
@@ -75,21 +73,15 @@ pub(crate) fn responder(archive: Arc<Archive>, options: &Options) -> Result<Resp
             *reason += 1;
             continue;
         }
-        let mut added = false;
-        // What the client said within a conversation is no body of the request.
-        let bodyless = is_tunnel || row.request_body_len() == Some(0);
-        if bodyless && !options.rules.compare_headers() {
-            with_line(&row, &mut |call| {
-                builder.add(id, call);
-                added = true;
-            });
-        } else {
-            source.with_call(id, &mut |call| {
-                builder.add(id, call);
-                added = true;
-            });
-        }
-        if added {
+        let with_fields = options.rules.compare_headers();
+        let dialogue = source.dialogue(id);
+        let is_added = source.with_request(id, &row, with_fields, |call| {
+            builder.add(id, call);
+            if let Some(dialogue) = &dialogue {
+                builder.add_opening(id, call, dialogue.opening());
+            }
+        });
+        if is_added {
             if let Some(drawn) = &mut drawn
                 && let (Some(endpoint), Some(took)) = (row.endpoint(), row.first_byte())
             {
@@ -132,20 +124,35 @@ pub(crate) fn suggest(
     archive: Arc<Archive>,
     filter: Option<&Filter>,
 ) -> Result<Vec<Suggestion>, ReadError> {
-    let source = ArchiveSource {
-        archive,
-        readers: Mutex::default(),
-    };
+    let source = ArchiveSource::new(archive);
     let mut suggester = Suggester::default();
+    let _left_out = each_request(&source, filter, true, |_, call| suggester.look(call))?;
+    Ok(suggester.finish())
+}
+
+/// Calls back with every whole request that a filter chooses, in recorded order: without its fields,
+/// unless they are wanted or it has a body. Gives how many are left out: those that are not whole, cannot
+/// be read, or ask a proxy for a tunnel.
+pub(crate) fn each_request(
+    source: &ArchiveSource,
+    filter: Option<&Filter>,
+    with_fields: bool,
+    mut read: impl FnMut(u32, &Call<'_>),
+) -> Result<u64, ReadError> {
     let mut scratch = Scratch::new();
+    let mut left_out = 0;
     let count = u32::try_from(source.archive.len()).unwrap_or(u32::MAX);
     for (id, row) in (0..count).filter_map(|id| Some((id, source.archive.row(id.into())?))) {
         let chosen = filter.map(|filter| filter.matches_with(&source.archive, &row, &mut scratch));
-        if chosen.transpose()? != Some(false) && row.request_missing().is_empty() {
-            source.with_call(id, &mut |call| suggester.look(call));
+        if chosen.transpose()? == Some(false) {
+            continue;
         }
+        let is_request = row.request_missing().is_empty() && row.method() != Some(b"CONNECT");
+        let is_read =
+            is_request && source.with_request(id, &row, with_fields, |call| read(id, call));
+        left_out += u64::from(!is_read);
     }
-    Ok(suggester.finish())
+    Ok(left_out)
 }
 
 /// Which exchanges each fault concerns.
@@ -206,7 +213,8 @@ fn with_line(row: &Row<'_>, read: &mut dyn FnMut(&Call<'_>)) {
     }
 }
 
-struct ArchiveSource {
+/// An archive as the matcher reads it.
+pub(crate) struct ArchiveSource {
     archive: Arc<Archive>,
     /// As many as ever read at once: one a thread.
     readers: Mutex<Vec<Reader>>,
@@ -220,6 +228,43 @@ struct Reader {
 }
 
 impl ArchiveSource {
+    pub(crate) fn new(archive: Arc<Archive>) -> Self {
+        Self {
+            archive,
+            readers: Mutex::default(),
+        }
+    }
+
+    /// The authorities that requests name, each as often as it is named.
+    pub(crate) fn authorities(&self) -> impl Iterator<Item = &[u8]> {
+        let rows = (0..self.archive.len()).filter_map(|id| self.archive.row(id));
+        rows.filter_map(|row| row.authority())
+    }
+
+    /// Calls back with a request: from the index alone, where it has no body and its fields are not
+    /// wanted. `false`: it cannot be read.
+    fn with_request(
+        &self,
+        id: u32,
+        row: &Row<'_>,
+        with_fields: bool,
+        mut read: impl FnMut(&Call<'_>),
+    ) -> bool {
+        let mut is_read = false;
+        let mut read = |call: &Call<'_>| {
+            read(call);
+            is_read = true;
+        };
+        // What the client said within a conversation is no body of the request.
+        let bodyless = row.tunnel() || row.request_body_len() == Some(0);
+        if bodyless && !with_fields {
+            with_line(row, &mut read);
+        } else {
+            self.with_call(id, &mut read);
+        }
+        is_read
+    }
+
     fn with_reader<T>(&self, read: impl FnOnce(&mut Reader) -> T) -> T {
         let readers = || self.readers.lock().unwrap_or_else(PoisonError::into_inner);
         let mut reader = readers().pop().unwrap_or_default();
@@ -286,6 +331,10 @@ impl Source for ArchiveSource {
                 return None;
             }
             let first = response.first_byte();
+            let times = |body: &BodyView<'_>, last: Timestamp| Arrivals {
+                marks: arrivals(body, first),
+                last: last.since(first),
+            };
             let (sent, said) = (request.body(), response.body());
             // A buffer holds one body.
             let to_server = self.archive.body(&sent, &mut reader.body).ok()?.to_vec();
@@ -296,14 +345,50 @@ impl Source for ArchiveSource {
                 first_byte: asked.map_or(Duration::ZERO, |asked| first.since(asked)),
                 to_server: Side {
                     bytes: &to_server,
-                    arrivals: arrivals(&sent, first),
-                    last: request.last_byte().since(first),
+                    arrivals: times(&sent, request.last_byte()),
                 },
                 to_client: Side {
                     bytes: to_client,
-                    arrivals: arrivals(&said, first),
-                    last: response.last_byte().since(first),
+                    arrivals: times(&said, response.last_byte()),
                 },
+            })
+        })
+    }
+
+    fn dialogue(&self, id: u32) -> Option<Dialogue> {
+        let row = self.archive.row(id.into())?;
+        let may_be = row.protocol() == Protocol::Http2 && row.method() == Some(b"POST");
+        if !may_be || row.request_body_len().unwrap_or(0) == 0 || row.tunnel() {
+            return None;
+        }
+        self.with_reader(|reader| {
+            let record = self.archive.load(id.into(), &mut reader.scratch).ok()?;
+            let (request, response) = (record.request()?, record.response()?);
+            let media = request.head()?.field("content-type")?;
+            let began = request.first_byte();
+            // Whoever answers when all has been said takes no turns.
+            if !dialogue::is_grpc(media) || response.first_byte() >= request.last_byte() {
+                return None;
+            }
+            let times = |body: &BodyView<'_>, first: Timestamp, last: Timestamp| {
+                let first = (0, first.since(began));
+                let marks = arrivals(body, began)
+                    .into_iter()
+                    .skip_while(|(at, _)| *at == 0);
+                Arrivals {
+                    marks: std::iter::once(first).chain(marks).collect(),
+                    last: last.since(began),
+                }
+            };
+            let (sent, said) = (request.body(), response.body());
+            let to_server = self.archive.body(&sent, &mut reader.body).ok()?.to_vec();
+            let to_client = self.archive.body(&said, &mut reader.body).ok()?;
+            Dialogue::of(&Spoken {
+                to_server: (&to_server, times(&sent, began, request.last_byte())),
+                to_client: (
+                    to_client,
+                    times(&said, response.first_byte(), response.last_byte()),
+                ),
             })
         })
     }

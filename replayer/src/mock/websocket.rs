@@ -2,9 +2,8 @@
 //!
 //! The handshake is answered anew: its key is the client's. What the server sent is sent frame by frame.
 //! A frame that came behind so many messages of the client waits for as many; what they say does not
-//! matter. Recordings note when bytes came where there was a pause before them: what was said without
-//! one, both ways, is taken for question and answer in turn, and waited for only a moment. Pings and the close of the client are answered as they come, so that recorded pongs, and
-//! a recorded close that only answered the client's, are left out.
+//! matter ([`turns`](super::turns)); a message that it may not have come behind is waited for only a moment. Pings and the close of the client are answered
+//! as they come, so that recorded pongs, and a recorded close that only answered the client's, are left out.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,6 +20,7 @@ use super::answer::Pair;
 use super::connection::{Filled, Line};
 use super::options::Limits;
 use super::responder::scaled;
+use super::turns::{Arrivals, Order, UNSURE, Wait};
 
 /// What a request for a conversation is looked up as: no method of HTTP, so that no other request
 /// finds one.
@@ -44,12 +44,7 @@ pub(crate) struct Conversation {
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Turn {
     frame: Range<usize>,
-    /// Messages that the client had sent by then, without doubt.
-    after: usize,
-    /// Messages that it probably had.
-    likely: usize,
-    /// Since the later of the frame before and the last of these messages.
-    pause: Duration,
+    wait: Wait,
     closes: bool,
 }
 
@@ -66,31 +61,8 @@ pub(crate) struct Recorded<'a> {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Side<'a> {
     pub(crate) bytes: &'a [u8],
-    /// From this offset on they came that long after the answer to the handshake.
-    pub(crate) arrivals: Vec<(usize, Duration)>,
-    /// When the last of them came.
-    pub(crate) last: Duration,
-}
-
-/// When something came: not before, and not after.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-struct Came {
-    from: Duration,
-    until: Duration,
-}
-
-impl Side<'_> {
-    /// When the byte before this offset came.
-    fn came(&self, end: usize) -> Came {
-        let next = self.arrivals.partition_point(|(offset, _)| *offset < end);
-        let mark = next.checked_sub(1).and_then(|at| self.arrivals.get(at));
-        let from = mark.map_or(Duration::ZERO, |(_, at)| *at);
-        let until = self.arrivals.get(next).map_or(self.last, |(_, at)| *at);
-        Came {
-            from,
-            until: until.max(from),
-        }
-    }
+    /// When they came, since the answer to the handshake.
+    pub(crate) arrivals: Arrivals,
 }
 
 impl Conversation {
@@ -120,33 +92,25 @@ impl Conversation {
         let client = frames(recorded.to_server.bytes)?;
         let ends = client.iter().filter(|frame| frame.ends_message());
         let messages: Vec<_> = ends
-            .map(|frame| recorded.to_server.came(frame.at.end))
+            .map(|frame| recorded.to_server.arrivals.came(frame.at.end))
             .collect();
         let closed = client.iter().find(|frame| frame.opcode == CLOSE);
-        let closed = closed.map(|frame| recorded.to_server.came(frame.at.end));
+        let closed = closed.map(|frame| recorded.to_server.arrivals.came(frame.at.end));
         let mut turns = Vec::new();
-        let (mut before, mut likely) = (Duration::ZERO, 0);
+        let mut order = Order::new(&messages);
         for frame in frames(recorded.to_client.bytes)? {
-            let came = recorded.to_client.came(frame.at.end);
+            let came = recorded.to_client.arrivals.came(frame.at.end);
             let answers = closed.is_some_and(|closed| closed.from <= came.until);
             if frame.opcode == PONG || (frame.opcode == CLOSE && answers) {
                 continue;
             }
-            let after = messages.partition_point(|message| message.until <= came.from);
-            let possible = messages.partition_point(|message| message.from < came.until);
             // The rest of a message, and a ping, answer nothing.
             let answers = (TEXT..CLOSE).contains(&frame.opcode);
-            likely = (likely + usize::from(answers)).min(possible).max(after);
-            let heard = likely.checked_sub(1).and_then(|last| messages.get(last));
-            let since = before.max(heard.map_or(Duration::ZERO, |message| message.from));
             turns.push(Turn {
                 frame: frame.at,
-                after,
-                likely,
-                pause: came.from.saturating_sub(since),
+                wait: order.next(came, answers),
                 closes: frame.opcode == CLOSE,
             });
-            before = came.from;
         }
         Some(Self {
             fields,
@@ -265,20 +229,20 @@ impl Talk {
     ) -> Result<(), Over> {
         for turn in &self.conversation.turns {
             client.flush(line).await?;
-            while client.messages < turn.after {
+            while client.messages < turn.wait.after {
                 client
                     .hear(line, Instant::now() + limits.idle_timeout)
                     .await?;
             }
             let patience = Instant::now() + UNSURE;
-            while client.messages < turn.likely && Instant::now() < patience {
+            while client.messages < turn.wait.likely && Instant::now() < patience {
                 match client.hear(line, patience).await {
                     Err(Over::Timeout) if !line.is_stopping() => break,
                     heard => heard?,
                 }
             }
             if let Some(factor) = latency {
-                let due = Instant::now() + scaled(turn.pause, factor).min(LONGEST);
+                let due = Instant::now() + scaled(turn.wait.pause, factor).min(LONGEST);
                 client.hear_until(line, Some(due), limits).await?;
             }
             let frame = self.conversation.bytes.get(turn.frame.clone());
@@ -481,8 +445,6 @@ const WRONG: &[u8] = &[FIN | CLOSE, 2, 0x03, 0xea];
 const AWAY: &[u8] = &[FIN | CLOSE, 2, 0x03, 0xe9];
 /// Longer than any client waits; a timer holds it.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
-/// How long a frame waits for a message that it may not have come behind.
-const UNSURE: Duration = Duration::from_millis(250);
 const READ: usize = 4 << 10;
 
 #[cfg(test)]
@@ -508,27 +470,33 @@ mod tests {
             first_byte: MS(3),
             to_server: Side {
                 bytes: &client,
-                arrivals: vec![(0, MS(10)), (7, MS(20)), (13, MS(40)), (26, MS(90))],
-                last: MS(90),
+                arrivals: Arrivals {
+                    marks: vec![(0, MS(10)), (7, MS(20)), (13, MS(40)), (26, MS(90))],
+                    last: MS(90),
+                },
             },
             to_client: Side {
                 bytes: server,
-                arrivals: vec![
-                    (0, MS(1)),
-                    (3, MS(21)),
-                    (6, MS(22)),
-                    (8, MS(92)),
-                    (11, MS(93)),
-                ],
-                last: MS(93),
+                arrivals: Arrivals {
+                    marks: vec![
+                        (0, MS(1)),
+                        (3, MS(21)),
+                        (6, MS(22)),
+                        (8, MS(92)),
+                        (11, MS(93)),
+                    ],
+                    last: MS(93),
+                },
             },
         };
         let conversation = Conversation::of(&recorded).unwrap();
         let turn = |frame, after, likely, pause| Turn {
             frame,
-            after,
-            likely,
-            pause,
+            wait: Wait {
+                after,
+                likely,
+                pause,
+            },
             closes: false,
         };
         assert_eq!(
@@ -562,18 +530,25 @@ mod tests {
         let recorded = Recorded {
             to_server: Side {
                 bytes: &client,
-                arrivals: vec![(0, MS(5))],
-                last: MS(7),
+                arrivals: Arrivals {
+                    marks: vec![(0, MS(5))],
+                    last: MS(7),
+                },
             },
             to_client: Side {
                 bytes: &server,
-                arrivals: vec![(0, MS(5))],
-                last: MS(7),
+                arrivals: Arrivals {
+                    marks: vec![(0, MS(5))],
+                    last: MS(7),
+                },
             },
             ..Recorded::default()
         };
         let turns = Conversation::of(&recorded).unwrap().turns;
-        let waits: Vec<_> = turns.iter().map(|turn| (turn.after, turn.likely)).collect();
+        let waits: Vec<_> = turns
+            .iter()
+            .map(|turn| (turn.wait.after, turn.wait.likely))
+            .collect();
         assert_eq!(waits, [(0, 1), (0, 2), (0, 3)]);
     }
 

@@ -103,12 +103,17 @@ impl Answer {
     }
 
     /// An answer that was not recorded: a failure of the mock itself.
-    pub(crate) fn not_recorded(method: &[u8], status: StatusCode, body: &[u8]) -> Self {
+    pub(crate) fn not_recorded(
+        method: &[u8],
+        status: StatusCode,
+        content_type: &[u8],
+        body: &[u8],
+    ) -> Self {
         let recording = Recording {
             method,
             status: status.as_u16(),
             fields: vec![
-                (b"content-type", b"application/json"),
+                (b"content-type", content_type),
                 // Tells it from a recorded answer of the same status.
                 (b"x-tapedeck-mock", b"not-recorded"),
             ],

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::mock::responder::Stats;
+use crate::mock::stats::Stats;
 
 /// The content type of the text.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use super::{Control, metrics, openapi};
 use crate::mock::chaos::Chaos;
 use crate::mock::journal::Written;
-use crate::mock::responder::{Hits, Stats};
+use crate::mock::responder::Hits;
+use crate::mock::stats::Stats;
 
 /// A request to the control port.
 #[derive(Debug)]

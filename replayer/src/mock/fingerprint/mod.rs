@@ -62,6 +62,11 @@ pub(crate) fn session(session: &[u8]) -> u128 {
     xxh3_128_with_seed(session, kind::SESSION)
 }
 
+/// The hash of what a body begins with.
+pub(crate) fn opening(bytes: &[u8]) -> u128 {
+    xxh3_128_with_seed(bytes, kind::OPENING)
+}
+
 /// The hash of a body.
 pub(crate) fn body(body: &[u8], content_type: Option<&[u8]>) -> u128 {
     if body.is_empty() {
@@ -131,6 +136,7 @@ mod kind {
     pub(super) const JSON_STRING: u64 = 19;
     pub(super) const JSON_ARRAY: u64 = 20;
     pub(super) const JSON_OBJECT: u64 = 21;
+    pub(super) const OPENING: u64 = 22;
 }
 
 /// Hash of two hashes, in order.

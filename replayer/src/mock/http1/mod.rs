@@ -4,6 +4,7 @@
 mod faulty;
 mod request;
 mod session;
+mod upgraded;
 
 pub(crate) use request::{PREFACE, RequestReader};
 pub(crate) use session::Session;

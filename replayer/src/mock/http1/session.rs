@@ -14,11 +14,13 @@ use super::super::answer::Http1Client;
 use super::super::chaos::Effect;
 use super::super::connection::{Filled, Line, Spoken};
 use super::super::journal::{Draft, Kept, KeptHead, Tee, answered, now};
-use super::super::responder::{Origin, Reply, Responder, Response, Share, scaled};
-use super::super::upstream::{Outgoing, Passed, Piece};
+use super::super::memory::Share;
+use super::super::responder::{Origin, Reply, Responder, Response, scaled};
+use super::super::upstream::{Outgoing, Passed, Piece, Reached, Upgraded};
 use super::super::websocket::Talk;
 use super::faulty::{self, End};
 use super::request::{Phase, Refusal, RequestReader, Step};
+use super::upgraded;
 
 /// One HTTP/1 connection.
 pub(crate) struct Session<'r> {
@@ -46,6 +48,8 @@ enum Next {
     Reset,
     /// It goes on as a conversation.
     WebSocket(Talk),
+    /// It goes on as one with its upstream.
+    Upgraded(Box<Upgraded>, Option<Draft>),
     /// The client asked for a tunnel and has it.
     Tunnel {
         authority: String,
@@ -108,6 +112,14 @@ impl<'r> Session<'r> {
                     }
                     return Spoken::Done;
                 }
+                Next::Upgraded(upgraded, draft) => {
+                    let idle = self.responder.limits().idle_timeout;
+                    let begun = self.reader.unread().to_vec();
+                    if !upgraded::hold(self.line, &begun, *upgraded, draft, idle).await {
+                        self.responder.upstream_failed();
+                    }
+                    return Spoken::Done;
+                }
                 Next::Tunnel { authority } => {
                     return Spoken::Tunnel {
                         begun: self.reader.unread().to_vec(),
@@ -165,13 +177,13 @@ impl<'r> Session<'r> {
         }
         let Origin { caller, tunnel } = self.origin;
         let response = if self.reader.wants_websocket() {
-            self.responder.converse(&call).await
+            self.responder.converse(&call, tunnel.as_ref()).await
         } else {
             self.responder.respond(&call, tunnel.as_ref()).await
         };
         let draft = self
             .responder
-            .draft(caller, self.ordinal, &call, "", &response);
+            .draft(caller, self.ordinal, &call, "", response.asks_upstream());
         self.ordinal += 1;
         let mut client = self.reader.client();
         client.close |= self.line.is_stopping();
@@ -181,6 +193,7 @@ impl<'r> Session<'r> {
         match response {
             Response::Ready(reply) => self.give(&reply, client, draft).await,
             Response::Upstream(outgoing) => self.relay(*outgoing, client, draft).await,
+            Response::Upgrade(outgoing) => self.upgrade(*outgoing, client, draft).await,
             Response::WebSocket(talk) => {
                 if let Some(mut draft) = draft {
                     draft.tunnel();
@@ -225,10 +238,35 @@ impl<'r> Session<'r> {
         if !self.flush(&[]).await {
             return Next::Gone;
         }
-        let mut passed = match self.responder.ask(outgoing).await {
-            Ok(passed) => passed,
-            Err(reply) => return self.give(&reply, client, draft).await,
-        };
+        match self.responder.ask(outgoing).await {
+            Ok(passed) => self.pass(passed, client, draft).await,
+            Err(reply) => self.give(&reply, client, draft).await,
+        }
+    }
+
+    /// Asks an upstream to go on as WebSocket.
+    async fn upgrade(
+        &mut self,
+        outgoing: Outgoing,
+        client: Http1Client,
+        draft: Option<Draft>,
+    ) -> Next {
+        if !self.flush(&[]).await {
+            return Next::Gone;
+        }
+        match self.responder.upgrade(outgoing).await {
+            Ok(Reached::Upgraded(upgraded)) => Next::Upgraded(upgraded, draft),
+            Ok(Reached::Answered(passed)) => self.pass(*passed, client, draft).await,
+            Err(reply) => self.give(&reply, client, draft).await,
+        }
+    }
+
+    async fn pass(
+        &mut self,
+        mut passed: Passed,
+        client: Http1Client,
+        draft: Option<Draft>,
+    ) -> Next {
         let framing = relayed_head(&passed, client, &mut self.out);
         let mut tee = draft.map(|mut draft| {
             if let Some(peer) = passed.peer {
@@ -477,7 +515,7 @@ fn relayed_head(passed: &Passed, client: Http1Client, out: &mut Vec<u8>) -> Rela
     framing
 }
 
-fn write_fields(fields: &HeaderMap, out: &mut Vec<u8>) {
+pub(super) fn write_fields(fields: &HeaderMap, out: &mut Vec<u8>) {
     for (name, value) in fields {
         out.extend_from_slice(name.as_str().as_bytes());
         out.extend_from_slice(b": ");

@@ -39,6 +39,9 @@ pub(crate) struct Index {
     /// Empty when the archive holds one authority or none.
     authorities: BTreeMap<Vec<u8>, u32>,
     keys: HashMap<Key, u32, BuildHasherDefault<KeyHasher>>,
+    /// Where calls that are answered before they are whole can be known by their beginning: by what their
+    /// head asks, the lengths of what they begin with, in order.
+    openings: HashMap<Key, Vec<usize>, BuildHasherDefault<KeyHasher>>,
     /// Of keys that leave numbers out: what was recorded for them, by the first number, and the key of each.
     near: Near,
     sequences: Vec<Sequence>,
@@ -68,9 +71,48 @@ pub(crate) enum Found {
 impl Index {
     /// The exchange that answers this call; moves the cursor of its sequence.
     pub(crate) fn find(&self, call: &Call<'_>) -> Found {
-        let Some((key, mut sequence)) = self.locate(call) else {
-            return Found::Nothing;
-        };
+        match self.locate(call) {
+            Some((key, sequence)) => self.walk(call, key, sequence),
+            None => Found::Nothing,
+        }
+    }
+
+    /// How much of a call's body has to be there for [`Index::opening`], in order; empty where no recorded
+    /// call was answered before it was whole.
+    pub(crate) fn openings(&self, call: &Call<'_>) -> &[usize] {
+        if self.openings.is_empty() {
+            return &[];
+        }
+        let key = Parts::of_opening(call, None, &self.rules).key(ANY_AUTHORITY, self.seed);
+        self.openings.get(&key).map_or(&[], Vec::as_slice)
+    }
+
+    /// How many exchanges answer a call that begins so.
+    pub(crate) fn opening(&self, call: &Call<'_>) -> usize {
+        self.locate_opening(call)
+            .map_or(0, |(_, sequence)| sequence.len as usize)
+    }
+
+    /// The exchange that answers a call that begins so; moves the cursor of its sequence.
+    pub(crate) fn find_opening(&self, call: &Call<'_>) -> Found {
+        match self.locate_opening(call) {
+            Some((key, sequence)) => self.walk(call, key, sequence),
+            None => Found::Nothing,
+        }
+    }
+
+    fn locate_opening(&self, call: &Call<'_>) -> Option<(Key, &Sequence)> {
+        let parts = Parts::of_opening(call, Some(call.body), &self.rules);
+        let key = self.key(self.authority(call), &parts);
+        Some((key, self.sequence(key)?))
+    }
+
+    /// Whether it is sure, whatever the body, that nothing recorded answers this call.
+    pub(crate) fn is_unknown(&self, call: &Call<'_>) -> bool {
+        self.with_path(call.split().path).next().is_none() && self.rules.of_call(call).is_none()
+    }
+
+    fn walk<'i>(&'i self, call: &Call<'_>, key: Key, mut sequence: &'i Sequence) -> Found {
         if sequence.len > 1 {
             let session = call.session.map_or(NO_SESSION, fingerprint::session);
             let own = self.sequence(key.of_session(session, self.seed));
@@ -96,6 +138,36 @@ impl Index {
         }
         let at = sequence.next.load(Ordering::Relaxed).min(sequence.len - 1);
         self.members(sequence).get(at as usize).copied()
+    }
+
+    /// The first exchange whose request equals this one and that is `free`. Each is given once: the
+    /// sequence moves on, whatever [`Repeat`] says.
+    pub(crate) fn take_equal(&self, call: &Call<'_>, free: &dyn Fn(u32) -> bool) -> Option<u32> {
+        let (parts, authority) = self.parts(call);
+        self.take(self.sequence(self.key(authority, &parts))?, free)
+    }
+
+    /// The same of exchanges whose requests are equal by the rules.
+    pub(crate) fn take_allowed(&self, call: &Call<'_>, free: &dyn Fn(u32) -> bool) -> Option<u32> {
+        let key = self.loose_key(call, self.authority(call))?;
+        self.take(self.sequence(key)?, free)
+    }
+
+    fn take(&self, sequence: &Sequence, free: &dyn Fn(u32) -> bool) -> Option<u32> {
+        let members = self.members(sequence);
+        loop {
+            let id = *members.get(sequence.advance(Repeat::Fail) as usize)?;
+            if free(id) {
+                return Some(id);
+            }
+        }
+    }
+
+    /// How many exchanges have a request that equals this one.
+    pub(crate) fn recorded(&self, call: &Call<'_>) -> u64 {
+        let (parts, authority) = self.parts(call);
+        let sequence = self.sequence(self.key(authority, &parts));
+        sequence.map_or(0, |sequence| sequence.len.into())
     }
 
     /// The exchanges recorded for this path, in no order that matters.
@@ -166,6 +238,12 @@ impl Index {
         if let Some(sequence) = self.sequence(key) {
             return Some((key, sequence));
         }
+        let key = self.loose_key(call, authority)?;
+        Some((key, self.sequence(key)?))
+    }
+
+    /// The key of what the rule of a call leaves of it.
+    fn loose_key(&self, call: &Call<'_>, authority: u32) -> Option<Key> {
         let rule = self.rules.of_call(call)?;
         let loose = Loose::of(call, rule);
         let authority = if rule.any_authority {
@@ -173,11 +251,11 @@ impl Index {
         } else {
             authority
         };
-        let mut key = Key::of_loose(loose.hash, authority, self.seed);
-        if !loose.numbers.is_empty() {
-            key = nearest(self.near.get(&key)?, &loose.numbers)?;
+        let key = Key::of_loose(loose.hash, authority, self.seed);
+        if loose.numbers.is_empty() {
+            return Some(key);
         }
-        Some((key, self.sequence(key)?))
+        nearest(self.near.get(&key)?, &loose.numbers)
     }
 
     fn sequence(&self, key: Key) -> Option<&Sequence> {
@@ -189,16 +267,20 @@ impl Index {
     }
 
     fn parts(&self, call: &Call<'_>) -> (Parts, u32) {
-        let target = call.split();
-        let parts = Parts::of(call, &self.rules);
+        (Parts::of(call, &self.rules), self.authority(call))
+    }
+
+    /// The recorded authority that a call names.
+    fn authority(&self, call: &Call<'_>) -> u32 {
         // The usual archive holds one service: no authority is even looked at.
         if self.authorities.is_empty() {
-            return (parts, ANY_AUTHORITY);
+            return ANY_AUTHORITY;
         }
+        let target = call.split();
         let authority = target
             .authority
             .and_then(|authority| self.authorities.get(&normal_authority(authority)));
-        (parts, authority.copied().unwrap_or(ANY_AUTHORITY))
+        authority.copied().unwrap_or(ANY_AUTHORITY)
     }
 
     fn key(&self, authority: u32, parts: &Parts) -> Key {
@@ -213,6 +295,7 @@ pub(crate) struct Builder {
     seed: u64,
     authorities: BTreeMap<Vec<u8>, u32>,
     entries: Vec<(Key, u32)>,
+    openings: HashMap<Key, Vec<usize>, BuildHasherDefault<KeyHasher>>,
     near: Near,
     by_path: Vec<(u32, u32)>,
 }
@@ -244,6 +327,7 @@ impl Builder {
             seed: RandomState::new().hash_one(0_u8),
             authorities: numbers,
             entries: Vec::new(),
+            openings: HashMap::default(),
             near: HashMap::default(),
             by_path: Vec::new(),
         }
@@ -252,17 +336,40 @@ impl Builder {
     /// Adds the exchange that answers this call. Exchanges come in recorded order.
     pub(crate) fn add(&mut self, id: u32, call: &Call<'_>) {
         let parts = Parts::of(call, &self.rules);
-        let authority = call
-            .split()
-            .authority
-            .filter(|_| !self.authorities.is_empty())
-            .and_then(|authority| self.authorities.get(&normal_authority(authority)));
+        let authority = self.authority(call);
         if let Some(authority) = authority {
-            self.entries.push((parts.key(*authority, self.seed), id));
+            self.entries.push((parts.key(authority, self.seed), id));
         }
         self.entries.push((parts.key(ANY_AUTHORITY, self.seed), id));
         self.by_path.push((short(parts.path), id));
-        self.add_loose(id, call, authority.copied());
+        self.add_loose(id, call, authority);
+    }
+
+    /// Lets the exchange answer calls whose body begins with so many bytes of that of this one, too.
+    pub(crate) fn add_opening(&mut self, id: u32, call: &Call<'_>, len: usize) {
+        let head = Parts::of_opening(call, None, &self.rules).key(ANY_AUTHORITY, self.seed);
+        let lens = self.openings.entry(head).or_default();
+        if let Err(at) = lens.binary_search(&len) {
+            if lens.len() >= MAX_OPENINGS {
+                // It answers calls that are whole.
+                return;
+            }
+            lens.insert(at, len);
+        }
+        let opening = call.body.get(..len).unwrap_or_default();
+        let parts = Parts::of_opening(call, Some(opening), &self.rules);
+        for authority in self.authority(call).into_iter().chain([ANY_AUTHORITY]) {
+            self.entries.push((parts.key(authority, self.seed), id));
+        }
+    }
+
+    /// The number of the authority that a call names, where there are several.
+    fn authority(&self, call: &Call<'_>) -> Option<u32> {
+        if self.authorities.is_empty() {
+            return None;
+        }
+        let authority = normal_authority(call.split().authority?);
+        self.authorities.get(&authority).copied()
     }
 
     /// Adds it under what its rule leaves of it.
@@ -319,6 +426,7 @@ impl Builder {
             seed: self.seed,
             authorities: self.authorities,
             keys,
+            openings: self.openings,
             near: self.near,
             sequences,
             members,
@@ -458,6 +566,15 @@ impl Parts {
         }
     }
 
+    /// Those of a call whose body is only known to begin so; `None`: of its head alone.
+    fn of_opening(call: &Call<'_>, opening: Option<&[u8]>, rules: &Rules) -> Self {
+        let head = Call { body: b"", ..*call };
+        Self {
+            body: opening.map_or(NO_OPENING, fingerprint::opening),
+            ..Self::of(&head, rules)
+        }
+    }
+
     fn key(&self, authority: u32, seed: u64) -> Key {
         let mut bytes = [0; 84];
         let parts = [self.method, self.path, self.query, self.headers, self.body];
@@ -546,6 +663,11 @@ const fn short(hash: u128) -> u32 {
 }
 
 const ANY_AUTHORITY: u32 = u32::MAX;
+
+/// What stands for the body in the key of a head alone: no hash by accident.
+const NO_OPENING: u128 = 1;
+/// Lengths of openings that are told apart for one path: at each, a call in the coming is looked up.
+const MAX_OPENINGS: usize = 64;
 
 /// Whoever does not say who they are is one user.
 const NO_SESSION: u128 = 0;

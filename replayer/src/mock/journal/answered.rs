@@ -1,9 +1,8 @@
 //! Answers as they are written down: those of the archive at once, those of upstreams as they pass.
 
-use tapedeck_model::exchange::Arrival;
 use tapedeck_model::{Missing, Timestamp};
 
-use super::{Draft, Kept, KeptHead, now};
+use super::{Draft, Kept, KeptHead, Times, now};
 use crate::mock::answer::{Answer, Http1Client};
 use crate::mock::chaos::{Harm, Place};
 use crate::mock::responder::Reply;
@@ -96,35 +95,29 @@ fn trailers(answer: &Answer, http1: bool) -> Option<KeptHead> {
 pub(crate) struct Tee {
     draft: Draft,
     head: KeptHead,
-    first_byte: Timestamp,
-    last_byte: Timestamp,
+    times: Times,
     held: Vec<u8>,
     len: u64,
     parts: u32,
-    arrivals: Vec<Arrival>,
     /// The queue had no room: the rest is not kept.
     full: bool,
 }
 
 impl Tee {
     pub(crate) fn new(draft: Draft, head: KeptHead) -> Self {
-        let now = now();
         Self {
             draft,
             head,
-            first_byte: now,
-            last_byte: now,
+            times: Times::begin(),
             held: Vec::new(),
             len: 0,
             parts: 0,
-            arrivals: Vec::new(),
             full: false,
         }
     }
 
     /// A piece of the body has come.
     pub(crate) fn data(&mut self, data: &[u8]) {
-        let at = now();
         if self.full || data.is_empty() {
             return;
         }
@@ -138,13 +131,9 @@ impl Tee {
             }
             self.parts += 1;
         }
-        if at.since(self.last_byte) >= PAUSE && self.arrivals.len() < MAX_ARRIVALS {
-            let offset = self.len;
-            self.arrivals.push(Arrival { offset, at });
-        }
+        self.times.note(self.len);
         self.held.extend_from_slice(data);
         self.len += data.len() as u64;
-        self.last_byte = at;
     }
 
     /// The answer is over. `whole`: as it should be.
@@ -152,14 +141,17 @@ impl Tee {
         let Self {
             draft,
             head,
-            first_byte,
-            last_byte,
+            times,
             held,
             len,
             parts,
-            mut arrivals,
             full,
         } = self;
+        let Times {
+            first,
+            last,
+            mut arrivals,
+        } = times;
         arrivals.retain(|arrival| arrival.offset < len);
         let mut missing = Missing::NONE;
         if full {
@@ -175,8 +167,8 @@ impl Tee {
             parts,
             trailers,
             arrivals,
-            first_byte,
-            last_byte: last_byte.max(now()),
+            first_byte: first,
+            last_byte: last.max(now()),
             missing,
             reset_code: None,
         }));
@@ -185,7 +177,3 @@ impl Tee {
 
 /// A body goes to the queue in pieces of this size.
 const PART: usize = 64 << 10;
-/// A body that went on after this long is marked so.
-const PAUSE: std::time::Duration = std::time::Duration::from_millis(1);
-/// Marks of one body: 16 bytes each.
-const MAX_ARRIVALS: usize = 4096;

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use tapedeck_archive::{Provenance, WriteError, Writer, WriterOptions};
@@ -295,6 +295,7 @@ impl Journal {
         Some(Draft {
             journal: Arc::clone(self),
             entry: Some((entry, room)),
+            said: None,
         })
     }
 
@@ -350,6 +351,91 @@ impl Drop for Room {
 pub(crate) struct Draft {
     journal: Arc<Journal>,
     entry: Option<(Box<Entry>, Room)>,
+    /// What the client goes on to say.
+    said: Option<Said>,
+}
+
+/// A request that is answered while it still comes.
+#[derive(Clone, Debug)]
+pub(crate) struct Said(Arc<Mutex<Saying>>);
+
+#[derive(Debug)]
+struct Saying {
+    journal: Arc<Journal>,
+    body: Vec<u8>,
+    room: Vec<Room>,
+    times: Times,
+    /// The queue had no room: the rest is not kept.
+    full: bool,
+}
+
+/// When the pieces of a body came.
+#[derive(Clone, Debug)]
+pub(crate) struct Times {
+    first: Timestamp,
+    last: Timestamp,
+    arrivals: Vec<Arrival>,
+}
+
+impl Times {
+    fn begin() -> Self {
+        let now = now();
+        Self {
+            first: now,
+            last: now,
+            arrivals: Vec::new(),
+        }
+    }
+
+    /// Something comes now that begins at this offset.
+    fn note(&mut self, offset: u64) {
+        let at = now();
+        if at.since(self.last) >= PAUSE && self.arrivals.len() < MAX_ARRIVALS {
+            self.arrivals.push(Arrival { offset, at });
+        }
+        self.last = at;
+    }
+}
+
+impl Said {
+    /// A piece of the body has come.
+    pub(crate) fn add(&self, data: &[u8]) {
+        let mut saying = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if saying.full || data.is_empty() {
+            return;
+        }
+        let Some(room) = saying.journal.take(data.len()) else {
+            saying.full = true;
+            return;
+        };
+        saying.room.push(room);
+        let offset = saying.body.len() as u64;
+        saying.times.note(offset);
+        saying.body.extend_from_slice(data);
+    }
+
+    /// Nothing more comes.
+    pub(crate) fn end(&self) {
+        let mut saying = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        saying.times.last = now();
+    }
+
+    /// Makes it the request that is written down.
+    fn settle(&self, request: &mut Kept, room: &mut Room) {
+        let mut saying = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let body = std::mem::take(&mut saying.body);
+        for mut more in saying.room.drain(..) {
+            room.bytes += std::mem::take(&mut more.bytes);
+        }
+        request.len = body.len() as u64;
+        request.body = body.into();
+        request.first_byte = saying.times.first;
+        request.last_byte = saying.times.last;
+        request.arrivals = std::mem::take(&mut saying.times.arrivals);
+        if saying.full {
+            request.missing.insert(Missing::PARTIAL);
+        }
+    }
 }
 
 impl Draft {
@@ -360,7 +446,20 @@ impl Draft {
         }
     }
 
-    /// It became a tunnel; what is said in it is not written down.
+    /// The request goes on while it is answered.
+    pub(crate) fn goes_on(&mut self) -> Said {
+        let said = Said(Arc::new(Mutex::new(Saying {
+            journal: Arc::clone(&self.journal),
+            body: Vec::new(),
+            room: Vec::new(),
+            times: Times::begin(),
+            full: false,
+        })));
+        self.said = Some(said.clone());
+        said
+    }
+
+    /// It became a tunnel.
     pub(crate) fn tunnel(&mut self) {
         if let Some((entry, _)) = &mut self.entry {
             entry.tunnel = true;
@@ -402,7 +501,14 @@ impl Draft {
 
     /// The answer, which is over.
     pub(crate) fn answered(mut self, response: Option<Kept>) {
-        if let Some((entry, room)) = self.entry.take() {
+        self.hand_over(response);
+    }
+
+    fn hand_over(&mut self, response: Option<Kept>) {
+        if let Some((mut entry, mut room)) = self.entry.take() {
+            if let Some(said) = &self.said {
+                said.settle(&mut entry.request, &mut room);
+            }
             self.journal.hand_over(entry, room, response);
         }
     }
@@ -410,9 +516,7 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        if let Some((entry, room)) = self.entry.take() {
-            self.journal.hand_over(entry, room, None);
-        }
+        self.hand_over(None);
     }
 }
 
@@ -445,5 +549,9 @@ impl From<WriteError> for JournalError {
     }
 }
 
+/// A body that went on after this long is marked so.
+const PAUSE: Duration = Duration::from_millis(1);
+/// Marks of one body: 16 bytes each.
+const MAX_ARRIVALS: usize = 4096;
 /// What an entry takes beside its bytes.
 const OVERHEAD: usize = 256;

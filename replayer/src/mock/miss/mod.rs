@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
+use http::StatusCode;
 use serde_json::{Value, json};
 
 use self::remedy::Part;
@@ -81,6 +82,42 @@ impl Miss {
         body
     }
 
+    /// The same for people.
+    pub(crate) fn to_text(&self) -> Vec<u8> {
+        let mut text = format!("{}: {} {}\n", self.reason, self.method, self.target);
+        for near in &self.nearest {
+            let (method, target) = (&near.method, &near.target);
+            text.push_str(&format!(
+                "\nnearest: {method} {target} (exchange {})\n",
+                near.id
+            ));
+            for line in &near.differs {
+                text.push_str(&format!("  {line}\n"));
+            }
+        }
+        if let Some(rule) = &self.rule {
+            text.push_str(&format!(
+                "\na rule by which the first would answer:\nrules:\n{rule}"
+            ));
+        }
+        text.push_str(&format!("\n{}\n", self.advice()));
+        // Of what came over the wire, nothing but lines.
+        text.retain(|c| c == '\n' || !c.is_control());
+        text.into_bytes()
+    }
+
+    fn advice(&self) -> String {
+        match self.nearest.first() {
+            Some(near) => format!(
+                "The nearest recorded request is exchange {}; `tapedeck show ARCHIVE {}` prints it.",
+                near.id, near.id
+            ),
+            None => {
+                "Nothing like it was recorded; `tapedeck ls ARCHIVE` lists what was.".to_owned()
+            }
+        }
+    }
+
     pub(crate) fn to_document(&self) -> Value {
         let nearest: Vec<_> = self
             .nearest
@@ -94,15 +131,6 @@ impl Miss {
                 })
             })
             .collect();
-        let advice = match self.nearest.first() {
-            Some(near) => format!(
-                "The nearest recorded request is exchange {}; `tapedeck show ARCHIVE {}` prints it.",
-                near.id, near.id
-            ),
-            None => {
-                "Nothing like it was recorded; `tapedeck ls ARCHIVE` lists what was.".to_owned()
-            }
-        };
         json!({
             "rule": self.rule,
             "error": self.reason,
@@ -112,7 +140,7 @@ impl Miss {
                 "target": self.target,
             },
             "nearest": nearest,
-            "advice": advice,
+            "advice": self.advice(),
         })
     }
 }
@@ -133,10 +161,7 @@ pub(crate) fn nearest(
     recordings: &dyn Recordings,
 ) -> (Vec<Nearest>, Option<String>) {
     let target = asked.split();
-    let named = target
-        .authority
-        .filter(|authority| index.names_recorded(authority))
-        .map(normal_authority);
+    let named = named(asked, index);
     let path = normal_path(target.path);
     let mut candidates: Vec<_> = index
         .with_path(target.path)
@@ -186,14 +211,12 @@ pub(crate) fn nearest(
         .filter_map(|(score, id)| {
             let mut near = None;
             recordings.with_call(id, &mut |recorded| {
-                let found = differences(recorded, asked, named.as_deref(), index.rules());
-                let (was, is) = (recorded.split().path, target.path);
-                let rule = remedy::rule(asked.method, was, is, &found.parts);
+                let (differs, rule) = explain(recorded, asked, index);
                 let nearest = Nearest {
                     id: id.into(),
                     method: text(recorded.method),
                     target: text(recorded.target),
-                    differs: found.lines,
+                    differs,
                 };
                 near = Some((nearest, rule));
             });
@@ -215,6 +238,32 @@ pub(crate) fn nearest(
         }
     }
     (nearest, first)
+}
+
+/// In what a request differs from a recorded one, in words, and the rule by which it would not.
+pub(crate) fn explain(
+    recorded: &Call<'_>,
+    asked: &Call<'_>,
+    index: &Index,
+) -> (Vec<String>, Option<String>) {
+    let named = named(asked, index);
+    let found = differences(recorded, asked, named.as_deref(), index.rules());
+    let (was, is) = (recorded.split().path, asked.split().path);
+    let rule = remedy::rule(asked.method, was, is, &found.parts);
+    (found.lines, rule)
+}
+
+/// Rules, each with the number of requests that it would let through, the most first.
+pub(crate) fn remedies<'r>(rules: impl Iterator<Item = (&'r str, u64)>) -> Vec<Remedy> {
+    remedy::count(rules)
+}
+
+/// The recorded authority that a request names, where it matters.
+fn named(asked: &Call<'_>, index: &Index) -> Option<Vec<u8>> {
+    let authority = asked.split().authority;
+    authority
+        .filter(|authority| index.names_recorded(authority))
+        .map(normal_authority)
 }
 
 /// How near a recorded request is; the greatest is the nearest.
@@ -524,32 +573,82 @@ fn short(value: &[u8]) -> String {
     }
 }
 
+/// What a client is told of a miss, in JSON or as text.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Told([Option<Arc<Answer>>; 2]);
+
+impl Told {
+    /// The answer to a request of that method; made once.
+    fn answer(&mut self, miss: &Miss, method: &[u8], as_text: bool) -> Arc<Answer> {
+        let [json, text] = &mut self.0;
+        let told = if as_text { text } else { json };
+        let answer = told.get_or_insert_with(|| {
+            let (media, body) = if as_text {
+                (&b"text/plain; charset=utf-8"[..], miss.to_text())
+            } else {
+                (&b"application/json"[..], miss.to_json())
+            };
+            let status = StatusCode::NOT_IMPLEMENTED;
+            Arc::new(Answer::not_recorded(method, status, media, &body))
+        });
+        Arc::clone(answer)
+    }
+}
+
+/// Whether a client would rather read text than JSON: a browser, or who says so.
+pub(crate) fn wants_text(call: &Call<'_>) -> bool {
+    let accept = call.headers.get("accept").unwrap_or_default();
+    let media = |part: &[u8]| {
+        let end = part.iter().position(|byte| *byte == b';');
+        let media = part.get(..end.unwrap_or(part.len())).unwrap_or_default();
+        media.trim_ascii().to_ascii_lowercase()
+    };
+    let named: Vec<_> = accept.split(|byte| *byte == b',').map(media).collect();
+    let takes = |kind: &[u8]| named.iter().any(|media| media.starts_with(kind));
+    takes(b"text/") && !takes(b"application/json") && !takes(b"application/*")
+}
+
 /// The misses of a mock, each distinct one once.
 #[derive(Default)]
 pub(crate) struct MissLog {
     places: HashMap<u128, usize>,
-    misses: Vec<(Miss, Arc<Answer>)>,
+    misses: Vec<(Miss, Told)>,
     /// All, listed or not.
     total: u64,
 }
 
 impl MissLog {
     /// Counts a miss that is listed already, and gives the answer that it got.
-    pub(crate) fn again(&mut self, identity: u128, reason: &str) -> Option<Arc<Answer>> {
+    pub(crate) fn again(
+        &mut self,
+        identity: u128,
+        reason: &str,
+        method: &[u8],
+        as_text: bool,
+    ) -> Option<Arc<Answer>> {
         let at = self.places.get(&identity)?;
-        let (miss, answer) = self.misses.get_mut(*at)?;
+        let (miss, told) = self.misses.get_mut(*at)?;
         // Used up is another reason than never recorded.
         if miss.reason != reason {
             return None;
         }
         miss.count += 1;
         self.total += 1;
-        Some(Arc::clone(answer))
+        Some(told.answer(miss, method, as_text))
     }
 
-    /// Counts a new miss, and lists it if there is room.
-    pub(crate) fn note(&mut self, identity: u128, miss: Miss, answer: &Arc<Answer>, max: usize) {
+    /// Counts a new miss, lists it if there is room, and gives its answer.
+    pub(crate) fn note(
+        &mut self,
+        identity: u128,
+        miss: Miss,
+        method: &[u8],
+        as_text: bool,
+        max: usize,
+    ) -> Arc<Answer> {
         self.total += 1;
+        let mut told = Told::default();
+        let answer = told.answer(&miss, method, as_text);
         if let Some((known, _)) = self
             .places
             .get(&identity)
@@ -558,8 +657,9 @@ impl MissLog {
             known.count += 1;
         } else if self.misses.len() < max {
             self.places.insert(identity, self.misses.len());
-            self.misses.push((miss, Arc::clone(answer)));
+            self.misses.push((miss, told));
         }
+        answer
     }
 
     pub(crate) const fn total(&self) -> u64 {

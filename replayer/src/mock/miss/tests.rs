@@ -178,20 +178,15 @@ fn a_flood_of_misses_is_bounded_and_counted() {
         nearest: vec![],
         rule: None,
     };
-    let answer = Arc::new(Answer::not_recorded(
-        b"GET",
-        http::StatusCode::NOT_IMPLEMENTED,
-        b"",
-    ));
     for n in 0..100 {
-        if log.again(n % 50, "why").is_none() {
-            log.note(n % 50, miss.clone(), &answer, 10);
+        if log.again(n % 50, "why", b"GET", false).is_none() {
+            log.note(n % 50, miss.clone(), b"GET", false, 10);
         }
     }
     assert_eq!(log.total(), 100);
     assert_eq!(log.list().len(), 10);
     assert!(log.list().iter().all(|miss| miss.count == 2));
-    assert!(log.again(0, "another reason").is_none());
+    assert!(log.again(0, "another reason", b"GET", false).is_none());
 }
 
 #[test]
@@ -276,12 +271,10 @@ fn misses_are_grouped_by_the_rule_that_would_resolve_them() {
         nearest: Vec::new(),
         rule: rule.map(str::to_owned),
     };
-    let answer = Answer::not_recorded(b"GET", http::StatusCode::NOT_IMPLEMENTED, b"");
-    let answer = Arc::new(answer);
     for (identity, rule) in [(1, Some("a")), (2, Some("b")), (3, None), (4, Some("b"))] {
-        log.note(identity, miss(rule), &answer, 10);
+        log.note(identity, miss(rule), b"GET", false, 10);
     }
-    log.again(4, "x").unwrap();
+    log.again(4, "x", b"GET", false).unwrap();
     let remedies: Vec<_> = log
         .remedies()
         .into_iter()

@@ -109,10 +109,33 @@ fn a_miss_names_the_nearest_recorded_request() {
         );
         assert!(body["advice"].as_str().unwrap().contains("exchange 0"));
     }
+    // Who would rather read text gets it, first or again.
+    for accept in [
+        "text/plain",
+        "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8",
+    ] {
+        let ask = |accept: &str| {
+            format!(
+                "GET /list?page=3 HTTP/1.1\r\nHost: shop\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
+            )
+        };
+        let answer = talk(mock.addr(), ask(accept));
+        assert!(
+            answer.contains("content-type: text/plain; charset=utf-8\r\n"),
+            "{answer}"
+        );
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        let expected = "no recorded request matches this one: GET /list?page=3\n\n\
+            nearest: GET /list?page=2 (exchange 0)\n  query.page: recorded 2, got 3\n\n\
+            a rule by which the first would answer:\nrules:\n  - request: \"GET /list\"\n    \
+            query:\n      \"page\": presence\n\n\
+            The nearest recorded request is exchange 0; `tapedeck show ARCHIVE 0` prints it.\n";
+        assert_eq!(body, expected);
+    }
     let stats = mock.stop();
-    assert_eq!((stats.hits, stats.misses), (0, 2));
+    assert_eq!((stats.hits, stats.misses), (0, 4));
     assert_eq!(stats.missed.len(), 1);
-    assert_eq!(stats.missed[0].count, 2);
+    assert_eq!(stats.missed[0].count, 4);
     assert_eq!(stats.missed[0].nearest[0].id, 0);
 }
 

@@ -2,11 +2,15 @@
 
 use std::net::TcpListener;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::SystemTime;
 
 use tapedeck_archive::{Archive, BodyBuffer, Scratch};
 use tapedeck_model::{Anomaly, Missing, Protocol};
 
+use super::super::server::Mock;
+use super::super::tls::{AuthorityFiles, CertificateAuthority};
 use super::super::upstream::{OnMiss, Upstreams};
 use super::http2::{ask, request, with_client};
 use super::*;
@@ -124,6 +128,142 @@ fn a_proxy_asks_whom_the_request_names() {
     assert!(nowhere.starts_with("HTTP/1.1 501 "), "{nowhere}");
     assert!(nowhere.contains("no upstream is named for it"), "{nowhere}");
     assert_eq!(mock.stop().passed, 2);
+}
+
+/// An archive of one exchange for a mock that speaks TLS: what the tapes are served with does not.
+fn over_tls(ca: &AuthorityFiles) -> (tempfile::TempDir, RunningMock) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("far.tape");
+    let plain = start(vec![get("/far", "from far")]);
+    let options = Options {
+        received: Some(path.clone()),
+        ..passing(&[url(&plain)])
+    };
+    let recorder = start_with(vec![get("/near", "near")], &options).unwrap();
+    assert!(ask_once(&recorder, "/far").ends_with("from far"));
+    drop(recorder);
+    let authority = CertificateAuthority::load(&ca.certificate, &ca.key).unwrap();
+    let options = Options {
+        authority: Some(Arc::new(authority)),
+        ..super::options()
+    };
+    let archive = Arc::new(Archive::open(&path).unwrap());
+    (folder, Mock::start(archive, &options).unwrap())
+}
+
+#[test]
+fn an_upstream_is_asked_over_tls_and_has_to_be_believed() {
+    let ca = CertificateAuthority::generate("upstreams", SystemTime::now()).unwrap();
+    let other = CertificateAuthority::generate("others", SystemTime::now()).unwrap();
+    let (_folder, real) = over_tls(&ca);
+    let far = format!("https://localhost:{}", real.addr().port());
+    let ask = |trusted: &AuthorityFiles, http1_only: bool| {
+        let mut options = passing(std::slice::from_ref(&far));
+        options.upstreams.tls.authorities = Some(trusted.certificate.clone().into_bytes());
+        options.upstreams.tls.http1_only = http1_only;
+        let mock = start_with(vec![get("/near", "near")], &options).unwrap();
+        let answer = ask_once(&mock, "/far");
+        let failures = mock.stop().upstream_failures;
+        (answer, failures)
+    };
+    // By ALPN: HTTP/2, and HTTP/1.1.
+    for http1_only in [false, true] {
+        let (answer, failures) = ask(&ca, http1_only);
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert!(answer.ends_with("from far"), "{answer}");
+        assert_eq!(failures, 0);
+    }
+    let (answer, failures) = ask(&other, false);
+    assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+    let why = format!("the upstream {far} cannot be reached: ");
+    assert!(
+        answer.contains(&why) && answer.contains("UnknownIssuer"),
+        "{answer}"
+    );
+    assert_eq!(failures, 1);
+    assert_eq!(real.stop().hits, 2);
+}
+
+/// An upstream that says back what it hears, once it has changed the protocol.
+fn echoing_upstream() -> (String, JoinHandle<()>) {
+    raw_upstream(|stream, head| {
+        assert!(head.starts_with("GET /chat?room=1 HTTP/1.1\r\n"), "{head}");
+        for field in [
+            "connection: upgrade",
+            "upgrade: websocket",
+            "sec-websocket-key: abc",
+        ] {
+            assert!(
+                head.to_lowercase().contains(&format!("{field}\r\n")),
+                "{head}"
+            );
+        }
+        let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+            Sec-WebSocket-Accept: xyz\r\nSec-WebSocket-Protocol: chat\r\n\r\n";
+        stream.write_all(answer.as_bytes()).unwrap();
+        let mut buffer = [0; 64];
+        loop {
+            match stream.read(&mut buffer) {
+                Ok(0) | Err(_) => return,
+                Ok(read) => stream.write_all(&buffer[..read]).unwrap(),
+            }
+        }
+    })
+}
+
+#[test]
+fn a_conversation_that_was_not_recorded_is_held_with_its_upstream() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("new.tape");
+    let (url, upstream) = echoing_upstream();
+    let options = Options {
+        recorded: Some(path.clone()),
+        ..passing(&[url])
+    };
+    let mock = start_with(vec![get("/near", "near")], &options).unwrap();
+    let mut raw = Raw::connect(mock.addr());
+    // Frames of one byte each; those of clients are masked, with zeros here.
+    raw.send("GET /chat?room=1 HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: abc\r\n\r\n");
+    let head = raw.read_until("\r\n\r\n");
+    assert!(
+        head.starts_with("HTTP/1.1 101 Switching Protocols\r\n"),
+        "{head}"
+    );
+    assert!(head.contains("sec-websocket-protocol: chat\r\n"), "{head}");
+    for word in [&b"\x81\x81\0\0\0\0a"[..], b"\x81\x81\0\0\0\0b"] {
+        raw.send(word);
+        let mut echo = vec![0; word.len()];
+        raw.stream.read_exact(&mut echo).unwrap();
+        assert_eq!(echo, word);
+    }
+    raw.end();
+    assert_eq!(raw.read_all(), "");
+    upstream.join().unwrap();
+    let stats = mock.stop();
+    assert_eq!((stats.passed, stats.upstream_failures), (1, 0));
+    let archive = Archive::open(&path).unwrap();
+    let row = archive.row(0).unwrap();
+    assert_eq!((row.status(), row.tunnel()), (Some(101), true));
+    assert_eq!(row.request_body_len(), Some(14));
+    assert_eq!(row.response_body_len(), Some(14));
+    assert!(row.complete());
+}
+
+#[test]
+fn an_upstream_that_wants_no_conversation_is_heard() {
+    let (url, upstream) = raw_upstream(|stream, _| {
+        let answer = "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno";
+        stream.write_all(answer.as_bytes()).unwrap();
+    });
+    let mock = start_with(vec![get("/near", "near")], &passing(&[url])).unwrap();
+    let answer = talk(
+        mock.addr(),
+        "GET /chat HTTP/1.1\r\nHost: x\r\nConnection: close, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: abc\r\n\r\n",
+    );
+    assert!(answer.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\nno"), "{answer}");
+    upstream.join().unwrap();
+    assert_eq!(mock.stop().passed, 1);
 }
 
 #[test]
@@ -354,10 +494,10 @@ fn what_came_and_what_upstreams_answered_are_archives() {
     assert_eq!(archive.ledger().exchanges, 5);
 
     // What was recorded answers in place of the upstream.
-    let archive = std::sync::Arc::new(Archive::open(&recorded).unwrap());
+    let archive = Arc::new(Archive::open(&recorded).unwrap());
     assert_eq!(archive.row(0).unwrap().server().port, real.addr().port());
     drop(real);
-    let again = super::super::Mock::start(archive, &super::options()).unwrap();
+    let again = Mock::start(archive, &super::options()).unwrap();
     let far = ask_once(&again, "/far");
     assert!(
         far.ends_with("8\r\nfrom far\r\n0\r\nx-sum: 7\r\n\r\n"),

@@ -7,8 +7,10 @@
 //! that belong to a connection are left out both ways (RFC 9110 section 7.6.1), `Via` is added: the
 //! mock knows its own, and refuses to go round in a circle.
 
+mod body;
 mod connector;
 mod route;
+mod upgrade;
 
 use std::collections::hash_map::RandomState;
 use std::error::Error as StdError;
@@ -20,7 +22,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use hyper::ext::ReasonPhrase;
 use hyper_util::client::legacy::Client;
@@ -28,12 +30,15 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use self::body::Sent;
 use self::connector::{Connector, Peer};
 use super::call::{Call, Headers, Target as Asked};
 use super::options::Limits;
 use crate::player::{Target, TargetProtocol, TlsError};
 
-pub use route::{OnMiss, Upstream, Upstreams};
+pub(crate) use body::Pieces;
+pub use route::{OnMiss, ParseUpstreamError, Upstream, Upstreams};
+pub(crate) use upgrade::{Reached, Upgraded};
 
 /// Whom a client means to talk to, beyond what its requests say.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -48,9 +53,11 @@ pub(crate) struct Tunnel {
 pub(crate) struct Relay {
     upstreams: Upstreams,
     /// HTTP/1.1, and over TLS what the upstream prefers.
-    client: Client<Connector, Full<Bytes>>,
+    client: Client<Connector, Sent>,
     /// HTTP/2 without TLS.
-    http2: Client<Connector, Full<Bytes>>,
+    http2: Client<Connector, Sent>,
+    /// HTTP/1.1 whatever the upstream prefers: for what becomes another protocol.
+    http1: Client<Connector, Sent>,
     /// This mock in `Via` fields.
     id: String,
     places: Arc<Semaphore>,
@@ -60,7 +67,7 @@ pub(crate) struct Relay {
 /// A request on its way to an upstream.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
-    request: Request<Full<Bytes>>,
+    request: Request<Sent>,
     http2: bool,
     /// As it is shown.
     to: String,
@@ -69,6 +76,13 @@ pub(crate) struct Outgoing {
 impl Outgoing {
     pub(crate) fn method(&self) -> Method {
         self.request.method().clone()
+    }
+
+    /// Its body is still to come.
+    pub(crate) fn goes_on(&mut self) -> Pieces {
+        let (pieces, body) = Sent::coming();
+        *self.request.body_mut() = body;
+        pieces
     }
 }
 
@@ -89,20 +103,24 @@ impl Relay {
         own: SocketAddr,
     ) -> Result<Self, TlsError> {
         let connector = Connector::new(upstreams, limits.upstream_connect, own)?;
-        let build = |http2: bool| {
+        let mut only_http1 = upstreams.clone();
+        only_http1.tls.http1_only = true;
+        let only_http1 = Connector::new(&only_http1, limits.upstream_connect, own)?;
+        let build = |http2: bool, connector: Connector| {
             Client::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())
                 .timer(TokioTimer::new())
                 .pool_idle_timeout(IDLE)
                 .pool_max_idle_per_host(MAX_IDLE)
                 .http2_only(http2)
-                .build(connector.clone())
+                .build(connector)
         };
         // Whoever knows it could make the mock refuse.
         let random = || RandomState::new().hash_one(0_u8);
         Ok(Self {
-            client: build(false),
-            http2: build(true),
+            client: build(false, connector.clone()),
+            http2: build(true, connector),
+            http1: build(false, only_http1),
             upstreams: upstreams.clone(),
             id: format!("tapedeck-{:016x}{:016x}", random(), random()),
             places: Arc::new(Semaphore::new(limits.upstream_requests)),
@@ -131,7 +149,7 @@ impl Relay {
             Refused::With(StatusCode::BAD_REQUEST, why)
         };
         let uri = uri(&target, asked).ok_or_else(|| bad("target"))?;
-        let mut request = Request::new(Full::new(Bytes::copy_from_slice(call.body)));
+        let mut request = Request::new(Sent::whole(Bytes::copy_from_slice(call.body)));
         *request.method_mut() = Method::from_bytes(call.method).map_err(|_| bad("method"))?;
         *request.uri_mut() = uri;
         let mut fields = end_to_end(fields);
@@ -184,41 +202,23 @@ impl Relay {
     /// Asks, and gives the answer as soon as its head is there.
     pub(crate) async fn send(&self, outgoing: Outgoing) -> Result<Passed, Refused> {
         let Outgoing { request, http2, to } = outgoing;
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            let why = "too many requests are on their way to upstreams; try again";
-            return Err(Refused::With(
-                StatusCode::SERVICE_UNAVAILABLE,
-                why.to_owned(),
-            ));
-        };
+        let place = self.place()?;
         let head_only = request.method() == Method::HEAD;
         let client = if http2 { &self.http2 } else { &self.client };
-        let response = match timeout(self.patience, client.request(request)).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => {
-                let what = if error.is_connect() {
-                    "cannot be reached"
-                } else {
-                    "gave no answer"
-                };
-                let why = format!("the upstream {to} {what}: {}", root(&error));
-                let status = if connector::is_loop(&error) {
-                    StatusCode::LOOP_DETECTED
-                } else {
-                    StatusCode::BAD_GATEWAY
-                };
-                return Err(Refused::With(status, why));
-            }
-            Err(_) => {
-                let patience = self.patience;
-                let why = format!("the upstream {to} gave no answer within {patience:?}");
-                return Err(Refused::With(StatusCode::GATEWAY_TIMEOUT, why));
-            }
-        };
+        let response = self.ask(client, request, &to).await?;
+        Ok(self.passed(response, head_only, place))
+    }
+
+    fn passed(
+        &self,
+        response: http::Response<Incoming>,
+        head_only: bool,
+        place: OwnedSemaphorePermit,
+    ) -> Passed {
         let (head, body) = response.into_parts();
         let reason = head.extensions.get::<ReasonPhrase>();
         let stated = head.headers.contains_key(header::CONTENT_LENGTH);
-        Ok(Passed {
+        Passed {
             status: head.status,
             reason: reason.map(|reason| reason.as_bytes().to_vec()),
             fields: end_to_end(head.headers),
@@ -232,6 +232,45 @@ impl Relay {
             body,
             patience: self.patience,
             _place: place,
+        }
+    }
+}
+
+impl Relay {
+    async fn ask(
+        &self,
+        client: &Client<Connector, Sent>,
+        request: Request<Sent>,
+        to: &str,
+    ) -> Result<http::Response<Incoming>, Refused> {
+        match timeout(self.patience, client.request(request)).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => {
+                let what = if error.is_connect() {
+                    "cannot be reached"
+                } else {
+                    "gave no answer"
+                };
+                let why = format!("the upstream {to} {what}: {}", root(&error));
+                let status = if connector::is_loop(&error) {
+                    StatusCode::LOOP_DETECTED
+                } else {
+                    StatusCode::BAD_GATEWAY
+                };
+                Err(Refused::With(status, why))
+            }
+            Err(_) => {
+                let patience = self.patience;
+                let why = format!("the upstream {to} gave no answer within {patience:?}");
+                Err(Refused::With(StatusCode::GATEWAY_TIMEOUT, why))
+            }
+        }
+    }
+
+    fn place(&self) -> Result<OwnedSemaphorePermit, Refused> {
+        Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
+            let why = "too many requests are on their way to upstreams; try again";
+            Refused::With(StatusCode::SERVICE_UNAVAILABLE, why.to_owned())
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use crate::player::{ParseRouteError, Route, Target, TargetAddress, TlsOptions};
+use crate::player::{ParseRouteError, ParseTargetError, Route, Target, TargetAddress, TlsOptions};
 
 /// What a request gets that nothing recorded answers.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -24,10 +24,28 @@ pub enum Upstream {
     Rest(Target),
 }
 
-impl FromStr for Upstream {
-    type Err = ParseRouteError;
+/// Why a text is no [`Upstream`].
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ParseUpstreamError {
+    /// Neither a URL, nor an authority, `=` and a URL.
+    #[error(
+        "expected a URL, such as https://sandbox.example.com, or AUTHORITY=URL, such as \
+         pay.example.com=http://127.0.0.1:9000"
+    )]
+    Form,
+    /// A socket of the file system.
+    #[error("an upstream is asked over TCP: http, https or h2c")]
+    Unix,
+    /// What stands behind `=`, or alone.
+    #[error(transparent)]
+    Target(#[from] ParseTargetError),
+}
 
-    fn from_str(text: &str) -> Result<Self, ParseRouteError> {
+impl FromStr for Upstream {
+    type Err = ParseUpstreamError;
+
+    fn from_str(text: &str) -> Result<Self, ParseUpstreamError> {
         // A URL may hold a `=` further on.
         let is_url = match (text.find("://"), text.find('=')) {
             (Some(scheme), Some(equals)) => scheme < equals,
@@ -37,11 +55,14 @@ impl FromStr for Upstream {
         let upstream = if is_url {
             Self::Rest(text.parse()?)
         } else {
-            Self::For(text.parse()?)
+            Self::For(text.parse().map_err(|error| match error {
+                ParseRouteError::Form => ParseUpstreamError::Form,
+                ParseRouteError::Target(error) => ParseUpstreamError::Target(error),
+            })?)
         };
         match &upstream.target().address {
             TargetAddress::Tcp { .. } => Ok(upstream),
-            TargetAddress::Unix(_) => Err(ParseRouteError::Form),
+            TargetAddress::Unix(_) => Err(ParseUpstreamError::Unix),
         }
     }
 }
@@ -103,15 +124,17 @@ mod tests {
         assert_eq!(of("x:82"), "http://rest/a=b");
         assert!(upstreams.use_tls());
         assert!(Upstreams::default().of(b"x").is_none());
-        for wrong in [
-            "",
-            "pay.test",
-            "pay.test=",
-            "unix:///x",
-            "a=unix:///x",
-            "ftp://x",
+        for (wrong, why) in [
+            ("", "expected a URL"),
+            ("pay.test", "or AUTHORITY=URL"),
+            ("=http://x", "expected a URL"),
+            ("pay.test=", ""),
+            ("unix:///x", "over TCP"),
+            ("a=unix:///x", "over TCP"),
+            ("ftp://x", "ftp"),
         ] {
-            assert!(wrong.parse::<Upstream>().is_err(), "{wrong}");
+            let error = wrong.parse::<Upstream>().unwrap_err().to_string();
+            assert!(error.contains(why), "{wrong}: {error}");
         }
     }
 }

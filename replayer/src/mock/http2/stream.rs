@@ -1,166 +1,57 @@
-//! The HTTP/2 server, on the `h2` crate: over TLS, and with prior knowledge (RFC 9113 section 3.3).
-//!
-//! Fields keep their order but for equal names, which stand together: `h2` takes a map. Floods
-//! (rapid reset, header bombs, pings, empty frames) meet the limits of `h2`, set here.
+//! One request of an HTTP/2 connection, and its answer.
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use h2::server::{Builder, SendResponse};
+use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderMap, Request, StatusCode, header, request};
-use tokio::sync::Notify;
-use tokio::time::{Instant, Interval, interval, sleep_until, timeout, timeout_at};
+use http::{Request, StatusCode, header, request};
+use tokio::time::{Instant, sleep_until, timeout};
 
-use super::call::{Call, Headers};
-use super::chaos::{ConnectionFaults, Effect, Harm, Pace, Place};
-use super::connection::{Line, Stop};
-use super::journal::{Draft, KeptHead, Tee, answered, now};
-use super::responder::{Origin, Reply, Responder, Response, scaled};
-use super::socket::Begun;
-use super::upstream::{Outgoing, Passed, Piece};
-
-/// Serves a connection whose first bytes, the preface at least, were read already.
-pub(crate) async fn serve(
-    line: Line,
-    begun: Vec<u8>,
-    responder: &Arc<Responder>,
-    faults: &ConnectionFaults,
-    origin: &Origin,
-) {
-    let (socket, stop) = line.into_parts();
-    let limits = *responder.limits();
-    let io = Begun::new(begun, socket);
-    let handshake = Builder::new()
-        .max_concurrent_streams(limits.http2_streams)
-        .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
-        .max_pending_accept_reset_streams(limits.http2_pending_resets)
-        .max_concurrent_reset_streams(limits.http2_pending_resets)
-        .initial_window_size(if faults.window_stall {
-            0
-        } else {
-            STREAM_WINDOW
-        })
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buffer_size(SEND_BUFFER)
-        .handshake(io);
-    let mut connection = match timeout(limits.head_timeout, handshake).await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(_)) => return refused(responder),
-        Err(_) => return timed_out(responder),
-    };
-    // Counts the streams that are being answered: each holds one.
-    let busy = Arc::new(());
-    let stopping = stop.wait();
-    tokio::pin!(stopping);
-    let mut stopped = false;
-    let idle = sleep_until(Instant::now() + limits.idle_timeout);
-    tokio::pin!(idle);
-    let mut last = Instant::now();
-    let orders = Arc::new(Orders::default());
-    let mut storm = Storm {
-        left: faults.settings_storm,
-        tick: interval(STORM_TICK),
-    };
-    loop {
-        if stop.is_set() && !stopped {
-            stopped = true;
-            connection.graceful_shutdown();
-        }
-        tokio::select! {
-            biased;
-            accepted = connection.accept() => match accepted {
-                Some(Ok((request, respond))) => {
-                    last = Instant::now();
-                    let mut stream = Stream { responder: Arc::clone(responder), respond, origin: origin.clone(), stop: Arc::clone(&stop), orders: Arc::clone(&orders) };
-                    // A client that resets its streams opens new ones while their answers still
-                    // wait for their recorded time.
-                    if Arc::strong_count(&busy) > 2 * limits.http2_streams as usize {
-                        responder.counters().overloads.fetch_add(1, Ordering::Relaxed);
-                        stream.respond.send_reset(Reason::REFUSED_STREAM);
-                        continue;
-                    }
-                    let busy = Arc::clone(&busy);
-                    tokio::spawn(async move {
-                        stream.serve(request).await;
-                        drop(busy);
-                    });
-                }
-                Some(Err(error)) => {
-                    if !error.is_io() && error.reason() != Some(Reason::NO_ERROR) {
-                        refused(responder);
-                    }
-                    return;
-                }
-                None => return,
-            },
-            () = &mut stopping, if !stopped => {}
-            () = orders.wake.notified() => {
-                connection.abrupt_shutdown(orders.reason());
-            }
-            _ = storm.tick.tick(), if storm.left > 0 => {
-                // Refused while the one before is not acknowledged.
-                let window = STREAM_WINDOW + (storm.left & 1);
-                if connection.set_initial_window_size(window).is_ok() {
-                    storm.left -= 1;
-                }
-            }
-            () = &mut idle => {
-                let until = last + limits.idle_timeout;
-                let now = Instant::now();
-                if Arc::strong_count(&busy) > 1 {
-                    idle.as_mut().reset(now + limits.idle_timeout);
-                } else if now < until {
-                    idle.as_mut().reset(until);
-                } else {
-                    return timed_out(responder);
-                }
-            }
-        }
-    }
-}
-
-/// What a stream asks of its connection.
-#[derive(Debug, Default)]
-struct Orders {
-    wake: Notify,
-    goaway: AtomicU32,
-}
-
-impl Orders {
-    fn end_with(&self, code: u32) {
-        self.goaway.store(code, Ordering::SeqCst);
-        self.wake.notify_one();
-    }
-
-    fn reason(&self) -> Reason {
-        self.goaway.load(Ordering::SeqCst).into()
-    }
-}
-
-/// SETTINGS frames that are still to be sent.
-struct Storm {
-    left: u32,
-    tick: Interval,
-}
+use super::connection::Orders;
+use super::upload::{More, Upload};
+use crate::mock::call::{Call, Headers};
+use crate::mock::chaos::{Effect, Harm, Pace, Place};
+use crate::mock::connection::Stop;
+use crate::mock::dialogue;
+use crate::mock::journal::{Draft, answered, now};
+use crate::mock::responder::{Early, Origin, Reply, Responder, Response, scaled};
 
 /// One request and its answer.
-struct Stream {
-    responder: Arc<Responder>,
-    respond: SendResponse<Bytes>,
-    origin: Origin,
-    stop: Arc<Stop>,
-    orders: Arc<Orders>,
+pub(super) struct Stream {
+    pub(super) responder: Arc<Responder>,
+    pub(super) respond: SendResponse<Bytes>,
+    pub(super) origin: Origin,
+    pub(super) stop: Arc<Stop>,
+    pub(super) orders: Arc<Orders>,
+}
+
+/// What came of listening to a request.
+enum Heard {
+    Whole,
+    /// So many bytes of its body tell what it will be.
+    Opening(usize),
+    Refused(StatusCode, &'static str),
+    /// The client has reset it.
+    Gone,
+}
+
+/// So many bytes of a body tell what it will be.
+#[derive(Clone, Copy)]
+struct Opening {
+    len: usize,
+    /// Whatever comes behind it.
+    is_sure: bool,
 }
 
 impl Stream {
     /// Answers; what goes wrong here (a reset, a connection that ends) concerns this stream only,
     /// and the client knows.
-    async fn serve(&mut self, request: Request<RecvStream>) {
-        let (head, mut stream) = request.into_parts();
+    pub(super) async fn serve(&mut self, request: Request<RecvStream>) {
+        let (head, stream) = request.into_parts();
         let expects = head.headers.get(header::EXPECT);
         if expects.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
             && !stream.is_end_stream()
@@ -171,61 +62,87 @@ impl Stream {
                 return;
             }
         }
-        let limits = *self.responder.limits();
-        let deadline = Instant::now() + limits.body_timeout;
-        let mut memory = self.responder.share();
-        let mut body = Vec::new();
-        while !stream.is_end_stream() {
-            let data = match timeout_at(deadline, poll_fn(|cx| stream.poll_data(cx))).await {
-                Ok(Some(Ok(data))) => data,
-                Ok(None) => break,
-                Ok(Some(Err(_))) => return,
-                Err(_) => {
-                    timed_out(&self.responder);
-                    let why = "the body did not come in time";
-                    return self.problem(&head, StatusCode::REQUEST_TIMEOUT, why).await;
-                }
-            };
-            if data.len() > limits.body_bytes - body.len() {
-                refused(&self.responder);
-                let why = "the body exceeds the limit of this mock";
-                return self
-                    .problem(&head, StatusCode::PAYLOAD_TOO_LARGE, why)
-                    .await;
-            }
-            if !memory.cover(body.len() + data.len()) {
-                let counters = self.responder.counters();
-                counters.overloads.fetch_add(1, Ordering::Relaxed);
-                let why = "all memory for request bodies is taken; try again";
-                return self
-                    .problem(&head, StatusCode::SERVICE_UNAVAILABLE, why)
-                    .await;
-            }
-            body.extend_from_slice(&data);
-            if stream.flow_control().release_capacity(data.len()).is_err() {
-                return;
-            }
+        let responder = Arc::clone(&self.responder);
+        let mut upload = Upload::new(stream, &responder);
+        let mut early = Early::No;
+        // Of other requests nobody waits for an answer before they are whole.
+        if is_grpc(&head) && !upload.is_over() {
+            early = responder.early(&call(&head, b""));
         }
-        let asked = call(&head, &body);
+        if early == Early::Unknown {
+            return self.relay_as_it_comes(&head, upload).await;
+        }
+        match self.hear(&head, &mut upload, early).await {
+            Heard::Whole => {}
+            Heard::Opening(len) => return self.take_turns(&head, upload, len).await,
+            Heard::Refused(status, why) => return self.problem(&head, status, why).await,
+            Heard::Gone => return,
+        }
+        let asked = call(&head, upload.body());
         let Origin { caller, tunnel } = &self.origin;
-        let response = self.responder.respond(&asked, tunnel.as_ref()).await;
+        let response = responder.respond(&asked, tunnel.as_ref()).await;
         let stream = u64::from(self.respond.stream_id().as_u32());
         let scheme = head.uri.scheme_str().unwrap_or_default();
-        let draft = self
-            .responder
-            .draft(caller, stream, &asked, scheme, &response);
-        drop(body);
-        memory.release();
+        let upstream = response.asks_upstream();
+        let draft = responder.draft(caller, stream, &asked, scheme, upstream);
+        drop(upload);
         match response {
             Response::Ready(reply) => self.give(&reply, draft).await,
             Response::Upstream(outgoing) => self.relay(*outgoing, draft).await,
             // Only HTTP/1 asks for those.
-            Response::WebSocket(_) => {}
+            Response::WebSocket(_) | Response::Upgrade(_) => {}
         }
     }
 
+    /// Waits until the request is whole, or until as much of it is there as it takes to answer.
+    async fn hear(&self, head: &request::Parts, upload: &mut Upload, early: Early<'_>) -> Heard {
+        let lens = match early {
+            Early::Openings(lens) => lens,
+            Early::No | Early::Unknown => &[],
+        };
+        // Since when it has been known by its opening, and might still turn out to be another.
+        let mut unsure: Option<Instant> = None;
+        loop {
+            let opening = self.opening(head, upload.body(), lens);
+            let until = match opening {
+                Some(Opening { len, is_sure: true }) => return Heard::Opening(len),
+                Some(_) => *unsure.get_or_insert_with(|| Instant::now() + QUIET),
+                None => upload.deadline(),
+            };
+            match upload.more(&self.responder, until).await {
+                More::Data => unsure = None,
+                More::End => return Heard::Whole,
+                More::Gone => return Heard::Gone,
+                More::Refused(status, why) => return Heard::Refused(status, why),
+                More::Timeout => match opening {
+                    Some(Opening { len, .. }) => return Heard::Opening(len),
+                    None => {
+                        timed_out(&self.responder);
+                        let why = "the body did not come in time";
+                        return Heard::Refused(StatusCode::REQUEST_TIMEOUT, why);
+                    }
+                },
+            }
+        }
+    }
+
+    /// By how much of what is there a call is known, if it is.
+    fn opening(&self, head: &request::Parts, body: &[u8], lens: &[usize]) -> Option<Opening> {
+        let known = |len: &usize| {
+            let opening = body.get(..*len)?;
+            let exchanges = self.responder.opening(&call(head, opening));
+            // A longer one may be on its way.
+            let is_longest = lens.last() == Some(len);
+            (exchanges > 0).then_some(Opening {
+                len: *len,
+                is_sure: is_longest && exchanges == 1,
+            })
+        };
+        lens.iter().rev().find_map(known)
+    }
+
     /// Sends an answer of the mock's. A client that gives up may do so.
-    async fn give(&mut self, reply: &Reply, draft: Option<Draft>) {
+    pub(super) async fn give(&mut self, reply: &Reply, draft: Option<Draft>) {
         let begun = draft.as_ref().map(|_| now());
         let done = match &reply.effect {
             Some(effect) => self.suffer(reply, effect).await,
@@ -233,81 +150,6 @@ impl Stream {
         };
         if let Some((draft, begun)) = draft.zip(begun) {
             answered(draft, reply, None, begun, done.is_some());
-        }
-    }
-
-    /// Sends what an upstream answers, as it comes.
-    async fn relay(&mut self, outgoing: Outgoing, draft: Option<Draft>) {
-        let responder = Arc::clone(&self.responder);
-        let asked = tokio::select! {
-            asked = responder.ask(outgoing) => asked,
-            _ = poll_fn(|cx| self.respond.poll_reset(cx)) => return,
-        };
-        let mut passed = match asked {
-            Ok(passed) => passed,
-            Err(reply) => return self.give(&reply, draft).await,
-        };
-        let mut response = http::Response::new(());
-        *response.status_mut() = passed.status;
-        *response.headers_mut() = passed.fields.clone();
-        let mut tee = draft.map(|mut draft| {
-            if let Some(peer) = passed.peer {
-                draft.answered_by(peer);
-            }
-            let head = KeptHead::of_status(passed.status, passed.fields.clone());
-            Tee::new(draft, head)
-        });
-        let over = passed.is_over();
-        let mut trailers = None;
-        let whole = match self.respond.send_response(response, over) {
-            Ok(_) if over => true,
-            Ok(mut stream) => {
-                let relayed = self.relay_body(&mut passed, &mut stream, &mut tee).await;
-                relayed.is_some_and(|last| {
-                    trailers = last.clone();
-                    match last {
-                        Some(fields) => stream.send_trailers(fields).is_ok(),
-                        None => stream.send_data(Bytes::new(), true).is_ok(),
-                    }
-                })
-            }
-            Err(_) => false,
-        };
-        if let Some(tee) = tee {
-            let kept = trailers.map(|fields| KeptHead::Fields(Vec::new(), fields));
-            tee.end(kept, whole);
-        }
-    }
-
-    /// Sends the body of an upstream's answer, and gives its trailers. `None`: it did not end as it
-    /// should; the stream was reset.
-    async fn relay_body(
-        &self,
-        passed: &mut Passed,
-        stream: &mut SendStream<Bytes>,
-        tee: &mut Option<Tee>,
-    ) -> Option<Option<HeaderMap>> {
-        let mut trailers = None;
-        loop {
-            let piece = tokio::select! {
-                piece = passed.next() => piece,
-                _ = poll_fn(|cx| stream.poll_reset(cx)) => return None,
-            };
-            match piece {
-                Piece::Data(data) => {
-                    if let Some(tee) = tee {
-                        tee.data(&data);
-                    }
-                    self.send_as_allowed(stream, data, false).await?;
-                }
-                Piece::Trailers(fields) => trailers = Some(fields),
-                Piece::End => return Some(trailers),
-                Piece::Broken => {
-                    self.responder.upstream_failed();
-                    stream.send_reset(Reason::INTERNAL_ERROR);
-                    return None;
-                }
-            }
         }
     }
 
@@ -360,7 +202,7 @@ impl Stream {
     }
 
     /// Sends an answer that goes wrong on purpose. `None`: the stream ended before.
-    async fn suffer(&mut self, reply: &Reply, effect: &Effect) -> Option<()> {
+    pub(super) async fn suffer(&mut self, reply: &Reply, effect: &Effect) -> Option<()> {
         let answer = &reply.answer;
         let first_byte = reply.first_byte();
         let factor = self.responder.latency();
@@ -473,7 +315,7 @@ impl Stream {
 
     /// Waits until then, or until the mock stops. `None`: the client reset the stream. `stream` is
     /// there once the head was sent: from then on `respond` cannot tell of a reset.
-    async fn pause(
+    pub(super) async fn pause(
         &mut self,
         stream: Option<&mut SendStream<Bytes>>,
         due: Option<Instant>,
@@ -499,7 +341,7 @@ impl Stream {
     }
 
     /// Sends data as the client's windows allow.
-    async fn send_data(
+    pub(super) async fn send_data(
         &self,
         stream: &mut SendStream<Bytes>,
         data: Bytes,
@@ -513,7 +355,7 @@ impl Stream {
     }
 
     /// Sends data when there is a window for it.
-    async fn send_as_allowed(
+    pub(super) async fn send_as_allowed(
         &self,
         stream: &mut SendStream<Bytes>,
         mut data: Bytes,
@@ -540,7 +382,7 @@ impl Stream {
 }
 
 /// A request as the matcher sees it.
-fn call<'a>(head: &'a request::Parts, body: &'a [u8]) -> Call<'a> {
+pub(super) fn call<'a>(head: &'a request::Parts, body: &'a [u8]) -> Call<'a> {
     let field = |name| head.headers.get(name).map(header::HeaderValue::as_bytes);
     let authority = head.uri.authority().map(|authority| authority.as_str());
     let target = match head.uri.path_and_query() {
@@ -559,11 +401,16 @@ fn call<'a>(head: &'a request::Parts, body: &'a [u8]) -> Call<'a> {
     }
 }
 
-fn refused(responder: &Responder) {
+fn is_grpc(head: &request::Parts) -> bool {
+    let media = head.headers.get(header::CONTENT_TYPE);
+    media.is_some_and(|media| dialogue::is_grpc(media.as_bytes()))
+}
+
+pub(super) fn refused(responder: &Responder) {
     responder.counters().refused.fetch_add(1, Ordering::Relaxed);
 }
 
-fn timed_out(responder: &Responder) {
+pub(super) fn timed_out(responder: &Responder) {
     responder
         .counters()
         .timeouts
@@ -574,14 +421,9 @@ fn timed_out(responder: &Responder) {
 const RESET_AFTER: Duration = Duration::from_millis(20);
 /// Longer than any client waits.
 const LONG: Duration = Duration::from_secs(24 * 3600);
-/// How often a SETTINGS frame of a storm is tried.
-const STORM_TICK: Duration = Duration::from_millis(1);
-/// What a client may send ahead on one stream.
-const STREAM_WINDOW: u32 = 256 << 10;
-/// What a client may send ahead on one connection: this much may wait in memory.
-const CONNECTION_WINDOW: u32 = 1 << 20;
-/// What may wait to be sent on one stream.
-const SEND_BUFFER: usize = 256 << 10;
 /// Data up to this is handed to h2 whatever the window: times the streams of a connection, that is
 /// 2 MiB.
 const UNASKED: usize = 16 << 10;
+/// How long a client has to be silent before a call is taken for what it began like, where that may be
+/// the beginning of several.
+const QUIET: Duration = Duration::from_millis(50);
