@@ -13,7 +13,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -693,4 +693,210 @@ fn clients_that_take_turns_reach_their_service_and_then_its_recording() {
         );
         mock.stop();
     }
+}
+
+const GET_BY_NODE: &str = r#"
+const https = require('node:https');
+https.get(process.argv[1], (answer) => {
+  let length = 0;
+  answer.on('data', (data) => { length += data.length; });
+  answer.on('end', () => console.log(answer.statusCode, length));
+}).on('error', (error) => { console.error(error); process.exit(1); });
+"#;
+
+const GET_BY_REQUESTS: &str = r#"
+import sys, requests
+answer = requests.get(sys.argv[1])
+print(answer.status_code, len(answer.content))
+"#;
+
+const GET_BY_HTTPX: &str = r#"
+import sys, httpx
+with httpx.Client(http2=True) as client:
+    answer = client.get(sys.argv[1])
+print(answer.status_code, len(answer.content))
+assert answer.http_version == "HTTP/2", answer.http_version
+"#;
+
+const GET_BY_JAVA: &str = r#"
+import java.net.URI;
+import java.net.http.HttpClient;
+import java.net.http.HttpRequest;
+import java.net.http.HttpResponse.BodyHandlers;
+
+class Get {
+    public static void main(String[] arguments) throws Exception {
+        HttpRequest request = HttpRequest.newBuilder(URI.create(arguments[0])).build();
+        var answer = HttpClient.newHttpClient().send(request, BodyHandlers.ofByteArray());
+        System.out.println(answer.statusCode() + " " + answer.body().length);
+        if (answer.version() != HttpClient.Version.HTTP_2) System.exit(1);
+        System.exit(0);
+    }
+}
+"#;
+
+const CALL_BY_GRPC: &str = r#"
+import sys, grpc
+with grpc.secure_channel(sys.argv[1], grpc.ssl_channel_credentials()) as channel:
+    ask = b"\x08\x02\x12\x00\x1a\x02\x08\x03"
+    answers = channel.unary_stream("/shop.Seats/List")(ask, timeout=60)
+    number = 0
+    try:
+        for answer in answers:
+            number += 1
+    except grpc.RpcError:
+        pass
+    print(number, answers.code().name, answers.details())
+"#;
+
+/// What `tapedeck ca trust` tells each kind of client to do is done here, and no more than that.
+#[test]
+fn clients_trust_as_they_are_told() {
+    let Some(python_path) = python_path() else {
+        return;
+    };
+    if !has("node") || !has_program("java") || !has_program("keytool") {
+        return;
+    }
+    let folder = temp_folder();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (tape, calls, ca) = (at("a.tape"), at("calls.tape"), at("ca"));
+    import(&pcaps().join("040-concert"), Path::new(&tape));
+    import(&pcaps().join("053-grpc-kinds"), Path::new(&calls));
+    let told = Tapedeck::new(["ca", "init", "--dir", &ca])
+        .succeeds()
+        .stdout;
+    let certificate = format!("{ca}/ca.pem");
+    let mock = Mock::with(Path::new(&tape), &["--ca", &ca]).unwrap();
+    let target = "/reservations/available/dates?concertId=2";
+    let (here, name) = (format!("127.0.0.1:{}", mock.port), "shop.example.com");
+    let direct = format!("https://{here}{target}");
+    // Of a host that is not there, through the mock as a proxy.
+    let proxied = format!("https://{name}{target}");
+
+    let run = |mut command: Command| {
+        let ran = command
+            .env("PYTHONPATH", &python_path)
+            .env("NO_PROXY", "")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert!(ran.status.success(), "{command:?}: {said}");
+        String::from_utf8(ran.stdout).unwrap().trim().to_owned()
+    };
+    let told_of = |variable: &str| {
+        assert!(
+            told.contains(&format!("{variable}={certificate}")),
+            "{variable}: {told}"
+        );
+    };
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "--max-time", "60", "-o", "/dev/null"])
+        .args([
+            "-w",
+            "%{http_code} %{size_download}",
+            "--cacert",
+            &certificate,
+            &direct,
+        ]);
+    let expected = run(curl);
+    assert!(expected.starts_with("200 "), "{expected}");
+
+    let ways: [(&str, &[&str], &str); 4] = [
+        (
+            "CURL_CA_BUNDLE",
+            &[
+                "curl",
+                "-sS",
+                "-o",
+                "/dev/null",
+                "-w",
+                "%{http_code} %{size_download}",
+            ],
+            "proxy",
+        ),
+        (
+            "NODE_EXTRA_CA_CERTS",
+            &["node", "-e", GET_BY_NODE, "--"],
+            "",
+        ),
+        (
+            "REQUESTS_CA_BUNDLE",
+            &["python3", "-c", GET_BY_REQUESTS],
+            "proxy",
+        ),
+        ("SSL_CERT_FILE", &["python3", "-c", GET_BY_HTTPX], "proxy"),
+    ];
+    for (variable, command, proxy) in ways {
+        told_of(variable);
+        let ask = |url: &str, proxy: Option<&str>| {
+            let mut command_line = Command::new(command[0]);
+            command_line
+                .args(&command[1..])
+                .arg(url)
+                .env(variable, &certificate)
+                .env_remove("HTTPS_PROXY");
+            if let Some(proxy) = proxy {
+                command_line
+                    .env("HTTPS_PROXY", proxy)
+                    .env("https_proxy", proxy);
+            }
+            run(command_line)
+        };
+        assert_eq!(ask(&direct, None), expected, "{variable}");
+        if proxy == "proxy" {
+            let proxy = format!("http://{here}");
+            assert_eq!(
+                ask(&proxied, Some(&proxy)),
+                expected,
+                "{variable}, as a proxy"
+            );
+        }
+    }
+
+    let trusted = at("trust.p12");
+    let keytool = told
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Java"));
+    let keytool = keytool.unwrap().trim().replace("trust.p12", &trusted);
+    let mut import_it = Command::new("sh");
+    import_it.args(["-c", &keytool]);
+    run(import_it);
+    std::fs::write(at("Get.java"), GET_BY_JAVA).unwrap();
+    let mut java = Command::new("java");
+    java.arg(format!("-Djavax.net.ssl.trustStore={trusted}"))
+        .arg("-Djavax.net.ssl.trustStorePassword=changeit")
+        .args([
+            &at("Get.java"),
+            &format!("https://localhost:{}{target}", mock.port),
+        ]);
+    assert_eq!(run(java), expected, "java");
+    let said = mock.stop();
+    assert!(
+        said.contains(" 0 without a recorded answer, 0 refused"),
+        "{said}"
+    );
+    assert!(!said.contains("warning"), "{said}");
+
+    told_of("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH");
+    let mock = Mock::with(Path::new(&calls), &["--ca", &ca]).unwrap();
+    let call = |mock: &Mock| {
+        let mut grpc = Command::new("python3");
+        grpc.args(["-c", CALL_BY_GRPC, &format!("localhost:{}", mock.port)])
+            .env("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", &certificate);
+        run(grpc)
+    };
+    assert_eq!(call(&mock), "4 OK", "grpc");
+    mock.stop();
+    // The status that the chaos file gives, as the client knows it.
+    let chaos = at("chaos.yaml");
+    std::fs::write(
+        &chaos,
+        "faults: [{name: busy, grpc: {status: 14, message: try later}}]",
+    )
+    .unwrap();
+    let mock = Mock::with(Path::new(&calls), &["--ca", &ca, "--chaos", &chaos]).unwrap();
+    assert_eq!(call(&mock), "0 UNAVAILABLE try later", "grpc");
+    mock.stop();
 }

@@ -15,12 +15,12 @@ mod tape;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tape::{Case, Disk, GET, archive, head};
 use tapedeck_model::exchange::Interim;
 use tapedeck_model::{Exchange, Missing, Protocol, Timestamp};
-use tapedeck_replayer::mock::{Limits, Mock, Options, RunningMock, StartError};
+use tapedeck_replayer::mock::{Latency, Limits, Mock, Options, RunningMock, StartError};
 
 fn serve(exchanges: &[Exchange]) -> (Disk, RunningMock) {
     let (disk, archive) = archive(exchanges);
@@ -378,4 +378,83 @@ fn several_services_are_told_apart_by_authority() {
     assert!(ask("mail.local:8080").ends_with("\r\n\r\nmail"));
     assert!(ask("PAY.local:80").ends_with("\r\n\r\npay"));
     assert!(ask("127.0.0.1").ends_with("\r\n\r\npay"));
+}
+
+#[test]
+fn what_is_created_is_there_until_it_is_deleted() {
+    let step = |method, target, asked, status, body| Case {
+        method,
+        target,
+        asked,
+        status,
+        body,
+        ..GET
+    };
+    let steps = [
+        step("GET", "/seats/7", "", "404", "none"),
+        step("POST", "/seats", r#"{"id":7}"#, "201", "made"),
+        step("GET", "/seats/7", "", "200", "seat 7"),
+        step("DELETE", "/seats/7", "", "200", "gone"),
+        step("GET", "/seats/7", "", "404", "none again"),
+    ];
+    let exchanges: Vec<_> = (0..)
+        .zip(&steps)
+        .map(|(key, step)| step.exchange(key))
+        .collect();
+    let (_disk, mock) = serve(&exchanges);
+    for step in &steps {
+        let Case {
+            method,
+            target,
+            asked,
+            ..
+        } = step;
+        let request = format!(
+            "{method} {target} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{asked}",
+            asked.len()
+        );
+        let answer = talk(&mock, &request);
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {} ", step.status)),
+            "{answer}"
+        );
+        assert!(answer.ends_with(step.body), "{answer}");
+    }
+    assert_eq!(mock.stop().misses, 0);
+}
+
+#[test]
+fn latencies_are_drawn_from_those_of_the_endpoint() {
+    let delay = Duration::from_millis(120);
+    let exchanges: Vec<_> = (0..4)
+        .map(|key| {
+            let mut exchange = Case {
+                target: ["/seats/1", "/seats/2", "/seats/3", "/seats/4"][key as usize],
+                ..GET
+            }
+            .exchange(key);
+            let asked = exchange.request.as_ref().unwrap().first_byte;
+            let response = exchange.response.as_mut().unwrap();
+            response.first_byte = asked.saturating_add(delay * (1 + key as u32 % 2));
+            response.last_byte = response.first_byte;
+            exchange
+        })
+        .collect();
+    let (_disk, archive) = archive(&exchanges);
+    let options = Options {
+        latency: Latency::Drawn,
+        ..Options::default()
+    };
+    let mock = Mock::start(archive, &options).unwrap();
+    for target in ["/seats/1", "/seats/2", "/seats/3", "/seats/4"] {
+        let begun = Instant::now();
+        let answer = talk(
+            &mock,
+            &format!("GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"),
+        );
+        assert!(answer.ends_with("hello"), "{answer}");
+        // Any of those that were recorded, and so none below the least.
+        assert!(begun.elapsed() >= delay, "{target}");
+    }
+    assert_eq!(mock.stop().hits, 4);
 }

@@ -273,6 +273,75 @@ fn floods_and_nonsense_end_the_connection_and_nothing_else() {
 }
 
 #[test]
+fn floods_that_ask_for_nothing_end_by_time_or_by_rule() {
+    let short = Duration::from_millis(300);
+    let limits = Limits {
+        body_timeout: short,
+        idle_timeout: short,
+        ..Limits::default()
+    };
+    let mock = start_with(
+        vec![get("/a", "x")],
+        &Options {
+            limits,
+            ..options()
+        },
+    )
+    .unwrap();
+    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        let mut frame = vec![0, 0, payload.len() as u8, kind, flags, 0, 0, 0, stream];
+        frame.extend(payload);
+        frame
+    };
+    let preface = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        frame(4, 0, 0, b""),
+    ]
+    .concat();
+    // :method POST, :scheme http, :path /, :authority a
+    let head = [0x83, 0x86, 0x84, 0x41, 0x01, b'a'];
+    let floods = [
+        ("pings", Vec::new(), frame(6, 0, 0, &[0; 8])),
+        ("settings", Vec::new(), frame(4, 0, 0, &[0, 4, 0, 1, 0, 0])),
+        ("empty data", frame(1, 4, 1, &head), frame(0, 0, 1, b"")),
+        ("continuations", frame(1, 0, 1, &head), frame(9, 0, 1, b"")),
+        ("priorities", Vec::new(), frame(2, 0, 1, &[0, 0, 0, 3, 0])),
+        ("windows", Vec::new(), frame(8, 0, 0, &[0, 0, 0, 0])),
+    ];
+    for (what, first, flood) in floods {
+        let mut raw = Raw::connect(mock.addr());
+        let mut bytes = preface.clone();
+        bytes.extend(&first);
+        bytes.extend(flood.repeat(50_000));
+        // Who does not read what comes back is not read for long, and the server may be gone before all is
+        // sent.
+        raw.stream
+            .set_write_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        let cut = raw.stream.write_all(&bytes).map_err(|error| error.kind());
+        assert_ne!(
+            cut,
+            Err(std::io::ErrorKind::WouldBlock),
+            "{what}: neither read nor ended"
+        );
+        let end = raw
+            .stream
+            .read_to_end(&mut Vec::new())
+            .map_err(|error| error.kind());
+        assert_ne!(
+            end,
+            Err(std::io::ErrorKind::WouldBlock),
+            "{what}: never ended"
+        );
+    }
+    assert!(
+        talk(mock.addr(), "GET /a HTTP/1.1\r\nConnection: close\r\n\r\n").ends_with("\r\n\r\nx")
+    );
+    let stats = mock.stop();
+    assert_eq!(stats.timeouts + stats.refused, 6, "{stats:?}");
+}
+
+#[test]
 fn the_preface_is_known_at_every_split() {
     let mock = start(vec![get("/a", "x")]);
     let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
