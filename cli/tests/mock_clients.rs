@@ -21,6 +21,7 @@ use std::time::Duration;
 use common::{Tapedeck, cases, has, input_of, pcaps, temp_folder};
 use regex::Regex;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 /// Where `cargo xtask test` puts modules of Python.
 const TOOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/tools");
@@ -749,34 +750,56 @@ with grpc.secure_channel(sys.argv[1], grpc.ssl_channel_credentials()) as channel
     print(number, answers.code().name, answers.details())
 "#;
 
-/// What `tapedeck ca trust` tells each kind of client to do is done here, and no more than that.
-#[test]
-fn clients_trust_as_they_are_told() {
-    let Some(python_path) = python_path() else {
-        return;
-    };
-    if !has("node") || !has_program("java") || !has_program("keytool") {
-        return;
-    }
-    let folder = temp_folder();
-    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    let (tape, calls, ca) = (at("a.tape"), at("calls.tape"), at("ca"));
-    import(&pcaps().join("040-concert"), Path::new(&tape));
-    import(&pcaps().join("053-grpc-kinds"), Path::new(&calls));
-    let told = Tapedeck::new(["ca", "init", "--dir", &ca])
-        .succeeds()
-        .stdout;
-    let certificate = format!("{ca}/ca.pem");
-    let mock = Mock::with(Path::new(&tape), &["--ca", &ca]).unwrap();
-    let target = "/reservations/available/dates?concertId=2";
-    let (here, name) = (format!("127.0.0.1:{}", mock.port), "shop.example.com");
-    let direct = format!("https://{here}{target}");
-    // Of a host that is not there, through the mock as a proxy.
-    let proxied = format!("https://{name}{target}");
+/// A new authority, and what `tapedeck ca init` told of it.
+struct Authority {
+    folder: TempDir,
+    told: String,
+    certificate: String,
+    python_path: String,
+}
 
-    let run = |mut command: Command| {
+impl Authority {
+    /// `None`: a client is not installed.
+    fn new() -> Option<Self> {
+        let python_path = python_path()?;
+        let folder = temp_folder();
+        let ca = folder.path().join("ca").to_str().unwrap().to_owned();
+        let told = Tapedeck::new(["ca", "init", "--dir", &ca])
+            .succeeds()
+            .stdout;
+        Some(Self {
+            folder,
+            told,
+            certificate: format!("{ca}/ca.pem"),
+            python_path,
+        })
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// A mock of a golden capture that speaks TLS.
+    fn mock(&self, case: &str, more: &[&str]) -> Mock {
+        let tape = self.folder.path().join(format!("{case}.tape"));
+        if !tape.exists() {
+            import(&pcaps().join(case), &tape);
+        }
+        let ca = self.path("ca");
+        Mock::with(&tape, &[&["--ca", &ca], more].concat()).unwrap()
+    }
+
+    /// The variable with the certificate, as it was told.
+    fn variable<'v>(&self, name: &'v str) -> (&'v str, &str) {
+        let told = format!("{name}={}", self.certificate);
+        assert!(self.told.contains(&told), "{told}: {}", self.told);
+        (name, &self.certificate)
+    }
+
+    /// Runs a client, and gives what it says.
+    fn run(&self, command: &mut Command) -> String {
         let ran = command
-            .env("PYTHONPATH", &python_path)
+            .env("PYTHONPATH", &self.python_path)
             .env("NO_PROXY", "")
             .stdin(Stdio::null())
             .output()
@@ -784,119 +807,114 @@ fn clients_trust_as_they_are_told() {
         let said = String::from_utf8_lossy(&ran.stderr).into_owned();
         assert!(ran.status.success(), "{command:?}: {said}");
         String::from_utf8(ran.stdout).unwrap().trim().to_owned()
-    };
-    let told_of = |variable: &str| {
-        assert!(
-            told.contains(&format!("{variable}={certificate}")),
-            "{variable}: {told}"
-        );
-    };
-    let mut curl = Command::new("curl");
-    curl.args(["-sS", "--max-time", "60", "-o", "/dev/null"])
-        .args([
-            "-w",
-            "%{http_code} %{size_download}",
-            "--cacert",
-            &certificate,
-            &direct,
-        ]);
-    let expected = run(curl);
-    assert!(expected.starts_with("200 "), "{expected}");
-
-    let ways: [(&str, &[&str], &str); 4] = [
-        (
-            "CURL_CA_BUNDLE",
-            &[
-                "curl",
-                "-sS",
-                "-o",
-                "/dev/null",
-                "-w",
-                "%{http_code} %{size_download}",
-            ],
-            "proxy",
-        ),
-        (
-            "NODE_EXTRA_CA_CERTS",
-            &["node", "-e", GET_BY_NODE, "--"],
-            "",
-        ),
-        (
-            "REQUESTS_CA_BUNDLE",
-            &["python3", "-c", GET_BY_REQUESTS],
-            "proxy",
-        ),
-        ("SSL_CERT_FILE", &["python3", "-c", GET_BY_HTTPX], "proxy"),
-    ];
-    for (variable, command, proxy) in ways {
-        told_of(variable);
-        let ask = |url: &str, proxy: Option<&str>| {
-            let mut command_line = Command::new(command[0]);
-            command_line
-                .args(&command[1..])
-                .arg(url)
-                .env(variable, &certificate)
-                .env_remove("HTTPS_PROXY");
-            if let Some(proxy) = proxy {
-                command_line
-                    .env("HTTPS_PROXY", proxy)
-                    .env("https_proxy", proxy);
-            }
-            run(command_line)
-        };
-        assert_eq!(ask(&direct, None), expected, "{variable}");
-        if proxy == "proxy" {
-            let proxy = format!("http://{here}");
-            assert_eq!(
-                ask(&proxied, Some(&proxy)),
-                expected,
-                "{variable}, as a proxy"
-            );
-        }
     }
 
-    let trusted = at("trust.p12");
-    let keytool = told
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("Java"));
-    let keytool = keytool.unwrap().trim().replace("trust.p12", &trusted);
-    let mut import_it = Command::new("sh");
-    import_it.args(["-c", &keytool]);
-    run(import_it);
-    std::fs::write(at("Get.java"), GET_BY_JAVA).unwrap();
-    let mut java = Command::new("java");
-    java.arg(format!("-Djavax.net.ssl.trustStore={trusted}"))
-        .arg("-Djavax.net.ssl.trustStorePassword=changeit")
-        .args([
-            &at("Get.java"),
-            &format!("https://localhost:{}{target}", mock.port),
-        ]);
-    assert_eq!(run(java), expected, "java");
+    /// What Java's client gets, told what `keytool` is told.
+    fn ask_by_java(&self, url: &str) -> String {
+        let trusted = self.path("trust.p12");
+        let line = |line: &str| {
+            line.trim()
+                .strip_prefix("Java")
+                .map(str::trim)
+                .map(str::to_owned)
+        };
+        let keytool = self.told.lines().find_map(line).unwrap();
+        let keytool = keytool.replace("trust.p12", &trusted);
+        self.run(Command::new("sh").args(["-c", &keytool]));
+        std::fs::write(self.path("Get.java"), GET_BY_JAVA).unwrap();
+        self.run(
+            Command::new("java")
+                .arg(format!("-Djavax.net.ssl.trustStore={trusted}"))
+                .arg("-Djavax.net.ssl.trustStorePassword=changeit")
+                .args([&self.path("Get.java"), url]),
+        )
+    }
+}
+
+/// What `tapedeck ca trust` tells each kind of client to do is done here, and no more than that.
+#[test]
+fn clients_trust_as_they_are_told() {
+    let Some(authority) = Authority::new() else {
+        return;
+    };
+    if !has("node") || !has_program("java") || !has_program("keytool") {
+        return;
+    }
+    let mock = authority.mock("040-concert", &[]);
+    let target = "/reservations/available/dates?concertId=2";
+    let here = format!("127.0.0.1:{}", mock.port);
+    let direct = format!("https://{here}{target}");
+    // Of a host that is not there, through the mock as a proxy.
+    let (proxied, proxy) = (
+        format!("https://shop.example.com{target}"),
+        format!("http://{here}"),
+    );
+    let curl = [
+        "curl",
+        "-sS",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code} %{size_download}",
+    ];
+    let expected = authority.run(Command::new(curl[0]).args(&curl[1..]).args([
+        "--cacert",
+        &authority.certificate,
+        &direct,
+    ]));
+    assert!(expected.starts_with("200 "), "{expected}");
+    let ways: [(&str, &[&str]); 4] = [
+        ("CURL_CA_BUNDLE", &curl),
+        ("NODE_EXTRA_CA_CERTS", &["node", "-e", GET_BY_NODE, "--"]),
+        ("REQUESTS_CA_BUNDLE", &["python3", "-c", GET_BY_REQUESTS]),
+        ("SSL_CERT_FILE", &["python3", "-c", GET_BY_HTTPX]),
+    ];
+    for (variable, command) in ways {
+        let (name, value) = authority.variable(variable);
+        let client = || {
+            let mut client = Command::new(command[0]);
+            client
+                .args(&command[1..])
+                .env(name, value)
+                .env_remove("HTTPS_PROXY");
+            client
+        };
+        let got = authority.run(client().arg(&direct));
+        assert_eq!(got, expected, "{variable}");
+        // This node asks no proxy by itself.
+        if command[0] != "node" {
+            let got = authority.run(client().arg(&proxied).env("HTTPS_PROXY", &proxy));
+            assert_eq!(got, expected, "{variable}, as a proxy");
+        }
+    }
+    let by_name = format!("https://localhost:{}{target}", mock.port);
+    assert_eq!(authority.ask_by_java(&by_name), expected, "java");
     let said = mock.stop();
     assert!(
         said.contains(" 0 without a recorded answer, 0 refused"),
         "{said}"
     );
     assert!(!said.contains("warning"), "{said}");
+}
 
-    told_of("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH");
-    let mock = Mock::with(Path::new(&calls), &["--ca", &ca]).unwrap();
-    let call = |mock: &Mock| {
-        let mut grpc = Command::new("python3");
-        grpc.args(["-c", CALL_BY_GRPC, &format!("localhost:{}", mock.port)])
-            .env("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", &certificate);
-        run(grpc)
+#[test]
+fn grpc_trusts_as_it_is_told_and_sees_the_status_of_the_chaos_file() {
+    let Some(authority) = Authority::new() else {
+        return;
     };
-    assert_eq!(call(&mock), "4 OK", "grpc");
+    let (name, value) = authority.variable("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH");
+    let call = |mock: &Mock| {
+        let server = format!("localhost:{}", mock.port);
+        let mut client = Command::new("python3");
+        authority.run(client.args(["-c", CALL_BY_GRPC, &server]).env(name, value))
+    };
+    let mock = authority.mock("053-grpc-kinds", &[]);
+    assert_eq!(call(&mock), "4 OK");
     mock.stop();
-    // The status that the chaos file gives, as the client knows it.
-    let chaos = at("chaos.yaml");
-    std::fs::write(
-        &chaos,
-        "faults: [{name: busy, grpc: {status: 14, message: try later}}]",
-    )
-    .unwrap();
-    let mock = Mock::with(Path::new(&calls), &["--ca", &ca, "--chaos", &chaos]).unwrap();
-    assert_eq!(call(&mock), "0 UNAVAILABLE try later", "grpc");
+    let chaos = authority.path("chaos.yaml");
+    let text = "faults: [{name: busy, grpc: {status: 14, message: try later}}]";
+    std::fs::write(&chaos, text).unwrap();
+    let mock = authority.mock("053-grpc-kinds", &["--chaos", &chaos]);
+    assert_eq!(call(&mock), "0 UNAVAILABLE try later");
     mock.stop();
 }

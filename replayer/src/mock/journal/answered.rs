@@ -72,6 +72,8 @@ fn head(answer: &Answer, client: Option<Http1Client>) -> KeptHead {
             let mut lines = Vec::with_capacity(512);
             answer.http1_head(&mut lines, client);
             lines.extend_from_slice(b"\r\n");
+            // It may wait for long.
+            lines.shrink_to_fit();
             KeptHead::Lines(lines)
         }
         None => {

@@ -22,12 +22,12 @@ impl KeptHead {
     /// About how many bytes of memory it takes.
     pub(crate) fn weight(&self) -> usize {
         match self {
-            Self::Lines(lines) => lines.len(),
+            Self::Lines(lines) => lines.capacity(),
             Self::Fields(pseudo, fields) => {
-                let pseudo = pseudo.iter().map(|(_, value)| value.len());
+                let pseudo = pseudo.iter().map(|(_, value)| FIELD + value.len());
                 let fields = fields
                     .iter()
-                    .map(|(name, value)| name.as_str().len() + value.len());
+                    .map(|(name, value)| FIELD + name.as_str().len() + value.len());
                 pseudo.chain(fields).sum()
             }
         }
@@ -178,6 +178,9 @@ fn span(start: usize, len: usize) -> Span {
         len: number(len),
     }
 }
+
+/// What a field of a map takes beside its bytes, and the places of the map that are kept free.
+const FIELD: usize = 128;
 
 #[cfg(test)]
 mod tests {

@@ -158,7 +158,8 @@ impl Kept {
 
     fn weight(&self) -> usize {
         let trailers = self.trailers.as_ref().map_or(0, KeptHead::weight);
-        self.head.weight() + self.body.len() + trailers + OVERHEAD
+        let arrivals = self.arrivals.len() * size_of::<Arrival>();
+        self.head.weight() + self.body.len() + trailers + arrivals
     }
 }
 
@@ -553,5 +554,5 @@ impl From<WriteError> for JournalError {
 const PAUSE: Duration = Duration::from_millis(1);
 /// Marks of one body: 16 bytes each.
 const MAX_ARRIVALS: usize = 4096;
-/// What an entry takes beside its bytes.
-const OVERHEAD: usize = 256;
+/// What an entry takes beside its bytes: its connection, a place in the queue, and what the allocator adds.
+const OVERHEAD: usize = size_of::<Entry>() + size_of::<Connection>() + 128;

@@ -84,8 +84,8 @@ impl Raw {
     /// Closes, and reads what still comes: a socket that is dropped with bytes unread (the
     /// acknowledgment of the settings, say) resets the connection.
     fn close(mut self) {
-        let _ = self.0.shutdown(Shutdown::Write);
-        let _ = std::io::copy(&mut self.0, &mut std::io::sink());
+        let _gone = self.0.shutdown(Shutdown::Write).is_err();
+        let _reset = std::io::copy(&mut self.0, &mut std::io::sink()).is_err();
     }
 
     fn ok(&mut self, stream: u32) -> bool {
