@@ -44,9 +44,9 @@ impl Recorder for ToArchive {
 static ALLOCATED: PeakAlloc = PeakAlloc;
 
 /// Connections between two looks.
-const WHILE: usize = 1250;
+const WHILE: usize = 500;
 /// Until every list, table and buffer that is bounded has reached its bound.
-const FILLED: usize = 2 * WHILE;
+const FILLED: usize = 5 * WHILE;
 
 /// Resident memory in bytes.
 fn resident() -> usize {
@@ -122,7 +122,7 @@ fn memory_stays_flat() {
     let begun = Instant::now();
     let (mut before, mut whiles) = (0, Vec::new());
     let mut n = 0;
-    while n < FILLED + 4 * WHILE || begun.elapsed() < Duration::from_secs(lasts) {
+    while n < FILLED + 10 * WHILE || begun.elapsed() < Duration::from_secs(lasts) {
         for _ in 0..WHILE {
             round(&mock, n);
             n += 1;
@@ -149,7 +149,8 @@ fn memory_stays_flat() {
     let (first, last) = whiles.split_at(whiles.len() / 2);
     let least = |whiles: &[usize]| whiles.iter().copied().min().unwrap();
     let grown_by = least(last).saturating_sub(least(first));
-    assert!(grown_by < 1 << 20, "allocated, in turn: {whiles:?}");
+    // A page of the archive's index, and what its blocks are compressed in, come and go.
+    assert!(grown_by < 2 << 20, "allocated, in turn: {whiles:?}");
     // What the allocator keeps for later comes on top.
     assert!(grown < 24 << 20, "grown by {grown} bytes from {before}");
 }
