@@ -302,8 +302,10 @@ impl StoreConfig {
         let client = ClientOptions::new()
             .with_timeout_disabled()
             .with_read_timeout(std::time::Duration::from_secs(30));
+        let mut volume = None;
         let (inner, prefix): (Box<dyn ObjectStore>, _) = match target {
             Target::Folder(folder) => {
+                volume = Some(folder.clone());
                 let files = LocalFileSystem::new_with_prefix(folder).map_err(open)?;
                 let files = files.with_fsync(true).with_automatic_cleanup(true);
                 (Box::new(files), String::new())
@@ -339,6 +341,7 @@ impl StoreConfig {
             self.url.trim_end_matches('/').to_owned(),
             prefix,
             inner,
+            volume,
         ))
     }
 

@@ -1,8 +1,9 @@
 //! One store.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::ops::Range;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +19,13 @@ use crate::error::StoreError;
 
 /// How long a request is repeated while the store refuses it for a while.
 pub const RETRIED_FOR: Duration = Duration::from_secs(60);
+
+/// Modes on a volume: nodes write as one user, the controller reads and removes as another, and both are in the group of
+/// the volume. What was recorded is nobody else's business.
+const FILE_MODE: u32 = 0o660;
+
+/// What is made below belongs to the same group.
+const FOLDER_MODE: u32 = 0o2770;
 
 /// Files up to this length go in one request, longer ones in parts of it: what is held in memory.
 const PART_BYTES: u64 = 8 << 20;
@@ -43,6 +51,8 @@ pub struct Store {
     url: String,
     prefix: String,
     inner: Box<dyn ObjectStore>,
+    /// Where a folder is the store.
+    volume: Option<PathBuf>,
 }
 
 impl Store {
@@ -51,12 +61,14 @@ impl Store {
         url: String,
         prefix: String,
         inner: Box<dyn ObjectStore>,
+        volume: Option<PathBuf>,
     ) -> Self {
         Self {
             name,
             url,
             prefix,
             inner,
+            volume,
         }
     }
 
@@ -135,6 +147,9 @@ impl Store {
                 drop(upload.abort().await);
                 return Err(error);
             }
+        }
+        if let Some(volume) = &self.volume {
+            share(volume, &stored.key);
         }
         let found = self.length(&stored.key).await?;
         if found != stored.bytes {
@@ -351,6 +366,20 @@ impl Reader {
         Err(StoreError::Changed {
             path: path.to_owned(),
         })
+    }
+}
+
+/// Lets the group of the volume at an object, and at the folders that lead to it.
+fn share(volume: &Path, key: &str) {
+    let file = volume.join(key);
+    let folders = file.ancestors().skip(1);
+    let own = folders.take_while(|folder| *folder != volume && folder.starts_with(volume));
+    for (path, mode) in own
+        .map(|folder| (folder, FOLDER_MODE))
+        .chain([(file.as_path(), FILE_MODE)])
+    {
+        // Who did not make it may not; who did has.
+        drop(fs::set_permissions(path, Permissions::from_mode(mode)));
     }
 }
 

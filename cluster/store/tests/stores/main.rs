@@ -10,6 +10,7 @@ mod moto;
 mod network;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -299,6 +300,48 @@ fn a_store_that_refuses_is_named_and_no_secret_is() {
     for text in [format!("{error:?}"), format!("{store:?}")] {
         assert!(!text.contains("a secret"), "{text}");
     }
+}
+
+/// Nodes write as root without any capability, the controller removes as 65532; the kubelet gives the volume to that
+/// group, which both are in.
+#[test]
+fn a_volume_is_shared_by_its_group_and_with_nobody_else() {
+    let as_user = |user: &str, script: &str, volume: &Path| {
+        let ids = [format!("--reuid={user}"), format!("--regid={user}")];
+        let done = Command::new("setpriv")
+            .args(ids)
+            .args(["--clear-groups", "sh", "-c", script, "sh"])
+            .arg(volume)
+            .status();
+        done.is_ok_and(|status| status.success())
+    };
+    if !as_user("65532", "true", Path::new("/")) {
+        println!("skipped: this user may not become another one");
+        return;
+    }
+    let volume = TempDir::new().unwrap();
+    let owned = Command::new("chgrp")
+        .arg("65532")
+        .arg(volume.path())
+        .status();
+    assert!(owned.unwrap().success());
+    fs::set_permissions(volume.path(), fs::Permissions::from_mode(0o2775)).unwrap();
+    let store = folder(volume.path());
+    let files = TempDir::new().unwrap();
+    let file = files.path().join("a");
+    for count in [10, LONG] {
+        fs::write(&file, bytes(count)).unwrap();
+        run(store.put_part("orders/x/node-1", &file)).unwrap();
+    }
+    assert!(!as_user(
+        "1000",
+        "cat \"$1\"/orders/x/node-1/*",
+        volume.path()
+    ));
+    let work =
+        "cat \"$1\"/orders/x/node-1/* >/dev/null && mkdir \"$1/orders/y\" && rm -r \"$1/orders\"";
+    assert!(as_user("65532", work, volume.path()));
+    assert!(!volume.path().join("orders").exists());
 }
 
 #[test]
