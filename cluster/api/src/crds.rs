@@ -111,6 +111,197 @@ mod tests {
         }
     }
 
+    fn schema(crd: &CustomResourceDefinition) -> Value {
+        let crd = serde_json::to_value(crd).unwrap();
+        crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
+    }
+
+    /// What the API server asks of a definition before it takes it: apiextensions-apiserver,
+    /// `pkg/apiserver/schema/validation.go` and `pkg/apis/apiextensions/validation`.
+    #[test]
+    fn they_are_structural_as_the_api_server_asks() {
+        fn check(schema: &Value, path: &str) {
+            let object = schema.as_object().unwrap();
+            for forbidden in [
+                "$ref",
+                "allOf",
+                "anyOf",
+                "const",
+                "definitions",
+                "not",
+                "oneOf",
+                "patternProperties",
+                "uniqueItems",
+            ] {
+                assert!(!object.contains_key(forbidden), "{path}: {forbidden}");
+            }
+            let kind = object.get("type").and_then(Value::as_str);
+            let kind = kind.unwrap_or_else(|| panic!("{path} has no type"));
+            let properties = object.get("properties").and_then(Value::as_object);
+            let additional = object.get("additionalProperties");
+            assert_eq!(object.contains_key("items"), kind == "array", "{path}");
+            if kind == "object" {
+                assert!(properties.is_some() != additional.is_some(), "{path}");
+            }
+            let required: Vec<&str> = schema["required"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|name| name.as_str().unwrap())
+                .collect();
+            for name in &required {
+                assert!(properties.unwrap().contains_key(*name), "{path}: {name}");
+            }
+            let items = &schema["items"];
+            match schema["x-kubernetes-list-type"].as_str() {
+                Some("map") => {
+                    for key in schema["x-kubernetes-list-map-keys"].as_array().unwrap() {
+                        let required = items["required"].as_array().unwrap();
+                        let has_default =
+                            items["properties"][key.as_str().unwrap()]["default"].is_string();
+                        assert!(required.contains(key) || has_default, "{path}: {key}");
+                    }
+                }
+                Some("set") => assert_eq!(items["type"], "string", "{path}"),
+                _ => {}
+            }
+            // A default is of its type, and has nothing that would be pruned.
+            if let Some(default) = object.get("default") {
+                let is_of_type = match kind {
+                    "object" => default.is_object(),
+                    "array" => default.is_array(),
+                    "string" => default.is_string(),
+                    "boolean" => default.is_boolean(),
+                    _ => default.is_i64() || default.is_u64(),
+                };
+                assert!(is_of_type, "{path}: {default}");
+                if let (Some(default), Some(properties)) = (default.as_object(), properties) {
+                    assert!(
+                        default.keys().all(|key| properties.contains_key(key)),
+                        "{path}"
+                    );
+                }
+                if let Some(values) = schema["enum"].as_array() {
+                    assert!(values.contains(default), "{path}");
+                }
+            }
+            for (name, below) in properties.into_iter().flatten() {
+                check(below, &format!("{path}.{name}"));
+            }
+            for below in [additional, object.get("items")].into_iter().flatten() {
+                check(below, &format!("{path}[]"));
+            }
+        }
+        for crd in crds().unwrap() {
+            let schema = schema(&crd);
+            check(&schema, &crd.spec.names.kind);
+            assert_eq!(schema["type"], "object");
+        }
+    }
+
+    /// The most characters or elements that something may have; of an object, those of all below it.
+    fn most(schema: &Value, path: &str) -> u64 {
+        let number = |name: &str| schema[name].as_u64();
+        match schema["type"].as_str().unwrap() {
+            "string" => match (number("maxLength"), schema["format"].as_str()) {
+                (Some(most), _) => most,
+                // A time: compared as one.
+                (None, Some("date-time")) => 64,
+                (None, _) => {
+                    let values = schema["enum"].as_array();
+                    let values = values.unwrap_or_else(|| panic!("{path} has no longest value"));
+                    values
+                        .iter()
+                        .map(|value| value.as_str().unwrap().len() as u64)
+                        .max()
+                        .unwrap()
+                }
+            },
+            "array" => {
+                let most_items = number("maxItems").unwrap_or_else(|| panic!("{path}: maxItems"));
+                most_items * most(&schema["items"], path)
+            }
+            "object" => schema["properties"]
+                .as_object()
+                .unwrap_or_else(|| panic!("{path} has any properties"))
+                .iter()
+                .map(|(name, below)| most(below, &format!("{path}.{name}")))
+                .sum(),
+            _ => 1,
+        }
+    }
+
+    /// The API server estimates what a rule may cost, and refuses definitions with one above ten millions, or a
+    /// hundred in all. Ours use no macro that loops, so that each step costs no more than it looks at: this bound is
+    /// above the estimate, which counts a tenth for each character, and 1 for each step.
+    #[test]
+    fn the_rules_cost_less_than_the_api_server_takes() {
+        /// Rules with how often each may be run, and what it looks at.
+        fn rules(
+            schema: &Value,
+            times: Option<u64>,
+            path: &str,
+            found: &mut Vec<(String, u64, u64)>,
+        ) {
+            for rule in schema["x-kubernetes-validations"]
+                .as_array()
+                .into_iter()
+                .flatten()
+            {
+                let rule = rule["rule"].as_str().unwrap();
+                for loops in [
+                    ".all(",
+                    ".exists",
+                    ".map(",
+                    ".filter(",
+                    ".matches(",
+                    ".find",
+                ] {
+                    assert!(!rule.contains(loops), "{rule}: not estimated here");
+                }
+                let paths = rule
+                    .split(|c: char| !(c.is_ascii_alphanumeric() || c == '.'))
+                    .filter_map(|word| {
+                        let (first, rest) = word.split_once('.').unwrap_or((word, ""));
+                        ["self", "oldSelf"].contains(&first).then_some(rest)
+                    });
+                let looked_at: u64 = paths
+                    .map(|of| {
+                        if of == "metadata.name" {
+                            return 253;
+                        }
+                        let steps = of.split('.').filter(|step| !step.is_empty());
+                        let at = steps.fold(schema, |at, step| &at["properties"][step]);
+                        most(at, &format!("{path}.{of}"))
+                    })
+                    .sum();
+                let times = times.unwrap_or_else(|| panic!("{path}: run any number of times"));
+                found.push((rule.to_owned(), times, looked_at + rule.len() as u64));
+            }
+            for (name, below) in schema["properties"].as_object().into_iter().flatten() {
+                rules(below, times, &format!("{path}.{name}"), found);
+            }
+            let more = |most: &Value| Some(times? * most.as_u64()?);
+            if schema["items"].is_object() {
+                rules(&schema["items"], more(&schema["maxItems"]), path, found);
+            }
+            if schema["additionalProperties"].is_object() {
+                let times = more(&schema["maxProperties"]);
+                rules(&schema["additionalProperties"], times, path, found);
+            }
+        }
+        for crd in crds().unwrap() {
+            let mut found = Vec::new();
+            rules(&schema(&crd), Some(1), &crd.spec.names.kind, &mut found);
+            assert!(!found.is_empty());
+            for (rule, times, cost) in &found {
+                assert!(times * cost < 10_000_000, "{rule}: {times} times {cost}");
+            }
+            let all: u64 = found.iter().map(|(_, times, cost)| times * cost).sum();
+            assert!(all < 100_000_000, "{all}");
+        }
+    }
+
     #[test]
     fn the_shortest_recording_has_the_defaults() {
         let recording: Recording = serde_json::from_value(serde_json::json!({

@@ -25,6 +25,7 @@ mod recording;
     reason = "kube's derive copies types with rules into the body of a function"
 )]
 mod snapshot;
+mod writing;
 
 pub use crds::crds;
 pub use node_report::{
@@ -37,6 +38,7 @@ pub use recording::{
     Recording, RecordingSpec, RecordingStatus, Retention, Selector, Totals,
 };
 pub use snapshot::{Completeness, Location, Order, Phase, Snapshot, SnapshotSpec, SnapshotStatus};
+pub use writing::{RequestError, replaced_status};
 
 /// The group of the resources.
 pub const GROUP: &str = "tapedeck.dev";

@@ -117,7 +117,7 @@ pub struct Selector {
     pub namespaces: Vec<String>,
     /// Labels with these values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 32))]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = { "type": "string", "maxLength": 63 }))]
     pub match_labels: BTreeMap<String, String>,
     /// What else holds of their labels.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -225,7 +225,8 @@ pub struct Limits {
     pub bytes_per_node: Option<Size>,
 }
 
-/// What is kept on the nodes. The oldest goes first.
+/// What is kept on the nodes, the oldest going first; what is unset is as the daemon is configured. All recordings of a
+/// node together keep no more than it is configured to.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Retention {

@@ -21,17 +21,20 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use kube::{Api, Client};
 use tapedeck_cluster::{Location, Phase, Snapshot};
 use tapedeck_cluster_store::StoreError;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tracing::warn;
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, warn};
 
 use crate::forbidden::{code, explained};
 use crate::run::Shared;
+use crate::tls::Shown;
 
 /// Connections that are served at once: the API server's proxies and a few probes. Others wait.
 const MAX_CONNECTIONS: usize = 64;
 
-/// Who sends no request for so long is gone.
+/// Who sends no request for so long, or does not end the handshake, is gone.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
 enum Answer {
@@ -80,7 +83,7 @@ impl Body for Answer {
 }
 
 /// Serves until it is dropped.
-pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+pub(crate) async fn serve(listener: TcpListener, shown: Arc<Shown>, shared: Arc<Shared>) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         // Never closed.
@@ -89,9 +92,9 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
         };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let shared = Arc::clone(&shared);
+                let (shown, shared) = (Arc::clone(&shown), Arc::clone(&shared));
                 tokio::spawn(async move {
-                    connection(stream, shared).await;
+                    secured(stream, &shown, shared).await;
                     drop(permit);
                 });
             }
@@ -104,7 +107,23 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-async fn connection(stream: TcpStream, shared: Arc<Shared>) {
+/// Behind the handshake, where there is a certificate to show.
+async fn secured(stream: TcpStream, shown: &Shown, shared: Arc<Shared>) {
+    let Some(config) = shown.now() else {
+        return connection(stream, shared).await;
+    };
+    let handshake = TlsAcceptor::from(config).accept(stream);
+    match tokio::time::timeout(HEADER_TIMEOUT, handshake).await {
+        Ok(Ok(stream)) => connection(stream, shared).await,
+        Ok(Err(error)) => debug!(%error, "a handshake failed"),
+        Err(_) => debug!("a handshake was not ended"),
+    }
+}
+
+async fn connection<S>(stream: S, shared: Arc<Shared>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let service = service_fn(move |request| {
         let shared = Arc::clone(&shared);
         async move { Ok::<_, Infallible>(answer(&shared, &request).await) }
@@ -116,7 +135,7 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>) {
         .await;
     if let Err(error) = served {
         // The peer may go whenever it wants.
-        tracing::debug!(%error, "a connection ended");
+        debug!(%error, "a connection ended");
     }
 }
 

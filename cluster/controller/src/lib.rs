@@ -15,6 +15,7 @@ pub mod recordings;
 mod run;
 pub mod snapshots;
 mod snapshots_at_work;
+mod tls;
 mod watches;
 pub mod world;
 
@@ -22,3 +23,4 @@ pub use assemble::{AssembleError, Job, assemble};
 pub use forbidden::missing_rule;
 pub use leader::{LEASE, Timing};
 pub use run::{Settings, run};
+pub use tls::Certificate;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use tapedeck_cluster_store::Stores;
-use tapedeck_controller::{Settings, Timing, run};
+use tapedeck_controller::{Certificate, Settings, Timing, run};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -34,6 +34,16 @@ struct Args {
     /// begins after so long
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(2..=3600))]
     lease: u64,
+    /// Serve by TLS, with the certificate in this Secret of Tapedeck's namespace; where it is empty, the controller
+    /// makes one, and renews it
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["tls_certificate", "tls_key"])]
+    tls_secret: Option<String>,
+    /// Serve by TLS, with this certificate (PEM, with those above it); read again when it changes
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_certificate: Option<PathBuf>,
+    /// The private key of --tls-certificate (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    tls_key: Option<PathBuf>,
     /// How much is logged
     #[arg(long, value_enum, default_value = "info")]
     log_level: Level,
@@ -99,12 +109,24 @@ fn start(args: &Args) -> Result<()> {
         environment: std::env::vars().collect(),
         scratch: args.scratch.clone(),
         timing: Timing::of(Duration::from_secs(args.lease)),
+        certificate: certificate(args),
     };
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("failed to start")?
         .block_on(work(args, settings))
+}
+
+fn certificate(args: &Args) -> Certificate {
+    match (&args.tls_secret, &args.tls_certificate, &args.tls_key) {
+        (Some(name), ..) => Certificate::Secret(name.clone()),
+        (None, Some(certificate), Some(key)) => Certificate::Files {
+            certificate: certificate.clone(),
+            key: key.clone(),
+        },
+        _ => Certificate::None,
+    }
 }
 
 fn named(argument: Option<&String>, variable: &str) -> Option<String> {

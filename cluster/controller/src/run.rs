@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use futures_util::StreamExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::DeleteParams;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client, Resource as _};
 use tapedeck_cluster::conditions;
@@ -23,7 +23,8 @@ use crate::forbidden::{code, explained};
 use crate::leader::{Election, Timing};
 use crate::metrics::Metrics;
 use crate::snapshots_at_work::Work;
-use crate::watches::{Beginnings, changes, status_of};
+use crate::tls::{Certificate, Keeper};
+use crate::watches::{Beginnings, changes, write_status};
 use crate::world::{Place, World, seconds_between, silent_since};
 use crate::{http, recordings};
 
@@ -63,6 +64,8 @@ pub struct Settings {
     pub scratch: PathBuf,
     /// How leaders change.
     pub timing: Timing,
+    /// What the port shows.
+    pub certificate: Certificate,
 }
 
 /// What all parts of the controller share.
@@ -195,7 +198,7 @@ impl Shared {
 ///
 /// # Errors
 ///
-/// When it cannot begin: a store whose configuration makes no sense.
+/// When it cannot begin: a store or a certificate that makes no sense.
 pub async fn run(
     client: Client,
     settings: Settings,
@@ -219,7 +222,9 @@ pub async fn run(
         stores,
         scratch: settings.scratch.clone(),
     });
-    let served = tokio::spawn(http::serve(listener, Arc::clone(&shared)));
+    let keeper = Keeper::new(&shared.client, &settings.namespace, &settings.certificate)?;
+    let served = tokio::spawn(http::serve(listener, keeper.shown(), Arc::clone(&shared)));
+    let kept = tokio::spawn(keeper.run());
     let Settings {
         identity,
         namespace,
@@ -231,6 +236,7 @@ pub async fn run(
     let elected = tokio::spawn(election.run(leads, stop.clone()));
     let acted = act(&shared, &settings, &mut leading, stop).await;
     served.abort();
+    kept.abort();
     elected.await.context("the election ended")?;
     acted
 }
@@ -404,12 +410,7 @@ impl<'a> Leader<'a> {
     }
 
     async fn write(&mut self, place: Place, uid: &str, status: RecordingStatus) {
-        let api: Api<Recording> = Api::namespaced(self.shared.client.clone(), &place.namespace);
-        let body = status_of::<Recording>(&place.name, &status);
-        let params = PatchParams::apply(MANAGER).force();
-        let written = api
-            .patch_status(&place.name, &params, &Patch::Apply(body))
-            .await;
+        let written = write_status::<Recording>(&self.shared.client, &place, &status).await;
         self.shared
             .wrote("recordings", written.as_ref().map(|_| ()));
         match written {

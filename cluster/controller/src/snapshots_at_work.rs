@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use crate::assemble::{AssembleError, Job, assemble};
 use crate::run::{MANAGER, Pauses, Shared, uid};
 use crate::snapshots::{self, Made, Step};
-use crate::watches::status_of;
+use crate::watches::write_status;
 use crate::world::{Place, World};
 
 /// Snapshots that are put together at once: each takes disk and memory of its own.
@@ -185,12 +185,7 @@ impl Work {
         snapshot: &Snapshot,
         status: &SnapshotStatus,
     ) {
-        let api: Api<Snapshot> = Api::namespaced(self.shared.client.clone(), &place.namespace);
-        let body = status_of::<Snapshot>(&place.name, status);
-        let params = PatchParams::apply(MANAGER).force();
-        let written = api
-            .patch_status(&place.name, &params, &Patch::Apply(body))
-            .await;
+        let written = write_status::<Snapshot>(&self.shared.client, place, status).await;
         self.shared.wrote("snapshots", written.as_ref().map(|_| ()));
         match written {
             Ok(written) => {

@@ -8,12 +8,11 @@ use futures_util::stream::{BoxStream, StreamExt as _};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource, ResourceExt as _};
-use serde_json::Value;
-use tapedeck_cluster::{NodeReport, Recording, Snapshot};
+use tapedeck_cluster::{NodeReport, Recording, RequestError, Snapshot, replaced_status};
 use tracing::warn;
 
 use crate::forbidden::explained;
-use crate::run::Shared;
+use crate::run::{MANAGER, Shared};
 use crate::world::{Place, World};
 
 /// A change of one of the resources.
@@ -168,15 +167,20 @@ fn take<P: Ord, K: kube::ResourceExt>(
     }
 }
 
-/// The body of an apply of a status.
-pub(crate) fn status_of<K>(name: &str, status: &impl serde::Serialize) -> Value
+/// Writes a status, and gives the object as it is then.
+pub(crate) async fn write_status<K>(
+    client: &Client,
+    place: &Place,
+    status: &impl serde::Serialize,
+) -> Result<K, kube::Error>
 where
-    K: Resource<DynamicType = ()>,
+    K: Resource<DynamicType = ()> + serde::de::DeserializeOwned,
 {
-    serde_json::json!({
-        "apiVersion": K::api_version(&()),
-        "kind": K::kind(&()),
-        "metadata": { "name": name },
-        "status": status,
-    })
+    let namespace = Some(place.namespace.as_str());
+    let request = replaced_status::<K>(namespace, &place.name, MANAGER, status);
+    let request = request.map_err(|error| match error {
+        RequestError::Json(error) => kube::Error::SerdeError(error),
+        RequestError::Http(error) => kube::Error::HttpError(error),
+    })?;
+    client.request(request).await
 }

@@ -7,7 +7,8 @@
 
 mod common;
 
-use common::{Cluster, NODES};
+use common::{Cluster, NODES, SECRET, SERVICE};
+use k8s_openapi::ByteString;
 use serde_json::{Value, json};
 use tapedeck_cluster_standin::{Fault, When};
 
@@ -118,7 +119,7 @@ fn a_snapshot_is_put_together_of_what_the_nodes_delivered_and_can_be_pulled() {
     // It comes in ranges, through the API server.
     cluster.server.serve(
         "tapedeck-system",
-        "tapedeck-controller:http",
+        "tapedeck-controller:https",
         controller.address,
     );
     let etag = format!("\"{}\"", location["blake3"].as_str().unwrap());
@@ -380,6 +381,11 @@ fn a_role_that_is_too_tight_is_said_with_the_missing_rule() {
     lacks(
         "system:serviceaccount:tapedeck-system:tapedeck-controller lacks the rule {apiGroups: [\"coordination.k8s.io\"], resources: [\"leases\"], verbs: [\"get\"]} in a Role in tapedeck-system",
     );
+    // The port speaks TLS all the same, with a certificate that nobody can check.
+    cluster.wait("the rule for the certificate", || {
+        let rule = "{apiGroups: [\\\"\\\"], resources: [\\\"secrets\\\"], verbs: [\\\"get\\\"]}";
+        cluster.logs().contains(rule).then_some(())
+    });
     // With the roles of the chart it has all it needs, and none too many.
     cluster.roles("tapedeck-controller");
     let uid = cluster.recording("shop", json!({}));
@@ -401,6 +407,8 @@ fn a_role_that_is_too_tight_is_said_with_the_missing_rule() {
     cluster.wait("readiness", || {
         (controller.get("/readyz").0 == 200).then_some(())
     });
+    let made = cluster.wait("a certificate", || cluster.secret("ca.crt"));
+    assert!(cluster.is_of(&controller, &made));
     let (_, metrics) = controller.get("/metrics");
     assert!(!metrics.contains("forbidden"), "{metrics}");
 }
@@ -438,7 +446,7 @@ fn what_it_asks_of_the_api_server_is_little() {
         .server
         .requests()
         .into_iter()
-        .filter(|request| !["leases", "events"].contains(&request.resource.as_str()))
+        .filter(|request| !["leases", "events", "secrets"].contains(&request.resource.as_str()))
         .filter(|request| request.subresource != "status")
         .collect();
     assert!(others.is_empty(), "{others:?}");
@@ -446,4 +454,134 @@ fn what_it_asks_of_the_api_server_is_little() {
     assert_eq!(code, 200);
     assert!(text.contains("tapedeck_controller_leader 1"), "{text}");
     assert!(text.contains("tapedeck_controller_nodes 2"), "{text}");
+}
+
+/// One of several makes it, all show it, and whoever comes later renews it.
+#[test]
+fn the_controllers_make_a_certificate_keep_it_and_renew_it() {
+    let cluster = Cluster::new();
+    let first = cluster.controller("first");
+    let authority = cluster.wait("a certificate", || cluster.secret("ca.crt"));
+    assert!(cluster.is_of(&first, &authority));
+    let second = cluster.controller("second");
+    cluster.wait("the same at the second", || {
+        cluster.is_of(&second, &authority).then_some(())
+    });
+    assert_eq!(cluster.secret("ca.crt").unwrap(), authority);
+    // The key is that of the certificate, and the port speaks nothing else than TLS.
+    assert!(
+        cluster
+            .secret("tls.key")
+            .unwrap()
+            .starts_with(b"-----BEGIN PRIVATE KEY-----")
+    );
+    let plain = std::process::Command::new("curl")
+        .args([
+            "-sS",
+            "--max-time",
+            "20",
+            &format!("http://{}/livez", second.address),
+        ])
+        .output()
+        .unwrap();
+    assert!(!plain.status.success() && plain.stdout.is_empty());
+
+    // It grows old.
+    let mut secret = cluster
+        .server
+        .get("secrets", "tapedeck-system", SECRET)
+        .unwrap();
+    // 2020-01-01T00:00:00Z
+    secret["data"]["renew-after"] = "MjAyMC0wMS0wMVQwMDowMDowMFo=".into();
+    cluster.server.seed(&secret).unwrap();
+    let third = cluster.controller("third");
+    let renewed = cluster.wait("another certificate", || {
+        cluster.secret("ca.crt").filter(|now| *now != authority)
+    });
+    cluster.wait("the new one at the port", || {
+        cluster.is_of(&third, &renewed).then_some(())
+    });
+    assert!(!cluster.is_of(&third, &authority));
+}
+
+/// A certificate for the controller's name, by an authority: both, and the key.
+fn made_by_somebody() -> (String, String, String) {
+    let mut authority = rcgen::CertificateParams::default();
+    // Whoever has the name of who signed it counts as signed by itself.
+    authority
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, "somebody");
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let pem = authority.self_signed(&key).unwrap().pem();
+    let issuer = rcgen::Issuer::new(authority, key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut leaf = rcgen::CertificateParams::new(vec![SERVICE.to_owned()]).unwrap();
+    leaf.distinguished_name
+        .push(rcgen::DnType::CommonName, SERVICE);
+    let leaf = leaf.signed_by(&key, &issuer).unwrap();
+    (leaf.pem(), key.serialize_pem(), pem)
+}
+
+#[test]
+fn a_certificate_of_somebody_else_is_shown_and_stays() {
+    let cluster = Cluster::new();
+    let (certificate, key, authority) = made_by_somebody();
+    cluster
+        .server
+        .seed(&json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+            "metadata": { "name": SECRET, "namespace": "tapedeck-system" },
+            "data": {
+                "tls.crt": ByteString(certificate.into_bytes()),
+                "tls.key": ByteString(key.into_bytes()),
+            },
+        }))
+        .unwrap();
+    let controller = cluster.controller("a");
+    controller.get("/livez");
+    cluster.wait("it at the port", || {
+        cluster
+            .is_of(&controller, authority.as_bytes())
+            .then_some(())
+    });
+    assert_eq!(cluster.server.count("update", "secrets"), 0);
+}
+
+#[test]
+fn files_of_a_certificate_are_read_again_and_wrong_ones_are_named() {
+    let cluster = Cluster::new();
+    let at = |name: &str| cluster.folder().join(name);
+    let write = || {
+        let (certificate, key, authority) = made_by_somebody();
+        // The kubelet changes both at once; a controller that looks in between keeps what it has.
+        std::fs::write(at("tls.crt"), certificate).unwrap();
+        std::fs::write(at("tls.key"), key).unwrap();
+        authority.into_bytes()
+    };
+    let first = write();
+    let certificate = format!("--tls-certificate={}", at("tls.crt").display());
+    let key = format!("--tls-key={}", at("tls.key").display());
+    let controller = cluster.controller_with("a", &[&certificate, &key]);
+    controller.get("/livez");
+    assert!(cluster.is_of(&controller, &first));
+    let second = write();
+    cluster.wait("the new one", || {
+        cluster.is_of(&controller, &second).then_some(())
+    });
+    // Nothing that makes sense: the port stays what it was.
+    std::fs::write(at("tls.key"), "no key").unwrap();
+    cluster.wait("a word about it", || {
+        cluster
+            .logs()
+            .contains("tls.key is no private key in PEM")
+            .then_some(())
+    });
+    assert!(cluster.is_of(&controller, &second));
+    cluster.controller_with("b", &[&certificate, &key]).fails();
+    let said = std::fs::read_to_string(at("b.log")).unwrap();
+    assert!(
+        said.contains("tls.key") && said.contains("no private key"),
+        "{said}"
+    );
 }

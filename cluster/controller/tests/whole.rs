@@ -2,11 +2,14 @@
 //! is a stand-in and the pod a cgroup with the name that a kubelet gives it; the daemon, the controller and the command line are real.
 
 #![expect(
+    clippy::print_stdout,
     clippy::unwrap_used,
     reason = "clippy sees a test in what is under #[test] only"
 )]
 
 mod common;
+#[path = "../../store/tests/stores/moto.rs"]
+mod moto;
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -14,7 +17,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use common::{Cluster, contents};
+use common::{Cluster, KEYS, contents};
+use moto::Moto;
 use serde_json::json;
 
 const UID: &str = "c0000000-0000-4000-8000-00000000000a";
@@ -55,8 +59,8 @@ struct Pod {
 }
 
 impl Pod {
-    fn new(root: &Path) -> Self {
-        let top = root.join(format!("tapedeck-whole-{}", std::process::id()));
+    fn new(root: &Path, test: &str) -> Self {
+        let top = root.join(format!("tapedeck-whole-{test}-{}", std::process::id()));
         let folder = top.join(format!("kubepods/besteffort/pod{UID}/{}", container()));
         fs::create_dir_all(&folder).unwrap();
         Self { top, folder }
@@ -146,6 +150,17 @@ fn seed(cluster: &Cluster) {
 
 #[test]
 fn what_a_pod_says_is_recorded_taken_and_pulled_byte_for_byte() {
+    the_whole_way("folder", &Cluster::new());
+}
+
+#[test]
+fn the_same_by_way_of_s3() {
+    if let Some(moto) = Moto::start() {
+        the_whole_way("s3", &Cluster::with_s3(moto.address()));
+    }
+}
+
+fn the_whole_way(test: &str, cluster: &Cluster) {
     let (root, daemon, cli) = match needs() {
         Ok(needs) => needs,
         Err(why) => {
@@ -156,15 +171,14 @@ fn what_a_pod_says_is_recorded_taken_and_pulled_byte_for_byte() {
             return;
         }
     };
-    let cluster = Cluster::new();
     let controller = cluster.controller("a");
     cluster.server.serve(
         "tapedeck-system",
-        "tapedeck-controller:http",
+        "tapedeck-controller:https",
         controller.address,
     );
-    seed(&cluster);
-    let pod = Pod::new(&root);
+    seed(cluster);
+    let pod = Pod::new(&root, test);
     let folder = cluster.folder();
     let config = format!(
         "archive: {{ folder: {0}/tapes }}\ncontrol: {{ listen: '127.0.0.1:0' }}\n\
@@ -179,11 +193,12 @@ fn what_a_pod_says_is_recorded_taken_and_pulled_byte_for_byte() {
         Command::new(daemon)
             .arg("--config")
             .arg(folder.join("tapedeckd.yaml"))
+            .envs(KEYS)
             .stderr(Stdio::from(log))
             .spawn()
             .unwrap(),
     );
-    fs::write(folder.join("admin"), cluster.server.kubeconfig("admin")).unwrap();
+    fs::write(folder.join("admin"), cluster.kubeconfig("admin")).unwrap();
     let tapedeck = |args: &[&str]| {
         let done = Command::new(&cli)
             .args([
@@ -204,6 +219,7 @@ fn what_a_pod_says_is_recorded_taken_and_pulled_byte_for_byte() {
             "{args:?}: {said}\n{}",
             cluster.logs()
         );
+        String::from_utf8(done.stdout).unwrap()
     };
     let server = serve();
     // Its namespace is there: the pod is in it. The command waits until it is attached.
@@ -221,6 +237,10 @@ fn what_a_pod_says_is_recorded_taken_and_pulled_byte_for_byte() {
         "request.path != '/healthz'",
     ]);
     tapedeck(&["pull", "friday", "-o", "friday.tape"]);
+    // The snapshot alone: its parts are removed.
+    cluster.wait("the parts to be gone", || {
+        (cluster.stored_count() == 1).then_some(())
+    });
     let pulled = contents(&folder.join("friday.tape"));
     let wanted = ["/one", "/two", "/three"].map(|path| {
         (
@@ -229,17 +249,17 @@ fn what_a_pod_says_is_recorded_taken_and_pulled_byte_for_byte() {
         )
     });
     assert_eq!(pulled, wanted);
-    let snapshot = cluster
-        .server
-        .get("snapshots.tapedeck.dev", "shop", "friday")
-        .unwrap();
-    assert_eq!(snapshot["status"]["completeness"]["nodes"], "1/1");
+    let listed = tapedeck(&["ls"]);
+    assert!(
+        listed.contains("1/1") && listed.contains("Ready"),
+        "{listed}"
+    );
 
     // And nothing stays behind.
     tapedeck(&["snapshot", "delete", "friday"]);
     tapedeck(&["record", "delete", "shop"]);
     cluster.wait("an empty store", || {
-        cluster.stored().is_empty().then_some(())
+        (cluster.stored_count() == 0).then_some(())
     });
     cluster.wait("an empty node", || {
         let left = fs::read_dir(folder.join("tapes/recordings")).ok()?;

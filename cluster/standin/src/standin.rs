@@ -366,11 +366,21 @@ impl Standin {
         act(proxies);
     }
 
-    /// The service proxy leads to this address; the port is by name or number: `tapedeck-controller:http`.
+    /// The service proxy leads to this address; the port is by name or number: `tapedeck-controller:https`. As
+    /// with the real one, it speaks TLS there if the request says `https:` before the name.
     pub fn serve(&self, namespace: &str, service_and_port: &str, address: SocketAddr) {
+        self.lead(namespace, service_and_port, (address, false));
+    }
+
+    /// The same, but what listens there speaks no TLS, whatever the request says: for tests of those who ask.
+    pub fn serve_plainly(&self, namespace: &str, service_and_port: &str, address: SocketAddr) {
+        self.lead(namespace, service_and_port, (address, true));
+    }
+
+    fn lead(&self, namespace: &str, service_and_port: &str, to: (SocketAddr, bool)) {
         let key = (namespace.to_owned(), service_and_port.to_owned());
         self.proxies(|proxies| {
-            proxies.services.insert(key, address);
+            proxies.services.insert(key, to);
         });
     }
 

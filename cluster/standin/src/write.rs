@@ -397,24 +397,24 @@ impl Write<'_> {
         {
             return Err(Refusal::bad_request("metadata.managedFields must be nil"));
         }
-        let mut warnings = Vec::new();
         if let Some(schema) = self.resource.custom.as_deref() {
-            // Before the merge: who applies a field that is unknown does not own it either.
+            // The real one prunes nothing here, however it is asked to validate: what it has no type for it
+            // cannot merge, and fails.
             let unknown = schema::prune(schema, &mut applied);
-            if self.strict && !unknown.is_empty() {
-                return Err(Refusal::bad_request(format!(
-                    "failed to create typed patch object ({}/{}; {}, Kind={}): .{}: field not declared in schema",
-                    self.namespace,
-                    self.name,
-                    self.resource.api_version(),
-                    self.resource.kind,
-                    unknown.join(", ."),
-                )));
+            if !unknown.is_empty() {
+                return Err(Refusal::new(
+                    500,
+                    "InternalError",
+                    format!(
+                        "failed to create typed patch object ({}/{}; {}, Kind={}): .{}: field not declared in schema",
+                        self.namespace,
+                        self.name,
+                        self.resource.api_version(),
+                        self.resource.kind,
+                        unknown.join(", ."),
+                    ),
+                ));
             }
-            warnings = unknown
-                .iter()
-                .map(|path| format!("unknown field {path:?}"))
-                .collect();
         }
         if self.subresource == "status" {
             let status = applied.get("status").cloned();
@@ -447,9 +447,7 @@ impl Write<'_> {
             remove_field(&mut wanted, name);
         }
         let merged = managers.apply(self.resource, &live, &wanted, self.writer())?;
-        let mut written = self.replace(store, &live, merged, Some(managers))?;
-        written.warnings.extend(warnings);
-        Ok(written)
+        self.replace(store, &live, merged, Some(managers))
     }
 
     fn apply_new(&self, store: &mut Store, mut object: Value) -> Result<Written, Refusal> {

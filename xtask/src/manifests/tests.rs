@@ -17,8 +17,8 @@ const KUBERNETES_VALIDATE: &str = "target/tools/kubernetes-validate";
 /// to, and all newer ones that the validator has.
 const VERSIONS: [&str; 5] = ["1.33", "1.34", "1.35", "1.36", "1.37"];
 
-/// Kinds of the Prometheus operator, which Kubernetes itself does not have.
-const OF_OTHERS: [&str; 2] = ["PodMonitor", "ServiceMonitor"];
+/// Kinds of the Prometheus operator and of cert-manager, which Kubernetes itself does not have.
+const OF_OTHERS: [&str; 4] = ["PodMonitor", "ServiceMonitor", "Certificate", "Issuer"];
 
 /// Values, as an administrator sets them.
 const MATRIX: &[&[&str]] = &[
@@ -38,6 +38,7 @@ const MATRIX: &[&[&str]] = &[
         "--set=node.seccompProfile.type=Localhost,node.seccompProfile.localhostProfile=tapedeck.json",
         "--set=node.appArmorProfile.type=Unconfined,node.priorityClass.name=,controller.replicas=2",
         "--set-json=networkPolicies={\"metricsFrom\":[{\"namespaceSelector\":{}}]}",
+        "--set=tls.certManager.enabled=true,tls.certManager.issuerRef.name=ca",
         "--set=image.repository=example.com:5000/team/tapedeck,image.tag=1.2.3",
     ],
 ];
@@ -192,7 +193,9 @@ fn whatever_is_set_no_container_has_more_than_it_needs() {
                     );
                 } else {
                     assert!(context["seccompProfile"]["type"].is_string());
-                    assert!(context["appArmorProfile"]["type"].is_string());
+                    // A kubelet refuses a pod that names a profile where the node has no AppArmor.
+                    let is_named = values.iter().any(|set| set.contains("appArmorProfile"));
+                    assert_eq!(context["appArmorProfile"].is_object(), is_named);
                 }
                 // What is mounted of the host is read-only, but for the archives.
                 for mount in container["volumeMounts"].as_array().unwrap() {
@@ -207,6 +210,70 @@ fn whatever_is_set_no_container_has_more_than_it_needs() {
                 }
             }
         }
+    }
+}
+
+/// Whoever looks after the certificate: the port shows it, and the controller may touch no other Secret.
+#[test]
+fn the_port_shows_a_certificate_of_the_controller_or_of_cert_manager() {
+    if !are_tools_here() {
+        return;
+    }
+    for (set, args, secrets, kinds) in [
+        (
+            "--set=controller.replicas=1",
+            vec!["--tls-secret=tapedeck-controller-tls"],
+            1,
+            (1, 0, 0),
+        ),
+        (
+            "--set=tls.certManager.enabled=true",
+            vec!["--tls-certificate=/tls/tls.crt", "--tls-key=/tls/tls.key"],
+            0,
+            (0, 1, 1),
+        ),
+        (
+            "--set=tls.certManager.enabled=true,tls.certManager.issuerRef.name=ca",
+            vec!["--tls-certificate=/tls/tls.crt", "--tls-key=/tls/tls.key"],
+            0,
+            (0, 1, 0),
+        ),
+    ] {
+        let documents = documents(&template(&[set]).unwrap());
+        let [controller] = of_kind(&documents, "Deployment").try_into().unwrap();
+        let container = &controller["spec"]["template"]["spec"]["containers"][0];
+        let given = container["args"].as_array().unwrap();
+        let given: Vec<&str> = given.iter().map(|arg| arg.as_str().unwrap()).collect();
+        let given: Vec<&str> = given
+            .into_iter()
+            .filter(|arg| arg.starts_with("--tls"))
+            .collect();
+        assert_eq!(given, args, "{set}");
+        for probe in ["livenessProbe", "readinessProbe"] {
+            assert_eq!(container[probe]["httpGet"]["scheme"], "HTTPS");
+            assert_eq!(
+                container[probe]["httpGet"]["port"],
+                container["ports"][0]["name"]
+            );
+        }
+        let of_secrets: Vec<&Value> = ["Role", "ClusterRole"]
+            .into_iter()
+            .flat_map(|kind| of_kind(&documents, kind))
+            .filter_map(|role| role["rules"].as_array())
+            .flatten()
+            .filter(|rule| rule["resources"].to_string().contains("secrets"))
+            .collect();
+        assert_eq!(of_secrets.len(), secrets, "{set}");
+        for rule in of_secrets {
+            assert_eq!(rule["resourceNames"], json!(["tapedeck-controller-tls"]));
+            assert_eq!(rule["verbs"], json!(["get", "update"]));
+        }
+        let count = |kind| of_kind(&documents, kind).len();
+        assert_eq!(
+            (count("Secret"), count("Certificate"), count("Issuer")),
+            kinds,
+            "{set}"
+        );
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) fn explain(error: kube::Error, place: &Place) -> Error {
 }
 
 /// The cause that says most: those around it name layers of the client.
-fn innermost(error: &dyn std::error::Error) -> String {
+pub(super) fn innermost(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {
         cause = inner;
@@ -166,11 +166,11 @@ mod tests {
              - apiGroups: [\"tapedeck.dev\"]\n    resources: [recordings]\n    verbs: [list]\n\
              The ClusterRole tapedeck-viewer has it"
         );
-        let said = "services \"tapedeck-controller:http\" is forbidden: User \"jane\" cannot get resource \"services/proxy\" in \
+        let said = "services \"https:tapedeck-controller:https\" is forbidden: User \"jane\" cannot get resource \"services/proxy\" in \
                     API group \"\" in the namespace \"tapedeck-system\"";
         let missing = Missing::read(said).unwrap().to_string();
         assert!(
-            missing.contains("resourceNames: [\"tapedeck-controller:http\"]"),
+            missing.contains("resourceNames: [\"https:tapedeck-controller:https\"]"),
             "{missing}"
         );
         assert!(missing.contains("Role tapedeck-admin"), "{missing}");

@@ -235,13 +235,14 @@ impl Found {
 
 /// Every object of the installation, by its labels: a request a kind. In the order in which they are made.
 pub(super) async fn inventory(session: &Session) -> Result<Vec<Found>> {
-    const KINDS: [(&str, &str, bool); 15] = [
+    const KINDS: [(&str, &str, bool); 16] = [
         ("v1", "Namespace", false),
         ("apiextensions.k8s.io/v1", "CustomResourceDefinition", false),
         ("networking.k8s.io/v1", "NetworkPolicy", true),
         ("scheduling.k8s.io/v1", "PriorityClass", false),
         ("v1", "ServiceAccount", true),
         ("v1", "ConfigMap", true),
+        ("v1", "Secret", true),
         ("rbac.authorization.k8s.io/v1", "ClusterRole", false),
         ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", false),
         ("rbac.authorization.k8s.io/v1", "Role", true),

@@ -105,10 +105,10 @@ fn partial(path: &Path, location: &Location) -> Result<PathBuf> {
     Ok(path.with_file_name(format!(".{name}.{sum}.pull")))
 }
 
-/// The service's port by name: the only one for which the role `tapedeck-admin` gives the right.
+/// The service's port by name, and by TLS: the only one for which the role `tapedeck-admin` gives the right.
 async fn uri(session: &Session, name: &str) -> String {
     format!(
-        "/api/v1/namespaces/{}/services/tapedeck-controller:http/proxy/snapshots/{}/{name}",
+        "/api/v1/namespaces/{}/services/https:tapedeck-controller:https/proxy/snapshots/{}/{name}",
         session.system().await,
         session.namespace
     )

@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::runtime::wait::await_condition;
 use kube::{Api, ResourceExt};
+use serde::Serialize;
 use serde_json::json;
 use tapedeck_cluster::{
     Destination, Limits, Paths, Payload, Recording, RecordingSpec, Retention, Selector, conditions,
@@ -31,7 +32,18 @@ pub(super) async fn create(session: &Session, args: &RecordCreate) -> Result<Exi
         field_manager: Some(MANAGER.to_owned()),
         ..PostParams::default()
     };
-    let created = api(session).create(&params, &recording(args)).await;
+    let wanted = recording(args);
+    let try_out = PostParams {
+        dry_run: true,
+        ..params.clone()
+    };
+    let created = match api(session).create(&try_out, &wanted).await {
+        Ok(tried) => {
+            all_is_known(&wanted.spec, &tried.spec)?;
+            api(session).create(&params, &wanted).await
+        }
+        Err(error) => Err(error),
+    };
     let created = created.map_err(|error| match error {
         kube::Error::Api(status) if status.is_already_exists() => anyhow!(
             "there is a recording {} in the namespace {} already: choose another name, or `kubectl edit recording {}`",
@@ -64,6 +76,21 @@ pub(super) async fn delete(session: &Session, args: &Delete) -> Result<ExitCode>
     uninstall::delete_named::<Recording>(session, &args.names, wait).await?;
     output::say(format_args!("{} deleted", args.names.join(", ")));
     Ok(ExitCode::SUCCESS)
+}
+
+/// The API server leaves out in silence what older definitions do not have, and a recording without its paths takes
+/// everything: so what would be made is looked at before it is.
+pub(super) fn all_is_known(wanted: &impl Serialize, got: &impl Serialize) -> Result<()> {
+    let (wanted, got) = (serde_json::to_value(wanted)?, serde_json::to_value(got)?);
+    let fields = wanted.as_object().into_iter().flatten();
+    for (name, value) in fields {
+        ensure!(
+            got.get(name) == Some(value),
+            "the definitions on the cluster are older than this program, and know no such `{name}`: \
+             `tapedeck cluster upgrade`"
+        );
+    }
+    Ok(())
 }
 
 fn api(session: &Session) -> Api<Recording> {

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, ResourceExt};
 
 use super::args::Access;
-use super::errors::{Place, explain};
+use super::errors::{Place, explain, innermost};
 
 /// Where Tapedeck is, unless somebody says otherwise.
 pub(super) const SYSTEM: &str = "tapedeck-system";
@@ -128,9 +128,12 @@ async fn config(access: &Access) -> Result<(Config, Place)> {
         if is_chosen {
             bail!("there is no kubeconfig: set KUBECONFIG, or give --kubeconfig");
         }
-        let config = Config::incluster().context(
-            "there is no kubeconfig (KUBECONFIG, ~/.kube/config), and this is no pod: give --kubeconfig",
-        )?;
+        let config = Config::incluster().map_err(|error| {
+            anyhow!(
+                "there is no kubeconfig (KUBECONFIG, ~/.kube/config), and this is no pod ({}): give --kubeconfig",
+                innermost(&error)
+            )
+        })?;
         let place = Place {
             of: "the service account of the pod".to_owned(),
             server: String::new(),
@@ -166,7 +169,7 @@ async fn config(access: &Access) -> Result<(Config, Place)> {
         Some(_) | None => {}
     }
     let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
-    let config = config.with_context(|| format!("cannot use {of}"))?;
+    let config = config.map_err(|error| anyhow!("cannot use {of}: {}", innermost(&error)))?;
     let place = Place {
         of,
         server: String::new(),
@@ -189,13 +192,15 @@ fn kubeconfig(access: &Access) -> Result<Option<(String, Kubeconfig)>> {
     };
     let mut merged: Option<Kubeconfig> = None;
     for file in &files {
+        // Errors of kubeconfigs say their causes themselves, each those of all below it.
         let read = Kubeconfig::read_from(file)
-            .with_context(|| format!("cannot read {}", file.display()))?;
+            .map_err(|error| anyhow!("cannot read {}: {}", file.display(), innermost(&error)))?;
         merged = Some(match merged {
             None => read,
-            Some(merged) => merged
-                .merge(read)
-                .with_context(|| format!("cannot join {} to the others", file.display()))?,
+            Some(merged) => merged.merge(read).map_err(|error| {
+                let why = innermost(&error);
+                anyhow!("cannot join {} to the others: {why}", file.display())
+            })?,
         });
     }
     let names: Vec<String> = files

@@ -12,6 +12,7 @@ use tapedeck_cluster::{Destination, Phase, Snapshot, SnapshotSpec, SnapshotStatu
 
 use super::args::{Access, Delete, SnapshotCreate, Text};
 use super::output::{count, print_objects};
+use super::record::all_is_known;
 use super::session::{MANAGER, Session};
 use super::uninstall;
 use crate::output;
@@ -30,7 +31,18 @@ pub(super) async fn create(session: &Session, args: &SnapshotCreate) -> Result<E
         ..PostParams::default()
     };
     let name = &args.name;
-    let created = api(session).create(&params, &snapshot(args)?).await;
+    let wanted = snapshot(args)?;
+    let try_out = PostParams {
+        dry_run: true,
+        ..params.clone()
+    };
+    let created = match api(session).create(&try_out, &wanted).await {
+        Ok(tried) => {
+            all_is_known(&wanted.spec, &tried.spec)?;
+            api(session).create(&params, &wanted).await
+        }
+        Err(error) => Err(error),
+    };
     created.map_err(|error| match error {
         kube::Error::Api(status) if status.is_already_exists() => anyhow!(
             "there is a snapshot {name} in the namespace {} already: a snapshot is taken once, choose another name",

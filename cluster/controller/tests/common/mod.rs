@@ -18,9 +18,11 @@ use std::time::{Duration, Instant};
 use http::HeaderMap;
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Value, json};
 use tapedeck_archive::{Archive, Provenance, Writer, WriterOptions};
 use tapedeck_cluster_standin::Standin;
+use tapedeck_cluster_store::Stores;
 use tapedeck_model::exchange::Body;
 use tapedeck_model::{
     Anomalies, Connection, ConnectionId, Endpoint, Exchange, Head, Ledger, Message, Missing,
@@ -32,10 +34,30 @@ pub(crate) const NODES: [&str; 2] = ["node-a", "node-b"];
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Where the controller keeps its certificate.
+pub(crate) const SECRET: &str = "tapedeck-controller-tls";
+
+/// A name that its certificate has.
+pub(crate) const SERVICE: &str = "tapedeck-controller.tapedeck-system.svc";
+
 pub(crate) struct Cluster {
     pub(crate) server: Standin,
     folder: tempfile::TempDir,
+    /// Where S3 is; else the store is a folder.
+    s3: Option<SocketAddr>,
+    /// Where everybody else takes the API server to be.
+    url: String,
 }
+
+/// A program that puts something in front of the stand-in, whose address is its argument, and prints the address of
+/// that: a real API server for Tapedeck's own resources. docs/cluster.md says how it was done.
+const FRONT: &str = "TAPEDECK_TEST_FRONT";
+
+/// What the store signs in with.
+pub(crate) const KEYS: [(&str, &str); 2] = [
+    ("TAPEDECK_STORE_MAIN_AWS_ACCESS_KEY_ID", "a key"),
+    ("TAPEDECK_STORE_MAIN_AWS_SECRET_ACCESS_KEY", "a secret"),
+];
 
 /// A small file system, until it is dropped.
 pub(crate) struct Volume(PathBuf);
@@ -86,9 +108,71 @@ impl Cluster {
             server.seed(&crd).unwrap();
         }
         server.namespace("tapedeck-system").unwrap();
+        // As the manifests have it.
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+            "metadata": { "name": SECRET, "namespace": "tapedeck-system" },
+        });
+        server.seed(&secret).unwrap();
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("store")).unwrap();
-        Self { server, folder }
+        let url = match std::env::var_os(FRONT) {
+            None => server.url(),
+            Some(front) => {
+                let done = Command::new(front).arg(server.url()).output().unwrap();
+                assert!(done.status.success());
+                String::from_utf8(done.stdout).unwrap().trim().to_owned()
+            }
+        };
+        Self {
+            server,
+            folder,
+            s3: None,
+            url,
+        }
+    }
+
+    pub(crate) fn kubeconfig(&self, user: &str) -> String {
+        let direct = self.server.kubeconfig(user);
+        direct.replace(&self.server.url(), &self.url)
+    }
+
+    /// With a store at S3, in the bucket `tapes`.
+    pub(crate) fn with_s3(s3: SocketAddr) -> Self {
+        Self {
+            s3: Some(s3),
+            ..Self::new()
+        }
+    }
+
+    /// The list of stores.
+    fn stores(&self) -> String {
+        let Some(s3) = self.s3 else {
+            return format!(
+                "- {{name: main, url: 'file://{}'}}\n",
+                self.store().display()
+            );
+        };
+        format!(
+            "- {{name: main, url: 's3://tapes/a/prefix', options: {{region: us-east-1, allow_http: 'true', \
+             endpoint: 'http://{s3}'}}}}\n"
+        )
+    }
+
+    /// How much lies in the store.
+    pub(crate) fn stored_count(&self) -> usize {
+        if self.s3.is_none() {
+            return self.stored().len();
+        }
+        let stores = Stores::parse(&self.stores()).unwrap();
+        let keys = KEYS.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let store = stores.get(None).unwrap().open(keys).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        // Snapshots of the namespace `shop` lie there.
+        runtime.block_on(store.list("shop")).unwrap().len()
     }
 
     /// The roles of an account, as they are installed.
@@ -156,14 +240,14 @@ impl Cluster {
     }
 
     pub(crate) fn controller(&self, name: &str) -> Controller {
+        self.controller_with(name, &[&format!("--tls-secret={SECRET}")])
+    }
+
+    pub(crate) fn controller_with(&self, name: &str, more: &[&str]) -> Controller {
         let at = |file: &str| self.folder.path().join(file);
-        let stores = format!(
-            "- {{name: main, url: 'file://{}'}}\n",
-            self.store().display()
-        );
-        std::fs::write(at("stores.yaml"), stores).unwrap();
+        std::fs::write(at("stores.yaml"), self.stores()).unwrap();
         let user = "system:serviceaccount:tapedeck-system:tapedeck-controller";
-        std::fs::write(at("kubeconfig"), self.server.kubeconfig(user)).unwrap();
+        std::fs::write(at("kubeconfig"), self.kubeconfig(user)).unwrap();
         let log = std::fs::File::create(at(&format!("{name}.log"))).unwrap();
         // A port that is free now; the loopback device gives it to nobody else so soon.
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -178,7 +262,9 @@ impl Cluster {
             ))
             .arg(format!("--identity={name}"))
             .arg("--lease=2")
+            .args(more)
             .env("KUBECONFIG", at("kubeconfig"))
+            .envs(KEYS)
             .env_remove("POD_NAME")
             .env_remove("POD_NAMESPACE")
             .stderr(Stdio::from(log))
@@ -295,14 +381,41 @@ impl Cluster {
     /// Fetches a snapshot through the API server.
     pub(crate) fn pull(&self, place: &str, headers: &[(&str, &str)]) -> (u16, HeaderMap, Vec<u8>) {
         let path = format!(
-            "/api/v1/namespaces/tapedeck-system/services/tapedeck-controller:http/proxy/snapshots/{place}"
+            "/api/v1/namespaces/tapedeck-system/services/https:tapedeck-controller:https/proxy/snapshots/{place}"
         );
         fetch(self.server.address(), &path, headers)
     }
 
     /// Fetches a snapshot from the controller: the code of its answer.
     pub(crate) fn pull_direct(&self, controller: &Controller, place: &str) -> u16 {
-        fetch(controller.address, &format!("/snapshots/{place}"), &[]).0
+        controller.get(&format!("/snapshots/{place}")).0
+    }
+
+    /// An entry of the controller's Secret, once it is there.
+    pub(crate) fn secret(&self, entry: &str) -> Option<Vec<u8>> {
+        let secret = self.server.get("secrets", "tapedeck-system", SECRET)?;
+        let secret: Secret = serde_json::from_value(secret).unwrap();
+        Some(secret.data?.get(entry)?.0.clone())
+    }
+
+    /// Whether the port shows a certificate of that authority: as Prometheus looks.
+    pub(crate) fn is_of(&self, controller: &Controller, authority: &[u8]) -> bool {
+        let file = self.folder.path().join("ca.pem");
+        std::fs::write(&file, authority).unwrap();
+        let port = controller.address.port();
+        let asked = Command::new("curl")
+            .args(["-sS", "--max-time", "20", "--cacert"])
+            .arg(&file)
+            .args(["--resolve", &format!("{SERVICE}:{port}:127.0.0.1")])
+            .arg(format!("https://{SERVICE}:{port}/livez"))
+            .output()
+            .unwrap();
+        // 7: nobody listens yet. 60: it does not believe the certificate. 35: nor the signature under it, where another
+        // authority has the same name.
+        let code = asked.status.code().unwrap();
+        let said = String::from_utf8_lossy(&asked.stderr);
+        assert!([0, 7, 35, 60].contains(&code), "{said}");
+        code == 0
     }
 }
 
@@ -317,8 +430,21 @@ impl Controller {
             assert!(Instant::now() < until, "the controller does not listen");
             std::thread::sleep(Duration::from_millis(20));
         }
-        let (code, _, body) = fetch(self.address, path, &[]);
-        (code, String::from_utf8(body).unwrap())
+        let asked = Command::new("curl")
+            .args(["-sSk", "--max-time", "60", "-w", "\n%{http_code}"])
+            .arg(format!("https://{}{path}", self.address))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&asked.stderr);
+        assert!(asked.status.success(), "{path}: {said}");
+        let text = String::from_utf8(asked.stdout).unwrap();
+        let (body, code) = text.rsplit_once('\n').unwrap();
+        (code.parse().unwrap(), body.to_owned())
+    }
+
+    /// It ends by itself, and not well.
+    pub(crate) fn fails(mut self) {
+        assert!(!self.child.wait().unwrap().success());
     }
 
     /// It dies.
