@@ -226,9 +226,13 @@ fn how_to_write(config: &ArchiveConfig) -> HowToWrite {
         let filter = format!("recording {}/{}", wanted.namespace, wanted.name);
         let mut options = set_options(&config, filter)?;
         if let Some(retention) = &wanted.spec.retention {
+            let configured = options.retention;
             options.retention = Retention {
-                size: retention.bytes_per_node.map(|size| size.0),
-                age: retention.age.map(|age| age.0),
+                size: retention
+                    .bytes_per_node
+                    .map(|size| size.0)
+                    .or(configured.size),
+                age: retention.age.map(|age| age.0).or(configured.age),
             };
             // What is open counts, too, and is never deleted.
             if let Some(size) = options.retention.size {

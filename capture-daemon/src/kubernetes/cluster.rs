@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use caps::CapSet;
 use tapedeck_cluster::NodeFacts;
@@ -17,6 +17,7 @@ use super::plan::Layout;
 use super::quarantine::Limits;
 use super::report::{Reporter, VitalSigns};
 use super::router::{HowToWrite, Router};
+use super::shelf::{self, Keep};
 use super::watch;
 use super::world::World;
 use crate::attribution::{Cgroups, Directory, Place, place};
@@ -38,6 +39,7 @@ pub struct Cluster {
     config: KubernetesConfig,
     node: String,
     folder: PathBuf,
+    keep: Keep,
     world: Arc<World>,
     orders: Arc<Orders>,
     vitals: Arc<VitalSigns>,
@@ -101,6 +103,10 @@ impl Cluster {
             world: Arc::new(World::new(&namespace)),
             node,
             folder,
+            keep: Keep {
+                size: archive.retain_size.map(|size| size.0),
+                age: archive.retain_age.map(|age| age.duration()),
+            },
             vitals,
             applied: None,
             swept: None,
@@ -221,7 +227,7 @@ impl Cluster {
         }
         if self.measured.is_none_or(|at| at.elapsed() >= MEASURE) {
             self.measured = Some(Instant::now());
-            let used = used(&recordings(&self.folder));
+            let used = self.tidy();
             let free = sys::free_bytes(&self.folder).unwrap_or(0);
             self.vitals.update(|vitals| vitals.disk = (used, free));
         }
@@ -242,6 +248,29 @@ impl Cluster {
     #[must_use]
     pub fn waits_for(&self) -> Option<String> {
         self.world.waits_for()
+    }
+
+    /// Removes what is not to be kept; says how many bytes of archives are left.
+    fn tidy(&self) -> u64 {
+        let age = |uid: &str| {
+            self.world
+                .retention(uid)?
+                .age
+                .map(|age| age.0)
+                .or(self.keep.age)
+        };
+        let now = SystemTime::now();
+        let (left, removals) = shelf::tidy(&recordings(&self.folder), self.keep.size, now, age);
+        for of in removals {
+            let path = of.path.display();
+            match of.failed {
+                None => info!(%path, bytes = of.len, "segment deleted by retention"),
+                Some(error) => {
+                    warn!(%path, why = in_words(&error), "a segment cannot be deleted");
+                }
+            }
+        }
+        left
     }
 
     /// Removes what was recorded for recordings that were deleted, unless a snapshot still wants it.
@@ -334,12 +363,4 @@ fn layout(cgroups: &Cgroups) -> Layout {
     });
     layout.roots = roots.into_iter().collect();
     layout
-}
-
-/// The bytes of all archives.
-fn used(folder: &Path) -> u64 {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .map(|entry| super::router::size_of_folder(&entry.path()))
-        .sum()
 }

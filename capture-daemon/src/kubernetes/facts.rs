@@ -1,6 +1,7 @@
 //! What is known of a pod.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use tapedeck_cluster::OwnerKind;
@@ -22,6 +23,9 @@ pub struct PodFacts {
     pub containers: BTreeMap<String, String>,
     /// Containers that are started again and again.
     pub crash_loops: Vec<String>,
+    /// The addresses that are its own: none where it shares the node's network, or has ended, as another pod may have
+    /// them by then.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// Containers that are remembered of a pod: restarted ones have a new id each time.
@@ -49,6 +53,7 @@ impl PodFacts {
         let Some(status) = &pod.status else {
             return Some(facts);
         };
+        facts.addresses = addresses(pod);
         let lists = [
             &status.init_container_statuses,
             &status.container_statuses,
@@ -96,6 +101,26 @@ impl PodFacts {
         let (kind, name) = self.owners.last()?;
         Some(format!("{kind:?}/{name}"))
     }
+}
+
+fn addresses(pod: &Pod) -> Vec<IpAddr> {
+    let shares = |pod: &Pod| pod.spec.as_ref()?.host_network;
+    let Some(status) = &pod.status else {
+        return Vec::new();
+    };
+    let has_ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    if shares(pod) == Some(true) || has_ended {
+        return Vec::new();
+    }
+    let all = status.pod_ips.iter().flatten();
+    let mut all: Vec<IpAddr> = all
+        .map(|of| of.ip.as_str())
+        .chain(status.pod_ip.as_deref())
+        .filter_map(|ip| ip.parse().ok())
+        .collect();
+    all.sort_unstable();
+    all.dedup();
+    all
 }
 
 /// What the pod says of its owners. Of those above the first it says nothing; but a Deployment names
@@ -218,6 +243,27 @@ mod tests {
         }
         assert_eq!(now.containers.len(), MOST_CONTAINERS);
         assert!(now.containers.contains_key("999"));
+    }
+
+    #[test]
+    fn addresses_are_those_that_nobody_else_has() {
+        let of = |network: bool, phase: &str| {
+            pod(serde_json::json!({
+                "metadata": { "uid": "u" },
+                "spec": { "containers": [], "hostNetwork": network },
+                "status": {
+                    "phase": phase, "podIP": "10.0.0.7", "podIPs": [{ "ip": "10.0.0.7" }, { "ip": "fd00::7" }],
+                },
+            }))
+            .addresses
+        };
+        let both: Vec<IpAddr> = ["10.0.0.7", "fd00::7"]
+            .map(|ip| ip.parse().unwrap())
+            .to_vec();
+        assert_eq!(of(false, "Running"), both);
+        assert!(of(true, "Running").is_empty());
+        assert!(of(false, "Succeeded").is_empty());
+        assert!(of(false, "Failed").is_empty());
     }
 
     #[test]

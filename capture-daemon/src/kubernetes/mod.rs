@@ -20,6 +20,7 @@ pub mod quarantine;
 pub mod report;
 pub mod router;
 pub mod selection;
+pub mod shelf;
 mod watch;
 mod world;
 

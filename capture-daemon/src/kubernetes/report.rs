@@ -11,7 +11,7 @@ use serde_json::json;
 use tapedeck_cluster::conditions::{Said, say};
 use tapedeck_cluster::{
     Blindness, Cost, NodeFacts, NodeRecording, NodeRecordingState, NodeReport, NodeReportStatus,
-    NodeSnapshot, REPORT_EVERY_SECONDS,
+    NodeSnapshot, REPORT_EVERY_SECONDS, replaced_status,
 };
 use tracing::warn;
 
@@ -416,18 +416,9 @@ impl Reporter {
         if !self.is_there {
             self.begin().await?;
         }
-        let api = Api::<NodeReport>::all(self.client.clone());
-        let patch = json!({
-            "apiVersion": "tapedeck.dev/v1alpha1",
-            "kind": "NodeReport",
-            "metadata": { "name": self.node },
-            "status": status,
-        });
-        let params = PatchParams::apply(MANAGER).force();
-        match api
-            .patch_status(&self.node, &params, &Patch::Apply(patch))
-            .await
-        {
+        let request = replaced_status::<NodeReport>(None, &self.node, MANAGER, status);
+        let request = request.map_err(|error| in_words(&error))?;
+        match self.client.request::<NodeReport>(request).await {
             Ok(_) => Ok(()),
             Err(error) => {
                 // Somebody may have deleted it.

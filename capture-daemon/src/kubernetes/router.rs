@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tapedeck_archive::{SegmentedWriter, SetEvent, SetOptions, Summary, WriteError};
-use tapedeck_model::{BodyPart, Connection, Exchange, Head, Ledger, UnreadConnection, Workloads};
+use tapedeck_model::{
+    BodyPart, Connection, Endpoint, Exchange, Head, Ledger, UnreadConnection, Workload, Workloads,
+};
 
 use super::quarantine::{Held, Limits, Quarantine};
 use super::selection::Wanted;
@@ -174,10 +176,13 @@ impl Router {
     /// The exchange with names that came to be known since.
     fn named(&self, exchange: &Exchange) -> Option<Exchange> {
         let of = &exchange.connection.workloads;
-        let name = |of: &Option<Arc<tapedeck_model::Workload>>| {
-            self.world.named(of.as_deref()?).map(Arc::new)
+        let name = |of: Option<&Workload>, end: Endpoint| match of {
+            Some(of) => self.world.named(of).map(Arc::new),
+            None => self.world.at(end.ip).map(Arc::new),
         };
-        let (client, server) = (name(&of.client), name(&of.server));
+        let connection = &exchange.connection;
+        let client = name(of.client.as_deref(), connection.client);
+        let server = name(of.server.as_deref(), connection.server);
         if client.is_none() && server.is_none() {
             return None;
         }

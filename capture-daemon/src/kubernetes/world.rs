@@ -4,11 +4,12 @@
 //! away. Pods that are gone are remembered for a while, as what they said may still be under way.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tapedeck_cluster::NodeRecordingState;
+use tapedeck_cluster::{NodeRecordingState, Retention};
 use tapedeck_model::{Connection, Workload};
 use tokio::sync::Notify;
 
@@ -47,6 +48,8 @@ pub struct World {
 #[derive(Debug, Default)]
 struct Inner {
     pods: BTreeMap<String, Pod>,
+    /// Which pod has an address, or had it last.
+    addresses: BTreeMap<IpAddr, String>,
     recordings: BTreeMap<String, Followed>,
     are_pods_known: bool,
     are_recordings_known: bool,
@@ -295,6 +298,14 @@ impl World {
             .then(|| inner.recordings.contains_key(uid))
     }
 
+    /// What is to be kept of a recording; `None`: it is not known.
+    #[must_use]
+    pub fn retention(&self, uid: &str) -> Option<Retention> {
+        let inner = self.lock();
+        let followed = inner.recordings.get(uid)?;
+        Some(followed.wanted.spec.retention.clone().unwrap_or_default())
+    }
+
     /// Into which recordings the traffic of a connection goes, by its pods, ports and share. `is_last`:
     /// what is not known by now is not waited for.
     #[must_use]
@@ -348,6 +359,19 @@ impl World {
             named.container = Some(container.clone());
         }
         (named != *workload).then_some(named)
+    }
+
+    /// The pod of this node that has that address: for the end of a connection of which nothing was captured.
+    #[must_use]
+    pub fn at(&self, address: IpAddr) -> Option<Workload> {
+        let inner = self.lock();
+        let facts = &inner.pods.get(inner.addresses.get(&address)?)?.facts;
+        Some(Workload {
+            namespace: Some(facts.namespace.clone()),
+            pod: Some(facts.name.clone()),
+            owner: facts.owner(),
+            ..Workload::default()
+        })
     }
 
     /// Counts for a recording.
@@ -483,6 +507,9 @@ impl Inner {
         if let Some(before) = self.pods.get(&facts.uid) {
             facts.remember(&before.facts);
         }
+        for address in &facts.addresses {
+            self.addresses.insert(*address, facts.uid.clone());
+        }
         let pod = Pod {
             facts,
             gone: None,
@@ -562,6 +589,7 @@ impl Inner {
         for (number, (at, uid)) in gone.into_iter().enumerate() {
             if number < too_many || at.elapsed() >= TOMBSTONE {
                 self.pods.remove(&uid);
+                self.addresses.retain(|_, of| *of != uid);
             }
         }
     }

@@ -18,10 +18,10 @@ pub(crate) const NODE: &str = "node-a";
 /// A cluster, and the folder of a daemon on its one node.
 pub(crate) struct Node {
     pub(crate) api: Standin,
-    folder: tempfile::TempDir,
+    pub(crate) folder: tempfile::TempDir,
     /// Above the cgroups of all its pods.
     top: PathBuf,
-    test: String,
+    pub(crate) test: String,
 }
 
 impl Node {
@@ -49,7 +49,7 @@ impl Node {
         }
     }
 
-    fn config(&self, more: &str) -> String {
+    pub(crate) fn config(&self, more: &str) -> String {
         let folder = self.folder.path().display();
         format!(
             "archive: {{ folder: {folder}/tapes }}\n\
@@ -61,7 +61,7 @@ impl Node {
         )
     }
 
-    fn start(&self) -> Daemon {
+    pub(crate) fn start(&self) -> Daemon {
         self.start_with("")
     }
 
@@ -70,7 +70,7 @@ impl Node {
     }
 
     /// A pod of this node, as the API server has it. Its cgroup is named after `uid`.
-    fn pod(&self, name: &str, uid: &str, app: &str) {
+    pub(crate) fn pod(&self, name: &str, uid: &str, app: &str) {
         self.pod_of(name, uid, app, &id(uid));
     }
 
@@ -98,7 +98,7 @@ impl Node {
             .unwrap();
     }
 
-    fn container(&self, uid: &str) -> Container {
+    pub(crate) fn container(&self, uid: &str) -> Container {
         Container::new(&self.test, uid, &id(uid))
     }
 
@@ -114,7 +114,7 @@ impl Node {
             .to_owned()
     }
 
-    fn report(&self) -> Option<Value> {
+    pub(crate) fn report(&self) -> Option<Value> {
         self.api.get("nodereports.tapedeck.dev", "", NODE)
     }
 
@@ -132,13 +132,13 @@ impl Node {
         })
     }
 
-    fn tapes(&self, uid: &str) -> PathBuf {
+    pub(crate) fn tapes(&self, uid: &str) -> PathBuf {
         self.folder.path().join("tapes/recordings").join(uid)
     }
 
     /// Waits until so many exchanges of a recording can be read.
     #[track_caller]
-    fn exchanges(&self, uid: &str, count: u64) -> Vec<Exchange> {
+    pub(crate) fn exchanges(&self, uid: &str, count: u64) -> Vec<Exchange> {
         let folder = self.tapes(uid);
         let archive = until(&format!("{count} exchanges"), || {
             let archive = Archive::open(&folder).ok()?;
@@ -196,12 +196,12 @@ pub(crate) fn targets(exchanges: &[Exchange]) -> Vec<String> {
     all
 }
 
-fn ask(container: &Container, server: SocketAddr, path: &str) {
+pub(crate) fn ask(container: &Container, server: SocketAddr, path: &str) {
     let url = format!("http://{server}{path}");
     tool(&mut container.command(&["curl", "-sS", "-o", "/dev/null", &url]));
 }
 
-const CART: &str = "c0000000-0000-4000-8000-000000000001";
+pub(crate) const CART: &str = "c0000000-0000-4000-8000-000000000001";
 const BANK: &str = "b0000000-0000-4000-8000-000000000002";
 const LATE: &str = "a0000000-0000-4000-8000-000000000003";
 

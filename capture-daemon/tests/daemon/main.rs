@@ -12,6 +12,7 @@
 mod archives;
 mod bad_input;
 mod cluster;
+mod cluster_edges;
 mod containers;
 mod life;
 mod pods;
