@@ -201,6 +201,7 @@ fn plural(kind: &str) -> &'static str {
         "PriorityClass" => "priorityclasses.scheduling.k8s.io",
         "ServiceAccount" => "serviceaccounts",
         "ConfigMap" => "configmaps",
+        "Secret" => "secrets",
         "ClusterRole" => "clusterroles.rbac.authorization.k8s.io",
         "ClusterRoleBinding" => "clusterrolebindings.rbac.authorization.k8s.io",
         "Role" => "roles.rbac.authorization.k8s.io",
@@ -216,13 +217,14 @@ fn plural(kind: &str) -> &'static str {
     }
 }
 
-const KINDS: [&str; 15] = [
+const KINDS: [&str; 16] = [
     "Namespace",
     "CustomResourceDefinition",
     "NetworkPolicy",
     "PriorityClass",
     "ServiceAccount",
     "ConfigMap",
+    "Secret",
     "ClusterRole",
     "ClusterRoleBinding",
     "Role",
@@ -237,7 +239,7 @@ const KINDS: [&str; 15] = [
 /// Everything on a cluster, by kind, namespace and name.
 fn everything(server: &Standin) -> Vec<(String, String, String)> {
     let mut plurals: Vec<&str> = KINDS.iter().map(|kind| plural(kind)).collect();
-    plurals.extend(["leases.coordination.k8s.io", "pods", "secrets"]);
+    plurals.extend(["leases.coordination.k8s.io", "pods"]);
     plurals
         .iter()
         .flat_map(|plural| server.list(plural))
