@@ -9,6 +9,7 @@
 //! `sha256sum --check`; `cargo xtask ebpf --check` and a test of the daemon refuse an object that
 //! does not fit.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -69,9 +70,9 @@ pub(crate) fn run(args: &Ebpf) -> Result<()> {
 /// What came of building the object beside the one in the repository.
 #[derive(Debug)]
 pub(crate) enum Fresh {
-    /// It is that one, byte for byte.
+    /// Its code and data are those of that one.
     Same,
-    /// It is another one, by another compiler perhaps.
+    /// They are not: by another compiler perhaps.
     Other(PathBuf),
 }
 
@@ -81,10 +82,39 @@ pub(crate) fn fresh() -> Result<Fresh> {
     let object = build_with_tools(&root)?;
     let read =
         |path: &Path| fs::read(path).with_context(|| format!("failed to read {}", path.display()));
-    if read(&object)? == read(&root.join(OBJECT))? {
-        return Ok(Fresh::Same);
+    let (built, kept) = (read(&object)?, read(&root.join(OBJECT))?);
+    match (loaded(&built), loaded(&kept)) {
+        (Some(built), Some(kept)) if built == kept => Ok(Fresh::Same),
+        _ => Ok(Fresh::Other(object)),
     }
-    Ok(Fresh::Other(object))
+}
+
+/// The code and the data of an object (ELF, 64 bits, little endian) by the names of their sections: what the
+/// kernel gets. The rest has the names of functions, and in these a hash of the folder that the sources
+/// are in.
+fn loaded(object: &[u8]) -> Option<BTreeMap<&[u8], &[u8]>> {
+    /// `SHT_PROGBITS`.
+    const CODE_OR_DATA: usize = 1;
+    let number = |at: usize, len: usize| {
+        let bytes = object.get(at..at.checked_add(len)?)?.iter().rev();
+        Some(bytes.fold(0, |all, byte| all << 8 | usize::from(*byte)))
+    };
+    let (headers, size, count) = (number(0x28, 8)?, number(0x3a, 2)?, number(0x3c, 2)?);
+    let header = |index: usize| headers.checked_add(index * size);
+    let content = |header: usize| {
+        let offset = number(header + 0x18, 8)?;
+        object.get(offset..offset.checked_add(number(header + 0x20, 8)?)?)
+    };
+    let names = content(header(number(0x3e, 2)?)?)?;
+    let mut sections = BTreeMap::new();
+    for index in 0..count {
+        let header = header(index)?;
+        if number(header + 4, 4)? == CODE_OR_DATA {
+            let name = names.get(number(header, 4)?..)?.split(|byte| *byte == 0);
+            sections.insert(name.into_iter().next()?, content(header)?);
+        }
+    }
+    Some(sections)
 }
 
 /// Calls `with` while that object is in the place of the one in the repository.
@@ -237,4 +267,31 @@ fn output(command: &mut Command) -> Result<String> {
         String::from_utf8_lossy(&output.stderr).trim()
     );
     Ok(String::from_utf8(output.stdout)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_are_compared_by_what_is_loaded() {
+        let object = fs::read(shell::root().join(OBJECT)).unwrap();
+        let sections = loaded(&object).unwrap();
+        let code = sections[&b"cgroup_skb/ingress"[..]];
+        assert!(code.len() > 1_000 && sections.contains_key(&b".text"[..]));
+        assert!(sections.contains_key(&b"maps"[..]));
+        let at = code.as_ptr().addr() - object.as_ptr().addr();
+        let changed = |at: usize| {
+            let mut other = object.clone();
+            other[at] ^= 1;
+            other
+        };
+        assert!(loaded(&changed(at)).unwrap() != sections);
+        let name = object
+            .windows(10)
+            .position(|part| part == b"of_cgroup\0")
+            .unwrap();
+        assert!(loaded(&changed(name)).unwrap() == sections);
+        assert!(loaded(&object[..at]).is_none() && loaded(b"").is_none());
+    }
 }
