@@ -94,6 +94,9 @@ pub struct Tape {
     pub said: Vec<Said>,
     /// What could not be read.
     pub unread: Vec<UnreadConnection>,
+    /// When each of the exchanges came out, on one thread; `None`: when the capture ended.
+    pub told: Vec<Option<Timestamp>>,
+    now: Option<Timestamp>,
     parts: BTreeMap<(u64, Role), Vec<u8>>,
 }
 
@@ -122,6 +125,7 @@ impl Recorder for Tape {
                 .collect(),
         });
         self.exchanges.push(exchange.clone());
+        self.told.push(self.now);
     }
 
     fn unread(&mut self, connection: &UnreadConnection) {
@@ -226,8 +230,10 @@ pub fn read(packets: &[Packet], keys: Option<&Vec<u8>>, threads: usize) -> (Tape
             data: &packet.data,
             wire_len: packet.wire_len,
         };
+        tape.now = Some(packet.at);
         pipeline.packet(&packet, &mut tape);
     }
+    tape.now = None;
     let ledger = pipeline.finish(&mut tape);
     (tape, ledger)
 }

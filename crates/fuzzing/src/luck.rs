@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
-use tapedeck_model::{Exchange, Ledger, Timestamp};
+use tapedeck_model::{Ledger, Timestamp};
 use tapedeck_testkit::Rng;
 
 use crate::captures::{Case, NEAR, Packet, Said, Tape, cases, disordered, kept, read, unplaced};
@@ -110,7 +110,8 @@ fn edited(packets: &[Packet], before: usize, program: &mut Program<'_>) -> (Stri
 struct Golden {
     case: Case,
     truth: BTreeSet<Said>,
-    /// What was said on each whole exchange, and when the last byte of it came.
+    /// What was said on each whole exchange, and when it was known to be over: with its last byte, or
+    /// with the close that ends it.
     ends: Vec<(Timestamp, Said)>,
     ledger: Ledger,
 }
@@ -128,10 +129,10 @@ impl Golden {
 
     fn new(case: Case) -> Self {
         let (tape, ledger) = read(&case.packets, case.keys.as_ref(), 1);
-        let ends = tape.exchanges.iter().map(end).zip(&tape.said);
+        let ends = tape.told.iter().zip(&tape.said);
         let ends = ends
             .filter(|(_, said)| said.missing.is_empty())
-            .map(|(at, said)| (at, said.without_place()))
+            .filter_map(|(at, said)| Some(((*at)?, said.without_place())))
             .collect();
         Self {
             truth: unplaced(tape),
@@ -186,16 +187,6 @@ impl Golden {
             format!("{gaps} gaps of {bytes} bytes for one packet of {len}")
         })
     }
-}
-
-/// When the last byte of an exchange came.
-fn end(exchange: &Exchange) -> Timestamp {
-    let messages = [&exchange.request, &exchange.response];
-    let last = messages
-        .into_iter()
-        .flatten()
-        .map(|message| message.last_byte);
-    last.max().unwrap_or(exchange.connection.opened)
 }
 
 fn brief(said: &Said) -> String {

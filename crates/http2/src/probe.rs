@@ -154,6 +154,40 @@ mod tests {
         }
     }
 
+    /// What other protocols have in their middle, as SMB and Cassandra's drivers sent it.
+    #[test]
+    fn zeros_and_small_numbers_are_no_frames() {
+        let frame = |len: usize, kind: u8, flags: u8, stream: u32| {
+            let [_, length @ ..] = u32::try_from(len).unwrap().to_be_bytes();
+            let head = [&length[..], &[kind, flags], &stream.to_be_bytes()].concat();
+            [&head[..], &vec![0xfe; len]].concat()
+        };
+        for chain in [
+            [(24, 0, 8, 77), (0, 16, 0, 1_280), (112, 0, 0, 135_168)],
+            [(8_192, 0, 0, 17), (0, 0, 1, 47_104), (4, 16, 0, 0)],
+            [(4, 0, 0, 17), (0, 0, 0, 33), (6, 0, 0, 65_535)],
+            [
+                (125, 0, 0, 7_754_565),
+                (118, 0, 0, 7_295_813),
+                (119, 0, 0, 7_361_349),
+            ],
+        ] {
+            let bytes: Vec<u8> = chain
+                .into_iter()
+                .flat_map(|(len, kind, flags, stream)| frame(len, kind, flags, stream))
+                .collect();
+            let verdict = probe(&bytes);
+            assert!(!matches!(verdict, Probe::Yes(_)), "{chain:?}: {verdict:?}");
+        }
+        // The middle of a download is told all the same.
+        let download = [
+            frame(9_000, 0, 0, 5),
+            frame(9_000, 0, 0, 7),
+            frame(9_000, 0, 0, 5),
+        ];
+        assert_eq!(probe(&download.concat()), Probe::Yes(None));
+    }
+
     #[test]
     fn no_undecided_verdict_beyond_the_window() {
         let mut long = b"\0\x40\0\0\0\0\0\0\x01".to_vec();

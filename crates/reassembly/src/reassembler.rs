@@ -474,7 +474,10 @@ impl Reassembler {
         }
         // A keep-alive probe repeats the byte before; see `first_segment`.
         let probe = payload.len() == 1 && offset + 1 == half.next();
-        if half.soft && half.is_fresh() && offset < half.next() && !probe {
+        // What the other side had received when it spoke first, as we saw it, would come out behind
+        // that: an answer behind the question that follows it.
+        let in_time = peer.is_fresh();
+        if half.soft && half.is_fresh() && offset < half.next() && !probe && in_time {
             half.move_beginning(offset);
         }
         let next = half.next();

@@ -840,6 +840,27 @@ fn a_stream_is_longer_than_its_numbers() {
     assert_eq!(ledger.payload_bytes_duplicate, 3);
 }
 
+/// The queues of the capture are out of step where it begins: the next question is seen before the
+/// answer that its sender had received by then, which must not be taken for the answer to it.
+#[test]
+fn what_was_received_before_the_beginning_does_not_come_behind_it() {
+    for [first, second] in [[UP, DOWN], [DOWN, UP]] {
+        let mut talk = talk();
+        talk.send(second, b"early");
+        talk.send(first, b"next");
+        talk.send(second, b"its answer");
+        talk.segments.swap(0, 1);
+        for (index, segment) in talk.segments.iter_mut().enumerate() {
+            segment.at = Timestamp::from_nanos(index as i64);
+        }
+        let (log, ledger) = feed(Limits::default(), &talk.segments);
+        let data = |text: &[u8]| [Piece::Data(text.to_vec()), Piece::Cut];
+        assert_eq!(log.pieces(first), data(b"next"));
+        assert_eq!(log.pieces(second), data(b"its answer"));
+        assert_eq!((ledger.gaps, ledger.payload_bytes_dropped), (0, 5));
+    }
+}
+
 /// A download of hours is no reason to end the direction that asked for it.
 #[test]
 fn a_half_that_is_silent_is_not_closed() {
