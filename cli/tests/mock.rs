@@ -519,6 +519,38 @@ fn misses_are_recorded_from_the_real_upstream_and_everything_received_is_kept() 
 }
 
 #[test]
+fn a_miss_fails_a_strict_run_and_is_told_with_its_rule() {
+    let stage = Stage::new();
+    for (more, code) in [(&["--strict"][..], 1), (&[], 0)] {
+        let mut mock = Mock::start(&stage.tape, more);
+        for ts in [1, 2] {
+            let url = format!("http://127.0.0.1:{}{TARGET}&ts={ts}", mock.port);
+            assert!(curl(&[&url]).0.starts_with("501 "));
+        }
+        let pid = mock.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-INT", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let mut said = String::new();
+        mock.child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut said)
+            .unwrap();
+        assert_eq!(mock.child.wait().unwrap().code(), Some(code), "{said}");
+        assert!(said.contains("2 without a recorded answer"), "{said}");
+        // Both by one rule.
+        let rule = "  - request: \"GET /reservations/available/dates\"\n    query:\n      \"ts\": ignore\n    # 2 requests\n";
+        assert!(said.contains(rule), "{said}");
+    }
+}
+
+#[test]
 fn what_a_service_asked_is_compared_with_the_recording() {
     let stage = Stage::new();
     let received = stage.folder.path().join("received.tape");
