@@ -7,10 +7,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::packages::{self, FOR_IMAGE};
+use crate::packages::{self, FOR_ARM64, FOR_IMAGE};
 use crate::shell::{cargo, command, run, say};
 
 /// Build the OCI image
@@ -22,7 +23,46 @@ pub(crate) struct Image {
     /// Take the programs from this folder, and build none
     #[arg(long, value_name = "FOLDER")]
     binaries: Option<PathBuf>,
+    /// For which machines; arm64 is cross-compiled, with the standard library that rustup has and the C compiler of
+    /// Debian
+    #[arg(long, value_enum, default_value = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" })]
+    arch: Arch,
 }
+
+/// Machines that there are images for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+enum Arch {
+    Amd64,
+    Arm64,
+}
+
+impl Arch {
+    const HOST: Self = if cfg!(target_arch = "aarch64") {
+        Self::Arm64
+    } else {
+        Self::Amd64
+    };
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Amd64 => "amd64",
+            Self::Arm64 => "arm64",
+        }
+    }
+
+    /// Whether this machine runs its programs.
+    fn is_own(self) -> bool {
+        self == Self::HOST
+    }
+}
+
+/// What Rust and GNU call arm64.
+const TRIPLE: &str = "aarch64-unknown-linux-gnu";
+const GNU: &str = "aarch64-linux-gnu";
+
+/// Where Debian puts the shared objects of arm64 on another machine, and where the loader looks for them at home.
+const CROSS: &str = "/usr/aarch64-linux-gnu/lib";
+const HOME: &str = "lib/aarch64-linux-gnu";
 
 /// The programs, and the package of each.
 const PROGRAMS: [(&str, &str); 3] = [
@@ -53,9 +93,17 @@ const FILES: [(&str, &str); 3] = [
 /// Gathers the files, builds the image, and says what it weighs.
 pub(crate) fn build(args: &Image) -> Result<()> {
     packages::ensure(FOR_IMAGE)?;
+    ensure!(
+        args.arch.is_own() || args.arch == Arch::Arm64,
+        "an image for {} is built on such a machine only",
+        args.arch.name()
+    );
+    if !args.arch.is_own() {
+        packages::ensure(FOR_ARM64)?;
+    }
     let binaries = match &args.binaries {
         Some(folder) => folder.clone(),
-        None => build_programs()?,
+        None => build_programs(args.arch)?,
     };
     let root = Path::new(ROOT);
     if root.exists() {
@@ -64,10 +112,15 @@ pub(crate) fn build(args: &Image) -> Result<()> {
     for (program, _) in PROGRAMS {
         let copy = root.join("usr/bin").join(program);
         put(&binaries.join(program), &copy)?;
-        run(command("strip", &["--strip-all"]).arg(&copy))?;
-        for object in shared_objects(&copy)? {
-            let below = object.strip_prefix("/").unwrap_or(&object);
-            put(&object, &root.join(below))?;
+        if args.arch.is_own() {
+            run(command("strip", &["--strip-all"]).arg(&copy))?;
+            for object in shared_objects(&copy)? {
+                let below = object.strip_prefix("/").unwrap_or(&object);
+                put(&object, &root.join(below))?;
+            }
+        } else {
+            run(command(&format!("{GNU}-strip"), &["--strip-all"]).arg(&copy))?;
+            put_foreign_objects(&copy, root)?;
         }
     }
     put(Path::new(CERTIFICATES), &root.join(&CERTIFICATES[1..]))?;
@@ -81,19 +134,42 @@ pub(crate) fn build(args: &Image) -> Result<()> {
     // The same time for every file, so that the same files make the same layer.
     run(command("buildah", &["build", "--quiet", "--timestamp=0"])
         .args(["--isolation=chroot", "--file=deploy/image/Containerfile"])
+        .arg(format!("--arch={}", args.arch.name()))
         .args(labels())
         .arg(format!("--tag={}", args.tag))
         .arg(ROOT))?;
     weigh(&args.tag)
 }
 
-fn build_programs() -> Result<PathBuf> {
+fn build_programs(arch: Arch) -> Result<PathBuf> {
     let mut build = cargo(&["build", "--release", "--locked"]);
+    let mut folder = PathBuf::from("target/release");
+    if !arch.is_own() {
+        run(&mut command("rustup", &["target", "add", TRIPLE]))?;
+        cross(&mut build);
+        folder = Path::new("target").join(TRIPLE).join("release");
+    }
     for (program, package) in PROGRAMS {
         build.args(["--package", package, "--bin", program]);
     }
     run(&mut build)?;
-    Ok(PathBuf::from("target/release"))
+    Ok(folder)
+}
+
+/// Compiles and links for arm64; some dependencies are in C.
+fn cross(build: &mut Command) {
+    build.args(["--target", TRIPLE]);
+    let under = TRIPLE.replace('-', "_");
+    for (variable, program) in [
+        (format!("CC_{under}"), "gcc"),
+        (format!("AR_{under}"), "ar"),
+        (
+            format!("CARGO_TARGET_{}_LINKER", under.to_uppercase()),
+            "gcc",
+        ),
+    ] {
+        build.env(variable, format!("{GNU}-{program}"));
+    }
 }
 
 fn labels() -> [String; 4] {
@@ -149,6 +225,59 @@ fn parse_ldd(text: &str) -> Result<BTreeSet<PathBuf>> {
     Ok(found)
 }
 
+/// Copies what a program of arm64 is linked with, and what that is linked with in turn. No program of this machine
+/// can load it, so that its headers are read.
+fn put_foreign_objects(program: &Path, root: &Path) -> Result<()> {
+    let mut waiting = vec![program.to_owned()];
+    while let Some(file) = waiting.pop() {
+        let output = command(&format!("{GNU}-readelf"), &["--wide", "-ld"])
+            .arg(&file)
+            .output()
+            .context("failed to start readelf")?;
+        ensure!(
+            output.status.success(),
+            "readelf {} failed: {}",
+            file.display(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        let (loader, names) = parse_readelf(&String::from_utf8_lossy(&output.stdout));
+        let places = names
+            .into_iter()
+            .map(|name| (Path::new(HOME).join(&name), name))
+            .chain(loader.and_then(|path| {
+                let name = Path::new(&path).file_name()?.to_str()?.to_owned();
+                Some((PathBuf::from(path.trim_start_matches('/')), name))
+            }));
+        for (place, name) in places {
+            let to = root.join(place);
+            if to.exists() {
+                continue;
+            }
+            let from = Path::new(CROSS).join(name);
+            put(&from, &to)?;
+            waiting.push(from);
+        }
+    }
+    Ok(())
+}
+
+/// The loader that a program asks for, and the names of what it is linked with.
+fn parse_readelf(text: &str) -> (Option<String>, Vec<String>) {
+    let between = |line: &str, before: &str| {
+        let (_, rest) = line.split_once(before)?;
+        Some(rest.split(']').next()?.trim().to_owned())
+    };
+    let loader = text
+        .lines()
+        .find_map(|line| between(line, "[Requesting program interpreter:"));
+    let names = text
+        .lines()
+        .filter(|line| line.contains("(NEEDED)"))
+        .filter_map(|line| between(line, "["))
+        .collect();
+    (loader, names)
+}
+
 /// Writes the image as an OCI folder, and holds its blobs, which are compressed there, to the bound.
 fn weigh(tag: &str) -> Result<()> {
     if Path::new(OCI).exists() {
@@ -173,6 +302,19 @@ fn weigh(tag: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_readelf_prints_becomes_names() {
+        let text = "  INTERP  0x238 0x238\n\
+                    \u{20}     [Requesting program interpreter: /lib/ld-linux-aarch64.so.1]\n\
+                    \u{20}0x01 (NEEDED)  Shared library: [libgcc_s.so.1]\n\
+                    \u{20}0x01 (NEEDED)  Shared library: [libc.so.6]\n\
+                    \u{20}0x0e (SONAME)  Library soname: [libx.so]\n";
+        let (loader, names) = parse_readelf(text);
+        assert_eq!(loader.as_deref(), Some("/lib/ld-linux-aarch64.so.1"));
+        assert_eq!(names, ["libgcc_s.so.1", "libc.so.6"]);
+        assert_eq!(parse_readelf("nothing"), (None, Vec::new()));
+    }
 
     #[test]
     fn what_ldd_prints_becomes_paths() {

@@ -98,6 +98,20 @@ pub(crate) const FOR_IMAGE: &[Package] = &[
     ),
 ];
 
+/// What builds the image for arm64 on another machine.
+pub(crate) const FOR_ARM64: &[Package] = &[
+    package(
+        "gcc-aarch64-linux-gnu",
+        "aarch64-linux-gnu-gcc",
+        "compiles and links for arm64",
+    ),
+    package(
+        "libc6-dev-arm64-cross",
+        "/usr/aarch64-linux-gnu/lib/libc.so",
+        "the C library of arm64",
+    ),
+];
+
 /// What the benchmarks run beside Tapedeck.
 pub(crate) const FOR_BENCHMARKS: &[Package] = &[
     package("tcpdump", "tcpdump", "how fast packets can be read at all"),
