@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::lock;
@@ -21,7 +21,6 @@ use crate::sys::{FolderEvent, FolderWatch};
 pub struct Cgroups {
     tree: Arc<Tree>,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
@@ -51,8 +50,9 @@ const REMEMBERED: Duration = Duration::from_mins(10);
 /// Cgroups that are there at once. A node has some thousand; beyond this they stay unknown.
 const MOST: usize = 65_536;
 
-/// How long the thread waits for an event before it looks whether it is to stop.
-const WAIT: Duration = Duration::from_millis(200);
+/// How long the thread waits for an event before it looks whether it is to stop. Nobody waits for that, and
+/// each look wakes a processor that may have slept.
+const WAIT: Duration = Duration::from_secs(1);
 
 /// How often the tree is read again because of an unknown id.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -67,7 +67,7 @@ impl Cgroups {
         });
         let stop = Arc::new(AtomicBool::new(false));
         // Watched before it is read, so that what comes in between is seen.
-        let watch = FolderWatch::new().and_then(|mut watch| {
+        let started = FolderWatch::new().and_then(|mut watch| {
             let mut watched = HashMap::new();
             tree.visit(root, &mut |folder| {
                 if let Ok(id) = watch.add(folder) {
@@ -79,11 +79,9 @@ impl Cgroups {
                 .name("cgroups".to_owned())
                 .spawn(move || tree.follow(watch, watched, &stop))
         });
-        Self {
-            tree,
-            stop,
-            thread: watch.ok(),
-        }
+        // Without it, cgroups are known that are there when they are asked for.
+        drop(started);
+        Self { tree, stop }
     }
 
     /// The path of the cgroup of that id, from the root of cgroups on (`/` for that); `None` where
@@ -130,11 +128,8 @@ impl Cgroups {
 
 impl Drop for Cgroups {
     fn drop(&mut self) {
+        // The thread has nothing to say, and sees it by itself.
         self.stop.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take() {
-            // It has nothing to say.
-            drop(thread.join());
-        }
     }
 }
 

@@ -79,8 +79,8 @@ const BLOCK: usize = 1 << 20;
 /// Fewer blocks could not take new packets while one is read.
 const MIN_BLOCKS: usize = 2;
 
-/// A quiet connection's packets wait this long in a block that is not full. Each block wakes us, which
-/// costs as much as ten packets.
+/// A quiet connection's packets wait this long in a block that is not full. Each block wakes a processor
+/// that may have slept.
 const BLOCK_TIMEOUT: Duration = Duration::from_millis(60);
 
 /// Bytes kept of a packet. The kernel builds none above 8 x 65,535 bytes (`GSO_MAX_SIZE`), which

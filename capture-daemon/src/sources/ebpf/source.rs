@@ -43,8 +43,8 @@ pub struct EbpfOptions {
 
 impl EbpfOptions {
     /// The programs wake us once for each quarter of a ring that they fill. A wake-up for each event would
-    /// cost the sender more than the event, and each look at the ring costs us as much as ten events: so
-    /// this is how late a packet of a quiet connection is read.
+    /// cost the sender more than the event, and each look at the ring wakes a processor that may have slept:
+    /// so this is how late a packet of a quiet connection is read.
     pub const PAUSE: Duration = Duration::from_millis(100);
 }
 

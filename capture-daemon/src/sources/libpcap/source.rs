@@ -23,7 +23,7 @@ const ANY: &str = "any";
 const SNAPLEN: i32 = 256 << 10;
 
 /// A quiet connection's packets wait this long in a block that is not full, in milliseconds: each block
-/// wakes us, which costs as much as ten packets.
+/// wakes a processor that may have slept.
 const BLOCK_TIMEOUT: i32 = 60;
 
 /// Packets in one batch.
