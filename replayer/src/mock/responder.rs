@@ -106,7 +106,7 @@ pub(crate) enum Early<'r> {
     No,
     /// When as much of it is there as it takes to know it; see [`Responder::opening`].
     Openings(&'r [usize]),
-    /// Nothing recorded answers it, whatever it goes on to say: an upstream may hear it as it comes.
+    /// Nothing recorded answers it, whatever it goes on to say.
     Unknown,
 }
 
@@ -263,13 +263,23 @@ impl Responder {
 
     /// Whether a call of which the head is there can be answered before it is whole.
     pub(crate) fn early(&self, head: &Call<'_>) -> Early<'_> {
-        if self.relay.is_some() && self.index.is_unknown(head) {
+        if self.index.is_unknown(head) {
             return Early::Unknown;
         }
         match self.index.openings(head) {
             [] => Early::No,
             lens => Early::Openings(lens),
         }
+    }
+
+    /// Whether upstreams are asked what nothing recorded answers.
+    pub(crate) const fn passes_on(&self) -> bool {
+        self.relay.is_some()
+    }
+
+    /// Whether a recorded request matches this one.
+    pub(crate) fn holds(&self, call: &Call<'_>) -> bool {
+        self.index.holds(call)
     }
 
     /// How many exchanges answer a call whose body begins so.

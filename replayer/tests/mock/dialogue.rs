@@ -280,3 +280,24 @@ fn turns_are_recorded_through_the_mock_and_served_again() {
         assert_eq!((stats.hits, stats.misses), (1, 0));
     }
 }
+
+#[test]
+fn a_client_that_waits_in_vain_is_told() {
+    let (_disk, mock) = serve(&chat(), &Options::default());
+    with_client(&mock, async |client| {
+        let request = Request::builder()
+            .method("POST")
+            .uri("http://shop.local/shop.Talk/Never")
+            .header("content-type", "application/grpc")
+            .body(())
+            .unwrap();
+        let mut client = client.clone().ready().await.unwrap();
+        let (response, mut send) = client.send_request(request, false).unwrap();
+        send.send_data(message("hello?").into(), false).unwrap();
+        // It says no more until it is answered.
+        assert_eq!(response.await.unwrap().status(), 501);
+    });
+    let stats = mock.stop();
+    assert_eq!((stats.hits, stats.misses), (0, 1));
+    assert_eq!(stats.missed[0].target, "/shop.Talk/Never");
+}

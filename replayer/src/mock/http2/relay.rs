@@ -30,9 +30,10 @@ impl Stream {
         };
         let said = draft.as_mut().map(Draft::goes_on);
         let pieces = outgoing.goes_on();
+        let (begun, stream) = upload.into_parts();
         tokio::select! {
             () = self.relay(outgoing, draft) => {}
-            () = pass(upload.into_stream(), pieces, said) => {}
+            () = pass(begun, stream, pieces, said) => {}
         }
     }
 
@@ -113,7 +114,13 @@ impl Stream {
 }
 
 /// Hands the body of a request on as it comes. Does not end: who answers does.
-async fn pass(mut stream: RecvStream, pieces: Pieces, said: Option<Said>) {
+async fn pass(begun: Bytes, mut stream: RecvStream, pieces: Pieces, said: Option<Said>) {
+    if let Some(said) = &said {
+        said.add(&begun);
+    }
+    if !begun.is_empty() && !pieces.data(begun).await {
+        return pending().await;
+    }
     while let Some(data) = poll_fn(|cx| stream.poll_data(cx)).await {
         let Ok(data) = data else {
             // Without its end it is no request.

@@ -32,6 +32,8 @@ pub(super) struct Stream {
 /// What came of listening to a request.
 enum Heard {
     Whole,
+    /// It is not whole, and the client of a call says nothing more.
+    Silent,
     /// So many bytes of its body tell what it will be.
     Opening(usize),
     Refused(StatusCode, &'static str),
@@ -69,11 +71,18 @@ impl Stream {
         if is_grpc(&head) && !upload.is_over() {
             early = responder.early(&call(&head, b""));
         }
-        if early == Early::Unknown {
+        if early == Early::Unknown && responder.passes_on() {
             return self.relay_as_it_comes(&head, upload).await;
         }
         match self.hear(&head, &mut upload, early).await {
             Heard::Whole => {}
+            Heard::Silent => {
+                // It waits for an answer. What is there may be all that was recorded.
+                let is_known = responder.holds(&call(&head, upload.body()));
+                if !is_known && responder.passes_on() {
+                    return self.relay_as_it_comes(&head, upload).await;
+                }
+            }
             Heard::Opening(len) => return self.take_turns(&head, upload, len).await,
             Heard::Refused(status, why) => return self.problem(&head, status, why).await,
             Heard::Gone => return,
@@ -100,22 +109,29 @@ impl Stream {
             Early::Openings(lens) => lens,
             Early::No | Early::Unknown => &[],
         };
-        // Since when it has been known by its opening, and might still turn out to be another.
-        let mut unsure: Option<Instant> = None;
+        let silence = match early {
+            Early::Unknown => Some(QUIET),
+            _ if is_grpc(head) => Some(SILENT),
+            Early::Openings(_) | Early::No => None,
+        };
         loop {
             let opening = self.opening(head, upload.body(), lens);
-            let until = match opening {
+            let patience = match opening {
                 Some(Opening { len, is_sure: true }) => return Heard::Opening(len),
-                Some(_) => *unsure.get_or_insert_with(|| Instant::now() + QUIET),
-                None => upload.deadline(),
+                // It might still turn out to be another.
+                Some(_) => Some(QUIET),
+                None => silence,
             };
-            match upload.more(&self.responder, until).await {
-                More::Data => unsure = None,
+            let deadline = upload.deadline();
+            let until = patience.map_or(deadline, |patience| Instant::now() + patience);
+            match upload.more(&self.responder, until.min(deadline)).await {
+                More::Data => {}
                 More::End => return Heard::Whole,
                 More::Gone => return Heard::Gone,
                 More::Refused(status, why) => return Heard::Refused(status, why),
                 More::Timeout => match opening {
                     Some(Opening { len, .. }) => return Heard::Opening(len),
+                    None if until < deadline => return Heard::Silent,
                     None => {
                         timed_out(&self.responder);
                         let why = "the body did not come in time";
@@ -427,3 +443,6 @@ const UNASKED: usize = 16 << 10;
 /// How long a client has to be silent before a call is taken for what it began like, where that may be
 /// the beginning of several.
 const QUIET: Duration = Duration::from_millis(50);
+/// How long a client of gRPC may be silent within a call that might still be a recorded one: then it
+/// waits for an answer, and what is there is all there will be.
+const SILENT: Duration = Duration::from_secs(10);

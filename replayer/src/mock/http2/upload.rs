@@ -65,9 +65,9 @@ impl Upload {
         self.said = Some(said);
     }
 
-    /// The stream of a request of which nothing was taken yet.
-    pub(super) fn into_stream(self) -> RecvStream {
-        self.stream
+    /// What is there, and what brings the rest.
+    pub(super) fn into_parts(self) -> (Bytes, RecvStream) {
+        (self.body.into(), self.stream)
     }
 
     /// Waits for the next piece until then.
