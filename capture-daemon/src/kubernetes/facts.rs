@@ -26,6 +26,8 @@ pub struct PodFacts {
     /// The addresses that are its own: none where it shares the node's network, or has ended, as another pod may have
     /// them by then.
     pub addresses: Vec<IpAddr>,
+    /// When the kubelet took it up, in seconds since 1970: before it had an address.
+    pub started: Option<i64>,
 }
 
 /// Containers that are remembered of a pod: restarted ones have a new id each time.
@@ -54,6 +56,7 @@ impl PodFacts {
             return Some(facts);
         };
         facts.addresses = addresses(pod);
+        facts.started = status.start_time.as_ref().map(|at| at.0.as_second());
         let lists = [
             &status.init_container_statuses,
             &status.container_statuses,

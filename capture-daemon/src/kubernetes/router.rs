@@ -178,7 +178,10 @@ impl Router {
         let of = &exchange.connection.workloads;
         let name = |of: Option<&Workload>, end: Endpoint| match of {
             Some(of) => self.world.named(of).map(Arc::new),
-            None => self.world.at(end.ip).map(Arc::new),
+            None => self
+                .world
+                .at(end.ip, exchange.connection.opened)
+                .map(Arc::new),
         };
         let connection = &exchange.connection;
         let client = name(of.client.as_deref(), connection.client);

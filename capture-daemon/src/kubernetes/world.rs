@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tapedeck_cluster::{NodeRecordingState, Retention};
-use tapedeck_model::{Connection, Workload};
+use tapedeck_model::{Connection, Timestamp, Workload};
 use tokio::sync::Notify;
 
 use super::facts::PodFacts;
@@ -48,7 +48,7 @@ pub struct World {
 #[derive(Debug, Default)]
 struct Inner {
     pods: BTreeMap<String, Pod>,
-    /// Which pod has an address, or had it last.
+    /// Which pod said last that it has an address.
     addresses: BTreeMap<IpAddr, String>,
     recordings: BTreeMap<String, Followed>,
     are_pods_known: bool,
@@ -361,12 +361,18 @@ impl World {
         (named != *workload).then_some(named)
     }
 
-    /// The pod of this node that has that address: for the end of a connection of which nothing was captured.
+    /// The pod of this node that has that address, and had it when the connection was opened: for an end of which
+    /// nothing was captured. By the clock of this node alone, which is the kubelet's, too.
     #[must_use]
-    pub fn at(&self, address: IpAddr) -> Option<Workload> {
+    pub fn at(&self, address: IpAddr, opened: Timestamp) -> Option<Workload> {
         let inner = self.lock();
-        let facts = &inner.pods.get(inner.addresses.get(&address)?)?.facts;
-        Some(Workload {
+        let pod = inner.pods.get(inner.addresses.get(&address)?)?;
+        let facts = &pod.facts;
+        let was_there = facts
+            .started
+            .is_some_and(|started| opened.as_nanos() >= started.saturating_mul(1_000_000_000));
+        // One that is gone, or has ended, may have given its address to a pod of another node.
+        (was_there && pod.gone.is_none() && facts.addresses.contains(&address)).then(|| Workload {
             namespace: Some(facts.namespace.clone()),
             pod: Some(facts.name.clone()),
             owner: facts.owner(),

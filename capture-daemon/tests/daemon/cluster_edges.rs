@@ -200,7 +200,7 @@ fn a_peer_on_the_node_is_named_by_its_address() {
     }
     let node = Node::new("peers");
     node.pod("cart-7d9f-x", CART, "cart");
-    let pod = |name: &str, network: bool, ip: &str| {
+    let pod = |name: &str, network: bool, ip: &str, since: &str| {
         node.api
             .seed(&json!({
                 "apiVersion": "v1", "kind": "Pod",
@@ -208,13 +208,16 @@ fn a_peer_on_the_node_is_named_by_its_address() {
                 "spec": {
                     "nodeName": NODE, "hostNetwork": network, "containers": [{ "name": "c", "image": "x" }],
                 },
-                "status": { "phase": "Running", "podIP": ip, "podIPs": [{ "ip": ip }] },
+                "status": { "phase": "Running", "startTime": since, "podIP": ip, "podIPs": [{ "ip": ip }] },
             }))
             .unwrap();
     };
-    pod("ledger", false, "127.0.0.2");
+    let before = "2026-01-01T00:00:00Z";
+    pod("ledger", false, "127.0.0.2", before);
     // Its address is the node's, and everybody's on it.
-    pod("hosted", true, "127.0.0.3");
+    pod("hosted", true, "127.0.0.3", before);
+    // Who had that address when the connection was opened is not known any more.
+    pod("later", false, "127.0.0.4", "2126-01-01T00:00:00Z");
     let uid = node.record(
         "cart",
         json!({ "selector": { "matchLabels": { "app": "cart" } } }),
@@ -222,11 +225,11 @@ fn a_peer_on_the_node_is_named_by_its_address() {
     let daemon = node.start();
     node.reports_state(&uid, "Attached");
     let cart = node.container(CART);
-    for last in [2, 3] {
+    for last in [2, 3, 4] {
         let server = serve_at(SocketAddr::from(([127, 0, 0, last], 0)));
         ask(&cart, server, &format!("/{last}"));
     }
-    let mut exchanges = node.exchanges(&uid, 2);
+    let mut exchanges = node.exchanges(&uid, 3);
     exchanges.sort_by_key(|of| of.connection.server.ip);
     let names: Vec<_> = exchanges
         .iter()
@@ -236,7 +239,7 @@ fn a_peer_on_the_node_is_named_by_its_address() {
         })
         .collect();
     let ledger = ("bank".to_owned(), "ledger".to_owned());
-    assert_eq!(names, [Some(ledger), None]);
+    assert_eq!(names, [Some(ledger), None, None]);
     daemon.stop();
 }
 
