@@ -99,6 +99,14 @@ impl Analysis {
         }
     }
 
+    /// The next bytes of a direction come behind what they had to come before.
+    pub(crate) fn late(&mut self, direction: Direction, len: u64) {
+        // Records of TLS open only where the handshake was seen, and then nothing is late.
+        if self.sealed.is_none() {
+            self.conversation.late(direction, len);
+        }
+    }
+
     /// Bytes held of what is unfinished; what TLS holds is not among them.
     pub(crate) fn held(&self) -> usize {
         self.conversation.held()

@@ -19,8 +19,8 @@ use std::sync::Arc;
 use tapedeck_http1 as http1;
 use tapedeck_http2 as http2;
 use tapedeck_model::{
-    Connection, Direction, Event, EventSink, Gap, GapCause, Input, Missing, Origin, Role,
-    StreamKey, Timestamp, Workloads,
+    Connection, Direction, Event, EventSink, Gap, GapCause, Input, Missing, Origin, PerDirection,
+    Role, StreamKey, Timestamp, Workloads,
 };
 
 use crate::Recorder;
@@ -44,6 +44,8 @@ pub(crate) struct Conversation {
     given_up: bool,
     /// Bytes held, as [`Shared::held`] counts them.
     held: usize,
+    /// How many bytes that come next come too late to be paired.
+    late: PerDirection<u64>,
     tunnels: Tunnels,
 }
 
@@ -81,6 +83,7 @@ impl Conversation {
             heard: false,
             given_up: false,
             held: 0,
+            late: PerDirection::default(),
             tunnels: Tunnels::new(depth),
         }
     }
@@ -96,6 +99,7 @@ impl Conversation {
             heard: false,
             given_up: false,
             held: self.held,
+            late: PerDirection::default(),
             tunnels: Tunnels::new(self.tunnels.depth()),
         };
         match std::mem::replace(self, within).protocol {
@@ -166,6 +170,15 @@ impl Conversation {
         self.held = held;
     }
 
+    /// The next bytes of a direction come behind what they had to come before: an answer behind the
+    /// question that follows it, and it would be taken for the answer to that. Where nothing was read
+    /// of either direction yet, that does not matter.
+    pub(crate) fn late(&mut self, direction: Direction, len: u64) {
+        if matches!(self.protocol, Protocol::Http1(_) | Protocol::Http2(_)) {
+            self.late[direction] = len;
+        }
+    }
+
     pub(crate) fn input(
         &mut self,
         shared: &mut Shared,
@@ -174,9 +187,35 @@ impl Conversation {
         at: Timestamp,
         input: Input<'_>,
     ) -> Next {
+        let Some(input) = self.in_time(shared, direction, input) else {
+            return Next::GoOn;
+        };
         let next = self.read(shared, recorder, direction, at, input);
         self.account(shared);
         next
+    }
+
+    /// What is left of an input without the bytes that come too late.
+    fn in_time<'a>(
+        &mut self,
+        shared: &mut Shared,
+        direction: Direction,
+        input: Input<'a>,
+    ) -> Option<Input<'a>> {
+        let late = &mut self.late[direction];
+        let Input::Data(data) = input else {
+            *late = 0;
+            return Some(input);
+        };
+        if *late == 0 {
+            return Some(input);
+        }
+        let skipped = usize::try_from(*late).map_or(data.len(), |late| late.min(data.len()));
+        *late -= skipped as u64;
+        shared.ledger.bytes_http += skipped as u64;
+        shared.ledger.bytes_skipped += skipped as u64;
+        let rest = data.get(skipped..).filter(|rest| !rest.is_empty())?;
+        Some(Input::Data(rest))
     }
 
     fn read(

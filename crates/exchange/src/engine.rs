@@ -344,6 +344,12 @@ impl<R: Recorder> Sink for Recording<'_, R> {
         self.analyses.make_room(slot, at, self.recorder);
     }
 
+    fn late(&mut self, slot: Slot, direction: Direction, len: u64) {
+        if let Some(Some(open)) = self.analyses.slots.get_mut(slot.0 as usize) {
+            open.analysis.late(direction, len);
+        }
+    }
+
     fn anomaly(&mut self, _slot: Slot, _direction: Direction, anomaly: Anomaly) {
         self.analyses.shared.ledger.count(anomaly);
     }

@@ -283,6 +283,44 @@ fn a_capture_that_begins_inside_of_a_body_finds_the_next_exchange() {
     assert_eq!(ledger.bytes_skipped, 38);
 }
 
+/// The capture begins in the middle, and its queues are out of step: an answer is seen behind the
+/// question that followed it.
+#[test]
+fn an_answer_from_before_the_beginning_is_no_answer_to_what_follows() {
+    let one = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\none";
+    let mut talk = Conversation::new(CLIENT, SERVER);
+    talk.server(one);
+    talk.client(b"GET /2 HTTP/1.1\r\nHost: shop\r\n\r\n");
+    talk.server(b"HTTP/1.1 404 No\r\nContent-Length: 3\r\n\r\ntwo");
+    talk.client(b"GET /3 HTTP/1.1\r\nHost: shop\r\n\r\n");
+    talk.server(b"HTTP/1.1 204 No\r\n\r\n");
+    talk.segments.swap(0, 1);
+    let (tape, ledger) = read(&talk.segments);
+    assert_eq!(tape.paths(), ["/2", "/3"]);
+    assert!(tape.exchanges.iter().all(Exchange::complete));
+    assert_eq!(tape.said()[0].response.as_ref().unwrap().body, b"two");
+    assert_eq!(ledger.bytes_skipped, one.len() as u64);
+    // The question is late: its answer is the first that is seen.
+    let mut talk = Conversation::new(CLIENT, SERVER);
+    talk.client(b"GET /1 HTTP/1.1\r\nHost: shop\r\n\r\n");
+    talk.server(one);
+    talk.client(b"GET /2 HTTP/1.1\r\nHost: shop\r\n\r\n");
+    talk.server(b"HTTP/1.1 404 No\r\nContent-Length: 3\r\n\r\ntwo");
+    talk.segments.swap(0, 1);
+    let (tape, _) = read(&talk.segments);
+    assert_eq!(tape.paths(), ["/2"]);
+    let said = tape.said();
+    assert_eq!(said[1].response.as_ref().unwrap().body, b"two");
+    // Where nothing was read of either, there is nothing to mistake.
+    let mut talk = Conversation::new(CLIENT, SERVER);
+    talk.client(b"GET /1 HTTP/1.1\r\nHost: shop\r\n\r\n");
+    talk.server(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n");
+    talk.server(b"\x01\x02tail");
+    talk.segments.reverse();
+    let (tape, _) = read(&talk.segments);
+    assert_eq!(tape.paths(), ["/1"]);
+}
+
 #[test]
 fn what_is_not_http_is_counted_by_kind() {
     let talk = |client: &str, first: &[u8], answer: &[u8]| {

@@ -474,11 +474,12 @@ impl Reassembler {
         }
         // A keep-alive probe repeats the byte before; see `first_segment`.
         let probe = payload.len() == 1 && offset + 1 == half.next();
-        // What the other side had received when it spoke first, as we saw it, would come out behind
-        // that: an answer behind the question that follows it.
-        let in_time = peer.is_fresh();
-        if half.soft && half.is_fresh() && offset < half.next() && !probe && in_time {
+        if half.soft && half.is_fresh() && offset < half.next() && !probe {
+            let late = half.next() - offset;
             half.move_beginning(offset);
+            if !peer.is_fresh() {
+                sink.late(Slot(id.slot), id.direction, late);
+            }
         }
         let next = half.next();
         let mut data = payload;

@@ -20,6 +20,13 @@ pub trait Sink {
     /// What happens next in one direction.
     fn input(&mut self, slot: Slot, direction: Direction, at: Timestamp, input: Input<'_>);
 
+    /// The first `len` bytes of that direction, which come next, come late: the other side had received
+    /// them when it said what was told of it already. It is so where a capture begins in the middle
+    /// and its queues are out of step. Whoever pairs what both sides say must not rely on their order.
+    fn late(&mut self, slot: Slot, direction: Direction, len: u64) {
+        let _ = (slot, direction, len);
+    }
+
     /// Something irregular, for the sink to count. Those of a connection that was closed already
     /// are not told but counted by the reassembly itself (see
     /// [`Reassembler::add_to`](crate::Reassembler::add_to)).

@@ -25,6 +25,7 @@ pub(super) struct Logged {
     pub(super) connection: Connection,
     pub(super) halves: PerDirection<HalfLog>,
     pub(super) anomalies: Vec<Anomaly>,
+    pub(super) late: Vec<(Direction, u64)>,
     pub(super) closed: bool,
 }
 
@@ -62,6 +63,7 @@ impl Sink for Log {
                 to_client: HalfLog::default(),
             },
             anomalies: Vec::new(),
+            late: Vec::new(),
             closed: false,
         });
     }
@@ -93,6 +95,13 @@ impl Sink for Log {
         }
     }
 
+    fn late(&mut self, slot: Slot, direction: Direction, len: u64) {
+        let logged = &mut self.connections[self.live[&slot]];
+        let pieces = &logged.halves[direction].pieces;
+        assert!(pieces.is_empty(), "it has begun");
+        logged.late.push((direction, len));
+    }
+
     fn anomaly(&mut self, slot: Slot, _: Direction, anomaly: Anomaly) {
         self.connections[self.live[&slot]].anomalies.push(anomaly);
     }
@@ -119,6 +128,7 @@ impl Log {
             connection,
             halves,
             anomalies,
+            late: _,
             closed: _,
         } in &self.connections
         {
