@@ -12,6 +12,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 use common::{Ran, Tapedeck, temp_folder};
 use serde_json::Value;
@@ -287,8 +288,97 @@ fn a_run_is_scraped_while_it_lasts_and_the_target_is_observed() {
     assert!(target["cpu_max"].as_f64().unwrap() > 0.0, "{target}");
     let series = fs::read_to_string(series).unwrap();
     let last = series.lines().last().unwrap();
-    let memory: u64 = last.split(',').nth_back(1).unwrap().parse().expect(last);
+    let memory: u64 = last.split(',').nth_back(2).unwrap().parse().expect(last);
     assert!(memory > 1_000_000, "{last}");
+}
+
+/// Answers as Prometheus does: each time with a number that is larger by one, but to `broken`. Gives its address, and
+/// what it was asked last.
+fn prometheus() -> (SocketAddr, Arc<Mutex<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = Arc::new(Mutex::new(String::new()));
+    let shared = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        for (n, stream) in listener.incoming().enumerate() {
+            let mut stream = stream.unwrap();
+            let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            let line = lines.next().unwrap_or_default();
+            // All of the request is read, so that closing does not reset the connection.
+            let _ = lines.find(String::is_empty);
+            let body = match line.contains("broken") {
+                true => r#"{"status":"error","errorType":"bad_data","error":"parse error at 1:7"}"#
+                    .to_owned(),
+                false => format!(
+                    r#"{{"status":"success","data":{{"resultType":"vector","result":[{{"metric":{{}},"value":[1.5,"{}.5"]}}]}}}}"#,
+                    n + 1
+                ),
+            };
+            *shared.lock().unwrap() = line;
+            let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+            stream
+                .write_all((head + &body).as_bytes())
+                .unwrap_or_default();
+        }
+    });
+    (address, asked)
+}
+
+#[test]
+fn prometheus_is_asked_about_the_target() {
+    let bench = Bench::new();
+    let path = |name: &str| bench.path(name).to_str().unwrap().to_owned();
+    let (tape, summary, series) = (path("in.tape"), path("summary.json"), path("series.csv"));
+    let (address, asked) = prometheus();
+    let query = format!("http://{address}/api/v1/query?query=sum(up{{job=\"shop\"}}) + 1");
+    let args = ["replay", &tape, "--target", &bench.target, "--rate", "20/s"];
+    let load = ["--duration", "5s", "--single", "--observe-query", &query];
+    let files = ["--summary", &summary, "--series", &series];
+    let args = args.into_iter().chain(load).chain(files);
+    let ran = Tapedeck::new(args).succeeds();
+    assert_eq!(
+        *asked.lock().unwrap(),
+        "GET /api/v1/query?query=sum(up%7Bjob=%22shop%22%7D)%20%2B%201 HTTP/1.0"
+    );
+    assert!(ran.stdout.contains("min 1.5000, max "), "{}", ran.stdout);
+    let summary: Value = serde_json::from_slice(&fs::read(&summary).unwrap()).unwrap();
+    let said = &summary["tapedeck"]["target_queries"][0];
+    assert_eq!((&said["query"], &said["min"]), (&query.into(), &1.5.into()));
+    let count = said["count"].as_u64().unwrap();
+    assert!(count >= 2, "{said}");
+    assert_eq!(said["max"], count as f64 + 0.5);
+    // And it is in a line of the series.
+    let series = fs::read_to_string(series).unwrap();
+    let number = |line: &str| line.rsplit(',').next()?.parse::<f64>().ok();
+    assert!(
+        series.lines().any(|line| number(line) >= Some(1.5)),
+        "{series}"
+    );
+
+    let broken = format!("http://{address}/api/v1/query?query=broken(");
+    for (query, code, says) in [
+        (broken.as_str(), 1, "parse error at 1:7"),
+        (
+            "http://127.0.0.1:1/api/v1/query?query=up",
+            1,
+            "cannot observe http://127.0.0.1:1/",
+        ),
+        (
+            "up",
+            2,
+            "expected http://HOST:PORT/api/v1/query?query=EXPRESSION",
+        ),
+    ] {
+        let args = [
+            "replay",
+            &tape,
+            "--target",
+            &bench.target,
+            "--observe-query",
+            query,
+        ];
+        Tapedeck::new(args).fails(code, &[says]);
+    }
 }
 
 #[test]

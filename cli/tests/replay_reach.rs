@@ -9,7 +9,7 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -68,6 +68,39 @@ fn serve(listener: TcpListener, host: &'static str) -> Seen {
     seen
 }
 
+/// The same over HTTP/2: frames are read as they come, and each HEADERS is answered with ":status: 200".
+fn serve_http2(listener: TcpListener) -> Seen {
+    let seen = Seen::default();
+    let shared = seen.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, seen) = (stream.unwrap(), shared.clone());
+            seen.connections.fetch_add(1, Ordering::Relaxed);
+            std::thread::spawn(move || {
+                let mut preface = [0; 24];
+                let greeted = stream.read_exact(&mut preface).is_ok()
+                    && stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).is_ok();
+                let mut head = [0; 9];
+                while greeted && stream.read_exact(&mut head).is_ok() {
+                    let [l0, l1, l2, kind, _, id @ ..] = head;
+                    let mut payload = vec![0; u32::from_be_bytes([0, l0, l1, l2]) as usize];
+                    if stream.read_exact(&mut payload).is_err() {
+                        return;
+                    }
+                    if kind == 1 {
+                        seen.requests.fetch_add(1, Ordering::Relaxed);
+                        let answer = [&[0, 0, 1, 1, 5], &id[..], &[0x88]].concat();
+                        if stream.write_all(&answer).is_err() {
+                            return;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    seen
+}
+
 /// The same port at two addresses of loopback.
 fn two_addresses() -> (u16, [TcpListener; 2]) {
     loop {
@@ -112,18 +145,30 @@ fn cannot_unshare(what: &str) -> bool {
 
 #[test]
 fn connections_are_spread_over_the_addresses_of_a_name() {
+    check_spread("http", |listener| serve(listener, "shop.test:"));
+}
+
+#[test]
+fn connections_over_http2_are_spread_as_well() {
+    check_spread("h2c", serve_http2);
+}
+
+#[track_caller]
+fn check_spread(scheme: &str, serve: fn(TcpListener) -> Seen) {
     let folder = temp_folder();
     let tape = tape(folder.path());
     let (port, listeners) = two_addresses();
-    let seen = listeners.map(|listener| serve(listener, "shop.test:"));
-    let target = format!("http://shop.test:{port}");
+    let seen = listeners.map(serve);
+    let target = format!("{scheme}://shop.test:{port}");
     // Nobody is at the third: whoever comes to it goes on to the next.
     let resolve = format!("shop.test:{port}:127.0.0.1,127.0.0.2,127.0.0.3");
+    // Each user has a connection, and its own requests to send on it.
+    let scenario = folder.path().join("scenario.yaml");
+    let text = "scenarios:\n  a: {executor: per-vu-iterations, vus: 12, iterations: 10, iteration: exchange}\n";
+    fs::write(&scenario, text).unwrap();
     let args = ["replay", &tape, "--target", &target, "--resolve", &resolve];
-    let args = args
-        .into_iter()
-        .chain(["--vus", "12", "--iterations", "120", "--single"]);
-    Tapedeck::new(args).succeeds();
+    let scenario = ["--scenario", scenario.to_str().unwrap()];
+    Tapedeck::new(args.into_iter().chain(scenario)).succeeds();
     let requests: usize = seen
         .iter()
         .map(|seen| seen.requests.load(Ordering::Relaxed))
@@ -148,16 +193,26 @@ fn connections_are_spread_over_the_addresses_of_a_name() {
     Tapedeck::new(nonsense).fails(2, &["HOST:PORT:ADDRESS[,ADDRESS...]"]);
 }
 
-/// The program sees a hosts file of its own.
 #[test]
 fn a_target_that_moves_while_the_run_lasts_is_followed() {
+    check_moving("http", |listener| serve(listener, "moves.test:"));
+}
+
+#[test]
+fn a_target_that_moves_is_followed_over_http2_as_well() {
+    check_moving("h2c", serve_http2);
+}
+
+/// The program sees a hosts file of its own.
+#[track_caller]
+fn check_moving(scheme: &str, serve: fn(TcpListener) -> Seen) {
     if cannot_unshare("-m") {
         return;
     }
     let folder = temp_folder();
     let tape = tape(folder.path());
     let (port, listeners) = two_addresses();
-    let [before, behind] = listeners.map(|listener| serve(listener, "moves.test:"));
+    let [before, behind] = listeners.map(serve);
     let hosts = folder.path().join("hosts");
     fs::write(&hosts, "127.0.0.1 moves.test\n").unwrap();
     let scenario = folder.path().join("scenario.yaml");
@@ -168,7 +223,7 @@ fn a_target_that_moves_while_the_run_lasts_is_followed() {
         .args(["-m", "sh", "-c", script, "sh"])
         .arg(&hosts)
         .args([TAPEDECK, "replay", &tape, "--target"])
-        .arg(format!("http://moves.test:{port}"))
+        .arg(format!("{scheme}://moves.test:{port}"))
         .args(["--dns-ttl", "100ms", "--scenario"])
         .arg(&scenario)
         .stdin(Stdio::null())
@@ -298,20 +353,125 @@ fn memory_is_flat() {
     assert!(late < early + 1024, "{early} KiB, and {late} KiB later");
 }
 
+/// What the most was that a program had in memory, in KiB, if it lives.
+fn most_memory(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
+}
+
+/// The answer is measured, and not kept.
+#[test]
+fn an_answer_of_a_gibibyte_takes_no_memory() {
+    const LEN: usize = 1 << 30;
+    let folder = temp_folder();
+    let tape = tape(folder.path());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 1024];
+            if !matches!(stream.read(&mut request), Ok(1..)) {
+                continue;
+            }
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LEN}\r\n\r\n");
+            let piece = vec![b'x'; 1 << 20];
+            let mut sent = stream.write_all(head.as_bytes());
+            for _ in 0..LEN / piece.len() {
+                sent = sent.and_then(|()| stream.write_all(&piece));
+            }
+        }
+    });
+    let summary = folder.path().join("summary.json");
+    let args = ["replay", &tape, "--target", &target, "--vus", "1"];
+    let more = ["--iterations", "1", "--single", "--summary"];
+    let args = args.into_iter().chain(more);
+    let mut child = Tapedeck::new(args.chain([summary.to_str().unwrap()])).spawn();
+    let mut most = 0;
+    while child.try_wait().unwrap().is_none() {
+        most = most_memory(child.id()).unwrap_or(0).max(most);
+        std::thread::yield_now();
+    }
+    assert!(child.wait().unwrap().success());
+    let summary: serde_json::Value = serde_json::from_slice(&fs::read(summary).unwrap()).unwrap();
+    let received = &summary["metrics"]["data_received"]["values"]["count"];
+    assert!(received.as_u64().unwrap() > LEN as u64, "{received}");
+    assert!(0 < most && most < 256 << 10, "{most} KiB");
+}
+
+/// The target never answers; the first signal awaits it, the second does not. The summary is written.
+#[test]
+fn a_second_signal_stops_at_once() {
+    let folder = temp_folder();
+    let tape = tape(folder.path());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = format!("http://{}", listener.local_addr().unwrap());
+    let (asked, was_asked) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 1024];
+            if matches!(stream.read(&mut request), Ok(1..)) {
+                asked.send(()).unwrap();
+            }
+            kept.push(stream);
+        }
+    });
+    let summary = folder.path().join("summary.json");
+    let args = ["replay", &tape, "--target", &target, "--vus", "1"];
+    let more = ["--duration", "10m", "--timeout", "10m", "--summary"];
+    let args = args.into_iter().chain(more);
+    let mut child = Tapedeck::new(args.chain([summary.to_str().unwrap()])).spawn();
+    was_asked.recv().unwrap();
+    let interrupt = |child: &Child| {
+        Command::new("kill")
+            .args(["-INT", &child.id().to_string()])
+            .status()
+            .unwrap();
+    };
+    interrupt(&child);
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    let said = said.find(|line| line.as_ref().is_ok_and(|line| line.contains("stopping")));
+    assert!(said.is_some());
+    assert!(
+        child.try_wait().unwrap().is_none(),
+        "what is in flight may finish"
+    );
+    interrupt(&child);
+    // Not one request was answered, so that there is no result.
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    let summary: serde_json::Value = serde_json::from_slice(&fs::read(summary).unwrap()).unwrap();
+    let own = &summary["tapedeck"];
+    assert_eq!(own["stopped_early"], true);
+    assert_eq!(own["failures"]["unanswered"], 1, "{own}");
+}
+
 const GRPC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/tools/grpc");
 
-/// Says what it was asked, a line each; answers every call with two messages, a trailer of its own and its status.
+/// Says what it was asked, a line each; answers every call with two messages, a trailer of its own and its status, but
+/// the first with the status UNAVAILABLE alone, and the second with DATA_LOSS behind a message.
 const GRPC_SERVER: &str = r#"
-import sys
+import itertools
 from concurrent import futures
 import grpc
+
+calls = itertools.count()
 
 class Any(grpc.GenericRpcHandler):
     def service(self, details):
         def answer(requests, context):
             asked = b"|".join(requests).hex()
             print("asked", details.method, asked, flush=True)
+            n = next(calls)
+            if n == 0:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "not yet")
             yield b"one"
+            if n == 1:
+                context.abort(grpc.StatusCode.DATA_LOSS, "no more")
             yield b"two"
             context.set_trailing_metadata((("x-sum", "2"),))
         return grpc.stream_stream_rpc_method_handler(answer)
@@ -370,10 +530,15 @@ fn a_real_grpc_server_understands_what_is_played() {
         &target,
         "--speed",
         "max",
+        "--threshold",
+        "grpc_req_failed: rate==0",
+        "--threshold",
+        "grpc_req_duration: max>0",
         "--summary",
         summary.to_str().unwrap(),
     ];
-    Tapedeck::new(args).succeeds();
+    let ran = Tapedeck::new(args).fails(99, &["1 thresholds failed"]);
+    assert!(ran.stdout.contains("UNAVAILABLE: 1"), "{}", ran.stdout);
     let asked: Vec<String> = lines.take(recorded).collect();
     server.kill().unwrap();
     server.wait().unwrap();
@@ -395,4 +560,7 @@ fn a_real_grpc_server_understands_what_is_played() {
         summary["metrics"]["http_req_failed"]["values"]["rate"].as_f64(),
         Some(0.0)
     );
+    let ended = serde_json::json!({ "OK": recorded - 2, "UNAVAILABLE": 1, "DATA_LOSS": 1 });
+    assert_eq!(summary["tapedeck"]["grpc_statuses"], ended);
+    assert_eq!(summary["metrics"]["grpc_req_failed"]["values"]["passes"], 2);
 }

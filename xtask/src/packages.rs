@@ -29,6 +29,11 @@ pub(crate) const FOR_TESTS: &[Package] = &[
     package("procps", "kill", "ends the programs that tests start"),
     package("curl", "curl", "a client of the mock"),
     package("nghttp2-client", "nghttp", "an HTTP/2 client of the mock"),
+    package(
+        "nghttp2-server",
+        "nghttpd",
+        "an HTTP/2 target of the player",
+    ),
     package("iproute2", "ip", "network namespaces for live capture"),
     package("python3", "python3", "a sender of odd packets"),
     package("tshark", "tshark", "a reader of exported captures"),
@@ -210,15 +215,16 @@ pub(crate) fn ensure_k6() {
 /// Where oha is put.
 pub(crate) const OHA: &str = "target/tools/oha/bin/oha";
 
-/// Builds oha, which the player is measured beside and which is no package of Debian: without TLS, which is not measured
-/// and would be most of the building. Where that fails it is left out.
+/// Builds oha, which the player is measured beside and which is no package of Debian. It does not build without TLS: the
+/// system's OpenSSL is the least to build (`libssl-dev`). Where that fails it is left out.
 pub(crate) fn ensure_oha() {
     if std::path::Path::new(OHA).exists() {
         return;
     }
     let what = ["install", "-q", "--locked", "--no-default-features"];
+    let tls = ["--features", "native-tls"];
     let place = ["--root", "target/tools/oha", "oha@1.16.0"];
-    if let Err(error) = run(&mut cargo(&[&what[..], &place].concat())) {
+    if let Err(error) = run(&mut cargo(&[&what[..], &tls, &place].concat())) {
         say(&format!(
             "oha cannot be installed, and is left out: {error:#}"
         ));

@@ -111,7 +111,7 @@ pub struct Signals {
     pub sent: u64,
     /// Requests that were sent, or could not be; those that a stop kept back are not in it.
     pub attempted: u64,
-    /// Of those attempted: unanswered, or answered outside of 200 to 399.
+    /// Of those attempted: unanswered, answered outside of 200 to 399, or with a gRPC status other than OK.
     pub failed: u64,
     /// From the due time to the last byte of the answer; percentiles to two digits.
     pub duration: Trend,
@@ -130,7 +130,7 @@ impl Signals {
     pub(crate) fn record(&mut self, sample: &Sample) {
         self.sent += u64::from(sample.sent);
         self.attempted += u64::from(!sample.stopped);
-        self.failed += u64::from(!sample.stopped && !sample.expected());
+        self.failed += u64::from(sample.failed());
         if let Some(duration) = sample.measures.http_req_duration {
             self.duration.record(duration);
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tapedeck_filter::Filter;
 
 use crate::player::observe::Observe;
+use crate::player::query::Query;
 use crate::player::resolve::Resolve;
 use crate::player::scenario::{Executor, Scenario, SessionKey};
 use crate::player::schedule::Speed;
@@ -66,6 +67,8 @@ pub struct Options {
     pub include_incomplete: bool,
     /// Whose use of processor and memory is told beside the rest.
     pub observe: Option<Observe>,
+    /// What Prometheus is asked of the target, about every second.
+    pub observe_query: Option<Query>,
     /// What must hold; those that may end the run are looked at every 2 s, as in k6.
     pub thresholds: Vec<Threshold>,
     /// What the run may use.
@@ -132,6 +135,7 @@ impl Options {
             every_second: false,
             include_incomplete: false,
             observe: None,
+            observe_query: None,
             thresholds: Vec::new(),
             limits: Limits::default(),
         }
@@ -162,7 +166,7 @@ pub struct Limits {
     /// Bytes of requests that are prepared or in flight: recorded uploads may be long.
     pub request_bytes: u64,
     /// Bytes of requests that are made ready before the run, where iterations send them again and again: 100,000
-    /// of 200 bytes. With 10,000 connections the player stays below 100 MiB.
+    /// of 400 bytes. With 10,000 connections the player stays below 100 MiB.
     pub ahead_bytes: u64,
 }
 
@@ -172,7 +176,7 @@ impl Default for Limits {
             connections: 10_000,
             in_flight: 100_000,
             request_bytes: 512 << 20,
-            ahead_bytes: 32 << 20,
+            ahead_bytes: 52 << 20,
         }
     }
 }

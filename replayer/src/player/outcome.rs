@@ -165,6 +165,76 @@ impl fmt::Display for Cause {
     }
 }
 
+/// What an answer says of itself.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    /// How a gRPC call ended; `None`: it is none.
+    pub(crate) grpc: Option<GrpcStatus>,
+}
+
+impl Reply {
+    /// Of plain HTTP.
+    pub(crate) const fn of(status: u16) -> Self {
+        Self { status, grpc: None }
+    }
+}
+
+/// How a gRPC call ended: a code of gRPC's list.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct GrpcStatus(u8);
+
+impl GrpcStatus {
+    const NAMES: [&str; 17] = [
+        "OK",
+        "CANCELLED",
+        "UNKNOWN",
+        "INVALID_ARGUMENT",
+        "DEADLINE_EXCEEDED",
+        "NOT_FOUND",
+        "ALREADY_EXISTS",
+        "PERMISSION_DENIED",
+        "RESOURCE_EXHAUSTED",
+        "FAILED_PRECONDITION",
+        "ABORTED",
+        "OUT_OF_RANGE",
+        "UNIMPLEMENTED",
+        "INTERNAL",
+        "UNAVAILABLE",
+        "DATA_LOSS",
+        "UNAUTHENTICATED",
+    ];
+    /// The call did what it was to do.
+    pub const OK: Self = Self(0);
+    /// That of a call that does not say how it ended, or says what is in no list: so every client of gRPC has it.
+    pub const UNKNOWN: Self = Self(2);
+
+    /// What stands in `grpc-status`.
+    pub(crate) fn of(value: &[u8]) -> Self {
+        let code = std::str::from_utf8(value)
+            .ok()
+            .and_then(|code| code.parse().ok());
+        let known = code.filter(|code: &u8| usize::from(*code) < Self::NAMES.len());
+        known.map_or(Self::UNKNOWN, Self)
+    }
+
+    /// The status of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let code = Self::NAMES.iter().position(|known| *known == name)?;
+        u8::try_from(code).ok().map(Self)
+    }
+
+    /// As gRPC calls it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::NAMES
+            .get(usize::from(self.0))
+            .copied()
+            .unwrap_or("UNKNOWN")
+    }
+}
+
 /// The instants of one request. A transport fills it in as it goes, so that an attempt that is
 /// given up in the middle still says how far it came.
 ///
@@ -196,7 +266,7 @@ impl Timeline {
     pub(crate) fn start(due: Instant) -> Self {
         Self {
             due,
-            taken: Instant::now(),
+            taken: due,
             connecting: Cell::new(None),
             tls_handshaking: Cell::new(None),
             sent: Cell::new(None),
@@ -212,5 +282,29 @@ impl Timeline {
         self.sent_whole.set(None);
         self.first_byte.set(None);
         self.resent.set(true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_does_not_say_how_it_ended_ended_unknown() {
+        for (value, name) in [
+            (&b"0"[..], "OK"),
+            (b"14", "UNAVAILABLE"),
+            (b"16", "UNAUTHENTICATED"),
+            (b"17", "UNKNOWN"),
+            (b"", "UNKNOWN"),
+            (b"-1", "UNKNOWN"),
+            (b"256", "UNKNOWN"),
+            (b"\xff", "UNKNOWN"),
+        ] {
+            let status = GrpcStatus::of(value);
+            assert_eq!(status.name(), name);
+            assert_eq!(GrpcStatus::named(name), Some(status));
+        }
+        assert_eq!(GrpcStatus::named("FINE"), None);
     }
 }

@@ -10,6 +10,7 @@ use crate::player::duration::show;
 use crate::player::endpoints::{ScenarioSignals, Signals};
 use crate::player::observe::TargetUse;
 use crate::player::outcome::NeverSent;
+use crate::player::query::QueryUse;
 use crate::player::scenario::SessionKey;
 use crate::player::schedule::{LeftOutCounts, Speed};
 use crate::player::stop::Stop;
@@ -104,6 +105,8 @@ pub struct Report {
     pub thresholds: Vec<Verdict>,
     /// What the target took, where it was observed; one of each process that did.
     pub target_use: Vec<TargetUse>,
+    /// What Prometheus said of it, where it was asked; one of each process that did.
+    pub target_queries: Vec<QueryUse>,
     pub(crate) evidence: Evidence,
 }
 
@@ -159,6 +162,8 @@ impl Report {
     /// | `iteration_duration` | trend | as in k6 |
     /// | `data_sent`, `data_received` | counter | bytes on all connections |
     /// | `http_req_failed` | rate | of those attempted: unanswered, or answered outside of 200 to 399 |
+    /// | `grpc_req_failed` | rate | ours: of the gRPC calls that were answered: with another status than OK |
+    /// | `grpc_req_duration` | trend | `http_req_duration` of gRPC calls |
     /// | `http_req_duration` | trend | from the **due time** to the last byte; k6 counts from the sending |
     /// | `http_req_blocked`, `_connecting`, `_tls_handshaking`, `_sending`, `_waiting`, `_receiving` | trend | as in k6, but `_blocked` includes `_connecting` and `_tls_handshaking` |
     /// | `service_time` | trend | ours: what k6 calls `http_req_duration` |
@@ -166,10 +171,10 @@ impl Report {
     /// | `status_as_recorded` | rate | ours: answers with the recorded status |
     ///
     /// What has no place in a metric stands in `tapedeck`: `requests` (with `recorded = sent +
-    /// never_sent + left_out` and `sent = answered + failed`), `statuses`, `failures`, `never_sent`
+    /// never_sent + left_out` and `sent = answered + failed`), `statuses`, `grpc_statuses`, `failures`, `never_sent`
     /// and `left_out` by kind, `first_causes` (what was said about the first of each kind),
     /// `comparison` with the recorded statuses, `saturation` of the player, `target_use` of a target
-    /// that was observed, and `state`, from which
+    /// that was observed, `target_queries` of what Prometheus said of it, and `state`, from which
     /// [`Report::merge`] adds up what several processes measured.
     #[must_use]
     pub fn to_json(&self) -> Value {
@@ -197,6 +202,8 @@ impl Report {
             "http_req_failed".into(),
             rate(self.failed(), self.attempted()),
         );
+        let (failed, calls) = tally.grpc_failed();
+        metrics.insert("grpc_req_failed".into(), rate(failed, calls));
         let compared = tally.comparison.same + tally.comparison.different;
         metrics.insert(
             "status_as_recorded".into(),
@@ -290,6 +297,9 @@ impl Report {
                 "resent": tally.resent,
             },
             "statuses": statuses,
+            "grpc_statuses": (tally.grpc.iter())
+                .map(|(status, n)| (status.name().to_owned(), (*n).into()))
+                .collect::<Map<String, Value>>(),
             "failures": named(&mut failures.into_iter()),
             "never_sent": named(&mut never_sent.into_iter()),
             "left_out": named(&mut left_out.into_iter()),
@@ -314,6 +324,7 @@ impl Report {
                 "in_flight_peak": tally.peak_in_flight,
             },
             "target_use": self.target_use,
+            "target_queries": self.target_queries,
             "state": State::of(self),
         })
     }
@@ -545,6 +556,14 @@ impl fmt::Display for Report {
         if !statuses.is_empty() {
             writeln!(f, "  {:<22}{}", "Statuses", statuses.join(", "))?;
         }
+        let calls: Vec<_> = tally
+            .grpc
+            .iter()
+            .map(|(status, n)| format!("{}: {n}", status.name()))
+            .collect();
+        if !calls.is_empty() {
+            writeln!(f, "  {:<22}{}", "gRPC calls", calls.join(", "))?;
+        }
         let comparison = &tally.comparison;
         writeln!(
             f,
@@ -570,6 +589,19 @@ impl fmt::Display for Report {
         )?;
         for target in &self.target_use {
             self.target_use(target, f)?;
+        }
+        for query in &self.target_queries {
+            let shown =
+                |value: Option<f64>| value.map_or_else(|| "none".to_owned(), |v| format!("{v:.4}"));
+            writeln!(
+                f,
+                "  {:<22}{}: mean {}, min {}, max {}",
+                "Query",
+                query.query,
+                shown(query.mean),
+                shown(query.min),
+                shown(query.max),
+            )?;
         }
         self.write_thresholds(f)?;
         if self.stopped != Stop::Run {

@@ -16,6 +16,7 @@ use crate::player::observe::{Observer, TargetSecond};
 use crate::player::options::Options;
 use crate::player::outcome::NeverSent;
 use crate::player::plan::{Empty, Plan};
+use crate::player::query::Asker;
 use crate::player::reach::{StdStream, reach_all};
 use crate::player::report::{Report, ScenarioPlan};
 use crate::player::request::Rules;
@@ -65,6 +66,8 @@ pub struct Progress {
     pub so_far: Option<Arc<SoFar>>,
     /// What the target took in the last second, where it is observed.
     pub target: Option<TargetSecond>,
+    /// What Prometheus said of it last, where it is asked.
+    pub target_query: Option<f64>,
 }
 
 /// Why a run did not begin.
@@ -233,6 +236,7 @@ pub(crate) fn play<S: Source + 'static>(
         check_ports(&only.destination, plan.connections)?;
     }
     let mut observer = observer(options)?;
+    let asker = asker(options)?;
     let spares = reached.iter_mut().map(|reached| reached.spare.take());
     let spares: Vec<Option<StdStream>> = spares.collect();
 
@@ -273,11 +277,13 @@ pub(crate) fn play<S: Source + 'static>(
             .as_mut()
             .and_then(|observer| observer.look(now.elapsed));
         vus.look(now.vus);
+        now.target_query = asker.as_ref().and_then(Asker::latest);
         guard.look(job.gate.since(), live, &vus, &plan);
         now.seconds = guard.whole_seconds(elapsed(&job), live);
         for row in &mut now.seconds {
             (row.in_flight, row.connections, row.vus) = (now.in_flight, now.connections, now.vus);
             row.target = now.target;
+            row.target_query = now.target_query;
         }
         now.so_far = options.every_second.then(|| guard.so_far());
         progress(now);
@@ -294,6 +300,7 @@ pub(crate) fn play<S: Source + 'static>(
             .map(|observer| observer.sum(elapsed))
             .into_iter()
             .collect(),
+        target_queries: asker.iter().map(Asker::sum).collect(),
         thresholds,
         evidence,
         target: options.target.to_string(),
@@ -346,6 +353,16 @@ fn count_left(plan: &Plan, tally: &mut Tally) {
     for cast in &plan.casts {
         tally.drop_iterations(cast.index(), cast.left());
     }
+}
+
+fn asker(options: &Options) -> Result<Option<Asker>, RunError> {
+    let asker = options.observe_query.as_ref().map(|query| {
+        Asker::start(query).map_err(|error| RunError::Observe {
+            what: query.to_string(),
+            error,
+        })
+    });
+    asker.transpose()
 }
 
 fn observer(options: &Options) -> Result<Option<Observer>, RunError> {

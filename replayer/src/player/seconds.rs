@@ -107,6 +107,7 @@ impl SecondTally {
             max: self.duration.max(),
             lag_p99: self.lag.percentile(99.0),
             target: None,
+            target_query: None,
         }
     }
 }
@@ -189,6 +190,8 @@ pub struct SecondRow {
     pub lag_p99: Duration,
     /// What the target took, where it is observed.
     pub target: Option<TargetSecond>,
+    /// What Prometheus said of it, where it is asked.
+    pub target_query: Option<f64>,
 }
 
 /// A second of one worker.

@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 
 use crate::player::endpoints::{EndpointId, ScenarioSignals, Signals};
 use crate::player::outcome::{
-    Cause, Failure, FailureCounts, Lost, NeverSent, NeverSentCounts, Timeline,
+    Cause, Failure, FailureCounts, GrpcStatus, Lost, NeverSent, NeverSentCounts, Reply, Timeline,
 };
 use crate::player::seconds::SecondTally;
 use crate::player::summary::{SummaryError, TrendState, decode, encode};
@@ -217,6 +217,8 @@ trends! {
     /// requests that were not sent meanwhile: they were due. Requests that timed out are in it with
     /// the time that they waited; those that failed otherwise are not.
     http_req_duration,
+    /// The same of gRPC calls, however they ended.
+    grpc_req_duration,
     /// From the first byte sent to the last byte of the answer: what k6 calls
     /// `http_req_duration`.
     service_time,
@@ -307,6 +309,8 @@ pub struct Tally {
     pub trends: Trends,
     /// Answers by status code.
     pub statuses: BTreeMap<u16, u64>,
+    /// How gRPC calls ended.
+    pub grpc: BTreeMap<GrpcStatus, u64>,
     /// Sent requests without an answer.
     pub failures: FailureCounts,
     /// Requests that were not sent.
@@ -348,6 +352,7 @@ impl Tally {
                 .then(|| Box::new(SecondTally::new(watch))),
             trends: Trends::new(),
             statuses: BTreeMap::new(),
+            grpc: BTreeMap::new(),
             failures: FailureCounts::default(),
             never_sent: NeverSentCounts::default(),
             first_causes: BTreeMap::new(),
@@ -397,14 +402,25 @@ impl Tally {
             .sum()
     }
 
+    /// gRPC calls that ended otherwise than they were to, and all.
+    #[must_use]
+    pub fn grpc_failed(&self) -> (u64, u64) {
+        let all = self.grpc.values().sum();
+        (all - self.grpc.get(&GrpcStatus::OK).unwrap_or(&0), all)
+    }
+
     pub(crate) fn answer(
         &mut self,
         origin: Origin,
         timeline: &Timeline,
         now: Instant,
-        status: u16,
+        Reply { status, grpc }: Reply,
         recorded: Option<u16>,
     ) {
+        if let Some(grpc) = grpc {
+            *self.grpc.entry(grpc).or_default() += 1;
+        }
+        let duration = now.saturating_duration_since(timeline.due);
         *self.statuses.entry(status).or_default() += 1;
         self.comparison.record(recorded, status);
         self.resent += u64::from(timeline.resent.get());
@@ -420,11 +436,13 @@ impl Tally {
             endpoint: origin.endpoint,
             scenario: origin.scenario,
             status,
+            grpc,
             sent: true,
             stopped: false,
             as_recorded: recorded.map(|recorded| recorded == status),
             measures: Measures {
-                http_req_duration: Some(now.saturating_duration_since(timeline.due)),
+                http_req_duration: Some(duration),
+                grpc_req_duration: grpc.map(|_| duration),
                 service_time: Some(now.saturating_duration_since(sent)),
                 http_req_sending: Some(sent_whole.saturating_duration_since(sent)),
                 http_req_waiting: Some(first_byte.saturating_duration_since(sent_whole)),
@@ -452,6 +470,7 @@ impl Tally {
                     endpoint: origin.endpoint,
                     scenario: origin.scenario,
                     status: 0,
+                    grpc: None,
                     sent: true,
                     stopped: false,
                     as_recorded: None,
@@ -473,6 +492,7 @@ impl Tally {
             endpoint: origin.endpoint,
             scenario: origin.scenario,
             status: 0,
+            grpc: None,
             sent: false,
             stopped: reason == NeverSent::Stopped,
             as_recorded: None,
@@ -560,6 +580,7 @@ impl Tally {
         let Self {
             trends,
             statuses,
+            grpc,
             failures,
             never_sent,
             first_causes,
@@ -588,6 +609,9 @@ impl Tally {
         self.trends.merge(trends);
         for (status, n) in statuses {
             *self.statuses.entry(*status).or_default() += n;
+        }
+        for (status, n) in grpc {
+            *self.grpc.entry(*status).or_default() += n;
         }
         self.failures.merge(failures);
         self.never_sent.merge(never_sent);

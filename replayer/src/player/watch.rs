@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::player::endpoints::{EndpointId, Label};
+use crate::player::outcome::GrpcStatus;
 use crate::player::scenario::Scenario;
 use crate::player::summary::{KeptState, SummaryError};
 use crate::player::tally::{Measures, Trend};
@@ -20,6 +21,8 @@ pub(crate) struct Sample {
     pub(crate) scenario: u8,
     /// 0: no answer.
     pub(crate) status: u16,
+    /// How a gRPC call ended; `None`: it is none, or was not answered.
+    pub(crate) grpc: Option<GrpcStatus>,
     pub(crate) sent: bool,
     /// It was stopped before it could show anything.
     pub(crate) stopped: bool,
@@ -28,6 +31,13 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
+    /// Whether it was tried in vain: unanswered, answered outside of what is [`expected`](Self::expected), or a gRPC
+    /// call that says so.
+    pub(crate) fn failed(&self) -> bool {
+        let grpc_failed = self.grpc.is_some_and(|status| status != GrpcStatus::OK);
+        !self.stopped && (!self.expected() || grpc_failed)
+    }
+
     /// What k6's default expects: 200 to 399.
     pub(crate) const fn expected(&self) -> bool {
         200 <= self.status && self.status < 400
@@ -523,6 +533,7 @@ impl Kept {
             (Self::Share { hits, total }, Metric::Rate(rate)) => {
                 let hit = match rate {
                     Rate::Failed => (!sample.stopped).then(|| !sample.expected()),
+                    Rate::GrpcFailed => sample.grpc.map(|status| status != GrpcStatus::OK),
                     Rate::AsRecorded => sample.as_recorded,
                 };
                 *total += u64::from(hit.is_some());

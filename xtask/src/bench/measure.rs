@@ -110,9 +110,21 @@ fn children_cpu() -> Result<Duration> {
 }
 
 fn cutime_and_cstime(stat: &str) -> Option<Duration> {
-    // The name in parentheses may contain anything. Fields 16 and 17 of proc(5); 3 comes behind it.
+    times_from(16, stat)
+}
+
+/// User and system time of another process.
+pub(crate) fn cpu_of(pid: u32) -> Result<Duration> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = fs::read_to_string(&path).with_context(|| format!("failed to read {path}"))?;
+    times_from(14, &stat).with_context(|| format!("{path} is not as proc(5) says"))
+}
+
+/// The sum of two neighbours among the fields of proc(5), from this one on.
+fn times_from(field: usize, stat: &str) -> Option<Duration> {
+    // The name in parentheses may contain anything; field 3 comes behind it.
     let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_ascii_whitespace().skip(16 - 3);
+    let mut fields = fields.split_ascii_whitespace().skip(field - 3);
     let mut ticks = || fields.next()?.parse::<u32>().ok();
     Some(TICK * (ticks()? + ticks()?))
 }
@@ -125,6 +137,7 @@ mod tests {
     fn proc_is_read_as_the_manual_says() {
         let stat = "77 (a) b c) S 1 2 3 4 5 6 7 8 9 10 11 12 250 50 20 0 1 0\n";
         assert_eq!(cutime_and_cstime(stat), Some(Duration::from_secs(3)));
+        assert_eq!(times_from(14, stat), Some(Duration::from_millis(230)));
         assert_eq!(cutime_and_cstime("77 (a"), None);
         assert_eq!(vm_hwm("VmPeak:\t 9 kB\nVmHWM:\t    5120 kB\n"), Some(5120));
         assert_eq!(vm_hwm("State:\tZ (zombie)\n"), None);

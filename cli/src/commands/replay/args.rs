@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Parser;
 use tapedeck_filter::Filter;
 use tapedeck_replayer::player::{
-    Observe, PerTime, Resolve, Route, SessionKey, Speed, Stage, Target, Threshold,
+    Observe, PerTime, Query, Resolve, Route, SessionKey, Speed, Stage, Target, Threshold,
 };
 
 use crate::args::{Identity, duration, filter};
@@ -27,11 +27,11 @@ Exit code 99 if this does not hold at the end; k6's grammar; repeatable
 
 Counters have count and rate: http_reqs, iterations, dropped_iterations,
 data_sent, data_received. Rates have rate: http_req_failed,
-status_as_recorded. Trends have avg, min, max, med and p(N):
-http_req_duration (from the due time), service_time, schedule_lag,
-iteration_duration, http_req_blocked, _connecting, _sending, _waiting,
-_receiving. Gauges have value: vus, vus_max, connections_peak,
-in_flight_peak, cpu_share.
+grpc_req_failed, status_as_recorded. Trends have avg, min, max, med and
+p(N): http_req_duration (from the due time), grpc_req_duration,
+service_time, schedule_lag, iteration_duration, http_req_blocked,
+_connecting, _sending, _waiting, _receiving. Gauges have value: vus,
+vus_max, connections_peak, in_flight_peak, cpu_share.
 
 Tags: scenario, endpoint (a path as `tapedeck stats` shows it, with or
 without the method before it), method, status (0: unanswered),
@@ -238,6 +238,9 @@ pub(crate) struct Replay {
     /// Tell how busy the target is, too: the number of its process, or the folder of its cgroup
     #[arg(long, value_name = "PID|CGROUP", help_heading = "Results")]
     pub(crate) observe: Option<Observe>,
+    /// Ask Prometheus about the target, too, every second: http://HOST:PORT/api/v1/query?query=EXPRESSION
+    #[arg(long, value_name = "URL", help_heading = "Results")]
+    pub(crate) observe_query: Option<Query>,
     #[command(flatten)]
     pub(crate) identity: Identity,
 }

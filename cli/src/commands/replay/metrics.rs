@@ -154,6 +154,10 @@ fn page(progress: &Progress) -> String {
             page.one("tapedeck_target_waiting", help, waiting);
         }
     }
+    if let Some(number) = progress.target_query {
+        let help = "What Prometheus said of the target last.";
+        page.one("tapedeck_target_query", help, number);
+    }
     page.0
 }
 

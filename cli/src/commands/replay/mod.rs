@@ -118,6 +118,7 @@ fn options(args: &Replay) -> Options {
         every_second: args.series.is_some() || args.metrics.is_some() || show::Live::is_wanted(),
         include_incomplete: args.include_incomplete,
         observe: args.observe.clone(),
+        observe_query: args.observe_query.clone(),
         speed: args.speed,
         duration: args.duration,
         session_by: args.session_by.clone(),

@@ -48,7 +48,7 @@ impl Series {
 
 const CSV: &str = "second,sent,answered,failed,never_sent,iterations,dropped_iterations,in_flight,\
                    connections,vus,p50_ms,p95_ms,p99_ms,max_ms,schedule_lag_p99_ms,\
-                   target_cpu,target_memory_bytes,target_waiting";
+                   target_cpu,target_memory_bytes,target_waiting,target_query";
 
 fn csv(row: &SecondRow) -> String {
     let counts = [
@@ -73,6 +73,8 @@ fn csv(row: &SecondRow) -> String {
         target.map_or_else(String::new, |(cpu, _)| format!("{cpu:.3}")),
         target.map_or_else(String::new, |(_, memory)| memory.to_string()),
         waiting.map_or_else(String::new, |waiting| format!("{waiting:.3}")),
+        row.target_query
+            .map_or_else(String::new, |number| number.to_string()),
     ];
     let all = counts.chain(times).chain(target);
     all.collect::<Vec<_>>().join(",")
@@ -102,6 +104,7 @@ fn json_line(row: &SecondRow) -> String {
             "memory_bytes": target.memory,
             "waiting": target.waiting,
         })),
+        "target_query": row.target_query,
     })
     .to_string()
 }

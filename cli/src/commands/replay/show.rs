@@ -110,6 +110,9 @@ fn view(progress: &Progress, second: Option<&SecondRow>) -> String {
             output::bytes(target.memory)
         ));
     }
+    if let Some(number) = progress.target_query {
+        lines.push(format!("  query    {number}"));
+    }
     lines.join("\n")
 }
 

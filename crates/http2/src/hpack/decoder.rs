@@ -23,6 +23,10 @@ pub struct Outcome {
     pub resized: Option<usize>,
     /// It refers to the dynamic table, or changes it: the same bytes may mean something else the next time.
     pub stateful: bool,
+    /// It refers to the dynamic table.
+    pub refers: bool,
+    /// It changes the dynamic table: what refers to that may mean something else from now on.
+    pub changed: bool,
 }
 
 impl Decoder {
@@ -106,6 +110,7 @@ impl Decoder {
                 let smallest = outcome.resized.map_or(size, |before| before.min(size));
                 outcome.resized = Some(smallest);
                 outcome.stateful = true;
+                outcome.changed = true;
                 self.table.resize(size);
                 continue;
             } else {
@@ -146,8 +151,11 @@ impl Decoder {
             section.forget(start);
             return None;
         };
-        if insert {
+        // Into a table without room nothing is inserted (RFC 7541 section 4.4): nginx asks for that in each head,
+        // with a table that it has shut.
+        if insert && self.table.maximum() != Some(0) {
             outcome.stateful = true;
+            outcome.changed = true;
             let bytes = section.since(start);
             let (name, value) = bytes.split_at_checked(middle - start).unwrap_or_default();
             self.table.insert(
@@ -190,6 +198,7 @@ impl Decoder {
             return (Some(name), Some(value));
         }
         outcome.stateful = true;
+        outcome.refers = true;
         let found = match index.checked_sub(static_table::LEN + 1) {
             Some(index) => self.table.get(index as usize),
             // Index 0 (RFC 7541 section 6.1).

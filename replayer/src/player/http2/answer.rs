@@ -2,6 +2,8 @@
 
 use tapedeck_http2::hpack::{Decoder, Section};
 
+use crate::player::outcome::GrpcStatus;
+
 /// What a field section means.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Meaning {
@@ -9,6 +11,10 @@ pub(super) struct Meaning {
     pub(super) status: Option<u16>,
     /// Bytes of the body, where it says.
     pub(super) length: Option<u64>,
+    /// It is the head of an answer of gRPC.
+    pub(super) is_grpc: bool,
+    /// How the call ended, where it says.
+    pub(super) grpc_status: Option<GrpcStatus>,
     /// What no section may be (RFC 9113 section 8.2).
     pub(super) malformed: bool,
 }
@@ -27,13 +33,19 @@ pub(super) enum Undecodable {
 pub(super) struct Answers {
     decoder: Decoder,
     limit: usize,
-    /// The latest block that did not depend on the table, and what it means: targets say the same again and again.
+    /// The latest block, where it still means the same, and what that is: targets say the same again and again.
     latest: (Vec<u8>, Meaning),
+    /// It inserts something into the table each time.
+    inserts: bool,
+    /// How often it came again, of which the decoder does not know yet.
+    repeats: usize,
 }
 
 impl Answers {
     /// The table that the target may use (SETTINGS_HEADER_TABLE_SIZE, as long as nobody says otherwise).
     const TABLE: usize = 4096;
+    /// So many entries fill it, whatever they are (RFC 7541 section 4.1: an empty one counts 32).
+    const FILL: usize = Self::TABLE / 32 + 1;
     /// Blocks that are remembered: heads are mostly shorter.
     const MAX_REMEMBERED: usize = 1024;
 
@@ -42,14 +54,18 @@ impl Answers {
             decoder: Decoder::fresh(Self::TABLE),
             limit,
             latest: (Vec::new(), Meaning::default()),
+            inserts: false,
+            repeats: 0,
         }
     }
 
     pub(super) fn read(&mut self, block: &[u8]) -> Result<Meaning, Undecodable> {
         let (latest, meaning) = &self.latest;
         if !block.is_empty() && latest == block {
+            self.repeats += usize::from(self.inserts);
             return Ok(*meaning);
         }
+        self.catch_up();
         let mut section = Section::new(self.limit, block.len());
         let outcome = self.decoder.decode(block, &mut section);
         // A table larger than allowed would fall out of step with the target's (RFC 7541 section 4.2).
@@ -64,12 +80,27 @@ impl Answers {
             return Err(Undecodable::TooLarge);
         }
         let meaning = Meaning::of(&section);
-        if !outcome.stateful && block.len() <= Self::MAX_REMEMBERED {
+        let depends = outcome.refers || outcome.resized.is_some();
+        if outcome.changed && (depends || block.len() > Self::MAX_REMEMBERED) {
+            self.latest.0.clear();
+        } else if block.len() <= Self::MAX_REMEMBERED {
             self.latest.0.clear();
             self.latest.0.extend_from_slice(block);
             self.latest.1 = meaning;
+            self.inserts = outcome.changed;
         }
         Ok(meaning)
+    }
+
+    /// Tells the decoder of the repeats. nginx inserts the same fields with each head: to do so as often as fills the
+    /// table is to do so for ever.
+    fn catch_up(&mut self) {
+        let block = &self.latest.0;
+        for _ in 0..std::mem::take(&mut self.repeats).min(Self::FILL) {
+            let mut section = Section::new(self.limit, block.len());
+            // It was decoded before, and refers to nothing that could have changed.
+            self.decoder.decode(block, &mut section);
+        }
     }
 }
 
@@ -92,15 +123,31 @@ impl Meaning {
             }
             regular = true;
             meaning.malformed |= name.iter().any(u8::is_ascii_uppercase);
-            if name == b"content-length" {
-                let length = number(value);
-                let differs = meaning.length.is_some() && meaning.length != length;
-                meaning.malformed |= differs || length.is_none();
-                meaning.length = length;
+            match name {
+                b"content-length" => {
+                    let length = number(value);
+                    let differs = meaning.length.is_some() && meaning.length != length;
+                    meaning.malformed |= differs || length.is_none();
+                    meaning.length = length;
+                }
+                // `application/grpc`, alone or with `+proto`, `;charset=...` behind it.
+                b"content-type" => meaning.is_grpc = is_grpc(value),
+                b"grpc-status" => meaning.grpc_status = Some(GrpcStatus::of(value)),
+                _ => {}
             }
         }
         meaning
     }
+}
+
+fn is_grpc(content_type: &[u8]) -> bool {
+    const GRPC: &[u8] = b"application/grpc";
+    content_type
+        .split_at_checked(GRPC.len())
+        .is_some_and(|(kind, rest)| {
+            kind.eq_ignore_ascii_case(GRPC)
+                && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
+        })
 }
 
 /// Three digits (RFC 9110 section 15).
@@ -149,6 +196,18 @@ mod tests {
         );
         let trailers = read(&[("grpc-status", "0")]);
         assert_eq!((trailers.status, trailers.malformed), (None, false));
+        assert_eq!(trailers.grpc_status, Some(GrpcStatus::OK));
+        for (kind, is_grpc) in [
+            ("application/grpc", true),
+            ("Application/gRPC+proto", true),
+            ("application/grpc; a=b", true),
+            // Its trailers are in its body.
+            ("application/grpc-web", false),
+            ("application/json", false),
+        ] {
+            let head = read(&[(":status", "200"), ("content-type", kind)]);
+            assert_eq!(head.is_grpc, is_grpc, "{kind}");
+        }
         for bad in [
             &[("a", "b"), (":status", "200")][..],
             &[(":status", "2OO")],
@@ -167,15 +226,70 @@ mod tests {
     }
 
     #[test]
-    fn a_block_that_depends_on_the_table_is_decoded_each_time() {
+    fn a_block_is_remembered_until_the_table_changes() {
         let mut answers = Answers::new(1 << 16);
         // ":status: 203" with insertion; then the newest entry; then ":status: 204", which becomes it.
         let insert = |status: &[u8]| [b"\x48\x03", status].concat();
         assert_eq!(answers.read(&insert(b"203")).unwrap().status, Some(203));
-        assert_eq!(answers.read(b"\xbe").unwrap().status, Some(203));
+        for _ in 0..2 {
+            assert_eq!(answers.read(b"\xbe").unwrap().status, Some(203));
+        }
         assert_eq!(answers.read(&insert(b"299")).unwrap().status, Some(299));
         assert_eq!(answers.read(b"\xbe").unwrap().status, Some(299));
         assert_eq!(answers.read(b"\xff\xff"), Err(Undecodable::Broken));
+
+        // What is inserted twice is there twice: the table has the first entry still, and it is the second.
+        let mut answers = Answers::new(1 << 16);
+        for status in [b"203", b"299", b"299"] {
+            answers.read(&insert(status)).unwrap();
+        }
+        assert_eq!(answers.read(b"\xc0").unwrap().status, Some(203));
+    }
+
+    #[test]
+    fn what_is_said_again_and_again_is_in_the_table_as_often() {
+        let insert = |status: &[u8]| [b"\x48\x03", status].concat();
+        for repeats in [1, 2, 5, 94, 95, 96, 97, 98, 99, 300] {
+            let mut lazy = Answers::new(1 << 16);
+            let mut diligent = Decoder::fresh(Answers::TABLE);
+            let mut decode = |block: &[u8]| {
+                let mut section = Section::new(1 << 16, block.len());
+                diligent.decode(block, &mut section).error
+            };
+            lazy.read(&insert(b"299")).unwrap();
+            assert!(!decode(&insert(b"299")));
+            for _ in 0..repeats {
+                assert_eq!(lazy.read(&insert(b"203")).unwrap().status, Some(203));
+                assert!(!decode(&insert(b"203")));
+            }
+            // Every entry that there may be, from the newest on: an entry takes 42 bytes.
+            for index in 62..62 + 99_u8 {
+                let block = match index.checked_sub(127) {
+                    None => vec![0x80 | index],
+                    Some(rest) => vec![0xff, rest],
+                };
+                let broken = decode(&block);
+                let status = lazy.read(&block);
+                assert_eq!(status.is_err(), broken, "{repeats}, {index}");
+                if broken {
+                    break;
+                }
+                let newest = usize::from(index - 62) < repeats;
+                let expect = if newest { 203 } else { 299 };
+                assert_eq!(status.unwrap().status, Some(expect), "{repeats}, {index}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_inserted_into_no_table_changes_nothing() {
+        let mut answers = Answers::new(1 << 16);
+        assert_eq!(answers.read(b"\x20\x48\x03203").unwrap().status, Some(203));
+        for _ in 0..2 {
+            assert_eq!(answers.read(b"\x48\x03203").unwrap().status, Some(203));
+            assert_eq!(answers.latest.0, b"\x48\x03203");
+        }
+        assert_eq!(answers.read(b"\xbe"), Err(Undecodable::Broken));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::error::{Code, Http2Error};
 use super::frame::{self, FrameHead, HEAD_LEN, MAX_PAYLOAD};
 use super::limits::Http2Limits;
 use super::stream::{Answered, Outgoing, Slot, Stream, Streams, Upload};
+use crate::player::outcome::{GrpcStatus, Reply};
 
 /// The longest payload that is sent: everybody takes as much.
 pub(super) const LONGEST: usize = MAX_PAYLOAD as usize;
@@ -157,6 +158,8 @@ impl Connection {
             id,
             is_head: request.is_head,
             status: None,
+            is_grpc: false,
+            grpc_status: None,
             left: None,
             receive_window: Self::STREAM_WINDOW.into(),
             consumed: 0,
@@ -421,8 +424,12 @@ impl Connection {
         if stream.left.is_some_and(|left| left > 0) {
             return self.abort(slot, id, "an answer is shorter than its content-length");
         }
+        let ended = || stream.grpc_status.unwrap_or(GrpcStatus::UNKNOWN);
         let answered = Answered {
-            status,
+            reply: Reply {
+                status,
+                grpc: stream.is_grpc.then(ended),
+            },
             first_byte,
             sent_whole: stream.sent_whole,
         };
@@ -527,13 +534,19 @@ impl Stream {
             (None, Some(100..200)) => Ok(()),
             (None, Some(status)) => {
                 self.status = Some((status, now));
+                self.is_grpc = meaning.is_grpc;
+                // A call may end with its head.
+                self.grpc_status = meaning.grpc_status;
                 let has_body = !self.is_head && !matches!(status, 204 | 304);
                 self.left = meaning.length.filter(|_| has_body);
                 Ok(())
             }
             (Some(_), Some(_)) => Err("an answer has two heads"),
             (Some(_), None) if !end_stream => Err("there is something behind the trailers"),
-            (Some(_), None) => Ok(()),
+            (Some(_), None) => {
+                self.grpc_status = meaning.grpc_status.or(self.grpc_status);
+                Ok(())
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::error::Http2Error;
+use crate::player::outcome::{GrpcStatus, Reply};
 
 /// A request on its way out.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +25,7 @@ pub(crate) struct Outgoing<'a> {
 /// What came back.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Answered {
-    pub(crate) status: u16,
+    pub(crate) reply: Reply,
     /// When the head of the answer came.
     pub(crate) first_byte: Instant,
     /// When the last byte of the request went out; `None`: the answer came before.
@@ -45,6 +46,10 @@ pub(super) struct Stream {
     pub(super) is_head: bool,
     /// Of the final head; `None`: it has not come.
     pub(super) status: Option<(u16, Instant)>,
+    /// Whether it is an answer of gRPC.
+    pub(super) is_grpc: bool,
+    /// How the call ended, where that was said.
+    pub(super) grpc_status: Option<GrpcStatus>,
     /// Bytes of the body that are still to come, where the head says how many.
     pub(super) left: Option<u64>,
     /// What the target may still send.

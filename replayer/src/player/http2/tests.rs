@@ -101,7 +101,7 @@ impl Talk {
     fn answer(&mut self, slot: Slot) -> Option<Result<u16, Http2Error>> {
         let context = Context::from_waker(Waker::noop());
         match self.connection.poll_answer(slot, &context) {
-            Poll::Ready(result) => Some(result.map(|answered: Answered| answered.status)),
+            Poll::Ready(result) => Some(result.map(|answered: Answered| answered.reply.status)),
             Poll::Pending => None,
         }
     }

@@ -13,7 +13,7 @@ use crate::player::request::recorded::{
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Http1Request {
     /// Head and framed body.
-    pub(crate) wire: Vec<u8>,
+    pub(crate) wire: Box<[u8]>,
     /// Where the body begins in `wire`.
     pub(crate) head_len: usize,
     /// The body is held back until the target asks for it (RFC 9110 section 10.1.1).
@@ -67,7 +67,7 @@ impl Http1Request {
         }
         Ok(Self {
             expects_continue: expects_continue && out.len() > head_len,
-            wire: out,
+            wire: out.into_boxed_slice(),
             head_len,
             is_head: recorded.method == b"HEAD",
             is_idempotent: matches!(

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::player::endpoints::{ScenarioSignals, Signals};
 use crate::player::guard::judged;
 use crate::player::options::Options;
-use crate::player::outcome::{Failure, NeverSent};
+use crate::player::outcome::{Failure, GrpcStatus, NeverSent};
 use crate::player::report::{Report, ScenarioPlan};
 use crate::player::resources::share_of;
 use crate::player::schedule::{LeftOut, LeftOutCounts};
@@ -52,7 +52,7 @@ impl Report {
             .ok_or(SummaryError::NoState)?;
         let version = state.get("version").and_then(Value::as_u64);
         match version.map(u32::try_from) {
-            Some(Ok(State::VERSION)) => {}
+            Some(Ok(1..=State::VERSION)) => {}
             Some(found) => {
                 return Err(SummaryError::Version {
                     found: found.unwrap_or(u32::MAX),
@@ -114,6 +114,8 @@ impl Report {
         self.elapsed = self.elapsed.max(other.elapsed);
         self.cpu += other.cpu;
         self.target_use.extend(other.target_use.iter().cloned());
+        let queries = other.target_queries.iter().cloned();
+        self.target_queries.extend(queries);
         self.stopped = self.stopped.max(other.stopped);
         if self.target != other.target {
             self.target = format!("{}, {}", self.target, other.target);
@@ -363,6 +365,7 @@ impl State {
             tally,
             endpoints,
             target_use: self.target_use,
+            target_queries: self.target_queries,
             // They are judged when all reports are added up.
             thresholds: Vec::new(),
             evidence: Evidence {
@@ -404,6 +407,10 @@ impl TallyState {
             *own.ok_or_else(|| unknown("metric", name))? = trend;
         }
         tally.statuses = self.statuses;
+        for (name, n) in self.grpc {
+            let status = GrpcStatus::named(&name).ok_or_else(|| unknown("gRPC status", &name))?;
+            tally.grpc.insert(status, n);
+        }
         for (name, n) in self.failures {
             let kind = Failure::named(&name).ok_or_else(|| unknown("failure", &name))?;
             tally.failures.add_n(kind, n);

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::player::endpoints::{ScenarioSignals, Signals};
 use crate::player::observe::TargetUse;
 use crate::player::outcome::{Failure, NeverSent};
+use crate::player::query::QueryUse;
 use crate::player::report::{Report, ScenarioPlan};
 use crate::player::schedule::LeftOut;
 use crate::player::stop::Stop;
@@ -42,6 +43,8 @@ pub(crate) struct State {
     /// Every second, where there are thresholds over windows; none: there were too many.
     pub(crate) seconds: Option<Vec<SecondState>>,
     pub(crate) target_use: Vec<TargetUse>,
+    #[serde(default)]
+    pub(crate) target_queries: Vec<QueryUse>,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -49,6 +52,9 @@ pub(crate) struct State {
 pub(crate) struct TallyState {
     pub(crate) trends: BTreeMap<String, TrendState>,
     pub(crate) statuses: BTreeMap<u16, u64>,
+    /// By the names of gRPC.
+    #[serde(default)]
+    pub(crate) grpc: BTreeMap<String, u64>,
     pub(crate) failures: BTreeMap<String, u64>,
     pub(crate) never_sent: BTreeMap<String, u64>,
     pub(crate) first_causes: BTreeMap<String, String>,
@@ -153,7 +159,7 @@ impl SecondState {
 
 impl State {
     /// A later one is refused: what it means is not known.
-    pub(crate) const VERSION: u32 = 1;
+    pub(crate) const VERSION: u32 = 2;
 
     pub(crate) fn of(report: &Report) -> Self {
         let scenarios = report.scenarios.iter().enumerate();
@@ -192,6 +198,7 @@ impl State {
             watched: report.tally.watched.states().collect(),
             seconds: report.evidence.seconds.clone(),
             target_use: report.target_use.clone(),
+            target_queries: report.target_queries.clone(),
         }
     }
 }
@@ -231,6 +238,9 @@ impl TallyState {
                 .map(|(name, trend)| (name.to_owned(), trend.to_state()))
                 .collect(),
             statuses: tally.statuses.clone(),
+            grpc: (tally.grpc.iter())
+                .map(|(status, n)| (status.name().to_owned(), *n))
+                .collect(),
             failures: failures
                 .map(|(kind, n): (Failure, u64)| (kind.name().to_owned(), n))
                 .collect(),

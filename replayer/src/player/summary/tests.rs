@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use crate::player::endpoints::{Endpoints, Label};
 use crate::player::guard::judged;
-use crate::player::outcome::{Failure, NeverSent};
+use crate::player::outcome::{Failure, GrpcStatus, NeverSent};
 use crate::player::resources::share_of;
 use crate::player::scenario::{Executor, Scenario};
 use crate::player::schedule::{LeftOut, LeftOutCounts, Speed};
@@ -18,7 +18,7 @@ use crate::player::watch::{Sample, Watch, Watched};
 use crate::player::windows::Windows;
 use crate::player::{Report, ScenarioPlan};
 
-const THRESHOLDS: [&str; 8] = [
+const THRESHOLDS: [&str; 9] = [
     "http_req_duration: p(95)<500",
     "http_req_duration{scenario:pay}: avg<200",
     "http_req_duration{endpoint:/b/{id}}: p(99)<900",
@@ -27,6 +27,7 @@ const THRESHOLDS: [&str; 8] = [
     "iterations: rate>1",
     "http_req_duration: max<700; over 2s",
     "http_reqs{method:GET}: rate>=2; over 1s",
+    "grpc_req_failed{scenario:pay}: rate<0.5",
 ];
 
 /// One request of a run.
@@ -105,6 +106,7 @@ fn report(requests: &[Request], names: &[&str], thresholds: &[&str], first: u8) 
             endpoint: id(request.path),
             scenario,
             status: request.status,
+            grpc: (request.status == 404).then_some(GrpcStatus::UNKNOWN),
             sent: true,
             stopped: false,
             as_recorded: Some(request.status == 200),
@@ -117,6 +119,9 @@ fn report(requests: &[Request], names: &[&str], thresholds: &[&str], first: u8) 
         match request.status {
             0 => tally.failures.add(Failure::Reset),
             status => {
+                if let Some(grpc) = sample.grpc {
+                    *tally.grpc.entry(grpc).or_default() += 1;
+                }
                 *tally.statuses.entry(status).or_default() += 1;
                 tally.comparison.record(Some(200), status);
             }
@@ -157,6 +162,7 @@ fn report(requests: &[Request], names: &[&str], thresholds: &[&str], first: u8) 
         endpoints: endpoints.labels().iter().map(Label::name).collect(),
         thresholds: verdicts,
         target_use: Vec::new(),
+        target_queries: Vec::new(),
         evidence: Evidence {
             aborted: None,
             seconds: windows.into_history(),
@@ -289,7 +295,7 @@ fn a_damaged_summary_is_refused_and_says_why() {
     assert!(with("/tapedeck/target", 1.into()).is_ok());
     let said =
         |field: &str, value: serde_json::Value| with(&state(field), value).unwrap_err().to_string();
-    assert!(said("version", 2.into()).contains("version 2"));
+    assert!(said("version", 3.into()).contains("version 3"));
     assert!(said("recorded", u64::MAX.into()).contains("larger than any count"));
     assert!(said("recorded", (-1).into()).contains("not the summary"));
     let trend = "tally/trends/schedule_lag";

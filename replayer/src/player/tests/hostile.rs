@@ -132,11 +132,15 @@ fn a_close_that_crosses_the_request_is_sent_again_only_where_that_is_safe() {
             peer.request();
         }
     });
+    // One behind the other, however slow the machine is.
+    let options = Options {
+        speed: Speed::Max,
+        connections: std::num::NonZeroU32::new(1),
+        ..options(address)
+    };
     let run = |method: &str| {
-        play(
-            vec![call(0, 1, "GET /"), call(30, 1, &format!("{method} /"))],
-            &options(address),
-        )
+        let calls = vec![call(0, 1, "GET /"), call(30, 1, &format!("{method} /"))];
+        play(calls, &options)
     };
     let get = run("GET");
     assert_eq!((get.tally.answered(), get.tally.resent), (2, 1));

@@ -33,18 +33,20 @@ pub(crate) enum Gauge {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Rate {
     Failed,
+    GrpcFailed,
     AsRecorded,
 }
 
 impl Metric {
     /// All but the trends.
-    const NAMED: [(&'static str, Self); 12] = [
+    const NAMED: [(&'static str, Self); 13] = [
         ("http_reqs", Self::Counter(Counter::Requests)),
         ("iterations", Self::Counter(Counter::Iterations)),
         ("dropped_iterations", Self::Counter(Counter::Dropped)),
         ("data_sent", Self::Counter(Counter::DataSent)),
         ("data_received", Self::Counter(Counter::DataReceived)),
         ("http_req_failed", Self::Rate(Rate::Failed)),
+        ("grpc_req_failed", Self::Rate(Rate::GrpcFailed)),
         ("status_as_recorded", Self::Rate(Rate::AsRecorded)),
         ("vus", Self::Gauge(Gauge::Vus)),
         ("vus_max", Self::Gauge(Gauge::VusMax)),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Semaphore;
 
-use crate::player::outcome::{Failure, NeverSent, SendError, Timeline};
+use crate::player::outcome::{Failure, NeverSent, Reply, SendError, Timeline};
 use crate::player::request::{Http1Request, RecordedRequest, Rules, Untranslatable};
 use crate::player::transport::response::{Answer, Progress, ResponseError, ResponseReader};
 use crate::player::transport::socket::{Connector, Counters, Socket};
@@ -94,7 +94,7 @@ impl Http1Transport {
                 .split_at_checked(request.head_len)
                 .unwrap_or((&request.wire, &[]))
         } else {
-            (request.wire.as_slice(), &[] as &[u8])
+            (&*request.wire, &[] as &[u8])
         };
         if let Some(answer) = exchange.write(head).await? {
             return Ok(answer);
@@ -131,7 +131,7 @@ impl Transport for Http1Transport {
         lane: u32,
         request: &Http1Request,
         timeline: &Timeline,
-    ) -> Result<u16, SendError> {
+    ) -> Result<Reply, SendError> {
         let _place = match &self.pool {
             Some(pool) => Some(
                 pool.acquire()
@@ -150,7 +150,7 @@ impl Transport for Http1Transport {
                     if answer.reusable {
                         self.with_lane(lane, |lane| lane.put_back(socket));
                     }
-                    return Ok(answer.status);
+                    return Ok(Reply::of(answer.status));
                 }
                 // The target closed the kept connection while the request was on its way. Every
                 // client sends again then, where that is safe.

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::sync::{Mutex, Notify};
 
 use crate::player::http2::{Answered, Code, Connection, Http2Error, Http2Limits, Slot, io_error};
-use crate::player::outcome::{Cause, Failure, Lost, SendError, Timeline};
+use crate::player::outcome::{Cause, Failure, Lost, Reply, SendError, Timeline};
 use crate::player::request::{Http2Request, RecordedRequest, Rules, Untranslatable};
 use crate::player::transport::socket::{Connector, Counters, Socket};
 use crate::player::transport::{Transport, WhenBusy};
@@ -101,7 +101,7 @@ impl Transport for Http2Transport {
         lane: u32,
         request: &Http2Request,
         timeline: &Timeline,
-    ) -> Result<u16, SendError> {
+    ) -> Result<Reply, SendError> {
         let lane = self.lane(lane);
         loop {
             let (link, kept) = self.link(&lane, timeline).await?;
@@ -114,7 +114,7 @@ impl Transport for Http2Transport {
                 Ok(answered) => {
                     timeline.first_byte.set(Some(answered.first_byte));
                     timeline.sent_whole.set(answered.sent_whole);
-                    return Ok(answered.status);
+                    return Ok(answered.reply);
                 }
                 // The target did not look at the request; it says so when it closes a connection.
                 Err(error) if kept && !timeline.resent.get() && error.is_unprocessed() => {

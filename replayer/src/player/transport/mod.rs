@@ -15,7 +15,7 @@ pub(crate) use http2::Http2Transport;
 pub(crate) use router::{AnyTransport, Routed, Router};
 pub(crate) use socket::{Connector, Counters, Destination, Names, Secure, Stream};
 
-use crate::player::outcome::{SendError, Timeline};
+use crate::player::outcome::{Reply, SendError, Timeline};
 use crate::player::request::{RecordedRequest, Untranslatable};
 
 /// One protocol, spoken over connections in lanes.
@@ -28,14 +28,14 @@ pub(crate) trait Transport {
     /// The bytes that a request holds, about.
     fn request_len(request: &Self::Request) -> usize;
 
-    /// Sends a request on a connection of that lane and reads its answer to the end; gives its
-    /// status. Dropped in the middle, it takes the connection or the stream with it.
+    /// Sends a request on a connection of that lane and reads its answer to the end; gives what
+    /// that says. Dropped in the middle, it takes the connection or the stream with it.
     async fn send(
         &self,
         lane: u32,
         request: &Self::Request,
         timeline: &Timeline,
-    ) -> Result<u16, SendError>;
+    ) -> Result<Reply, SendError>;
 
     /// No request for that lane will come any more.
     fn retire(&self, lane: u32);

@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use crate::player::outcome::{SendError, Timeline};
+use crate::player::outcome::{Reply, SendError, Timeline};
 use crate::player::request::{Http1Request, Http2Request, RecordedRequest, Untranslatable};
 use crate::player::target::Route;
 use crate::player::transport::{Counters, Http1Transport, Http2Transport, Transport};
@@ -85,7 +85,7 @@ impl Transport for Router {
         lane: u32,
         routed: &Routed,
         timeline: &Timeline,
-    ) -> Result<u16, SendError> {
+    ) -> Result<Reply, SendError> {
         match (self.targets.get(routed.target), &routed.request) {
             (Some(AnyTransport::Http1(transport)), AnyRequest::Http1(request)) => {
                 transport.send(lane, request, timeline).await

@@ -112,8 +112,13 @@ impl Connector {
         &self.counters
     }
 
-    /// Opens a connection for the request of that timeline.
+    /// Opens a connection for the request of that timeline. What that takes (a look-up, a handshake) is no part of what
+    /// waits for an answer: ten thousand users would hold it in vain.
     pub(crate) async fn connect(&self, timeline: &Timeline) -> Result<Socket, SendError> {
+        Box::pin(self.connected(timeline)).await
+    }
+
+    async fn connected(&self, timeline: &Timeline) -> Result<Socket, SendError> {
         if self.counters.open.get() >= self.limit {
             return Err(SendError::never(NeverSent::ConnectionLimit));
         }

@@ -97,16 +97,20 @@ impl<R> Ahead<R> {
         }
     }
 
-    /// That of an exchange. `latest`: where the caller found its last one; the next is mostly the one behind.
-    pub(super) fn get(&self, id: u64, latest: &mut usize) -> Option<Arc<Made<R>>> {
-        let next = latest.wrapping_add(1);
-        let place = match self.ids.get(next) {
-            Some(found) if *found == id => next,
-            _ => self.ids.binary_search(&id).ok()?,
-        };
-        *latest = place;
+    /// That of an exchange.
+    pub(super) fn get(&self, id: u64) -> Option<Arc<Made<R>>> {
+        let place = self.place(id)?;
         let part = self.parts.get(place / self.part_len)?.get()?;
         part.get(place % self.part_len)?.clone()
+    }
+
+    fn place(&self, id: u64) -> Option<usize> {
+        // Mostly all of the archive is meant, or a stretch of it: then an id tells its place.
+        let distance = usize::try_from(id.checked_sub(*self.ids.first()?)?).ok()?;
+        if self.ids.get(distance) == Some(&id) {
+            return Some(distance);
+        }
+        self.ids.binary_search(&id).ok()
     }
 }
 
@@ -134,12 +138,11 @@ mod tests {
         for workers in 1..6 {
             let ids: Vec<u64> = vec![3, 5, 6, 9, 100];
             let ahead = ahead(ids.clone(), workers, 1 << 20);
-            let mut latest = usize::MAX;
-            for id in ids.iter().chain(ids.iter().rev()) {
-                assert_eq!(ahead.get(*id, &mut latest).unwrap().request, *id);
+            for id in ids {
+                assert_eq!(ahead.get(id).unwrap().request, id);
             }
             for id in [0, 4, 101] {
-                assert!(ahead.get(id, &mut latest).is_none());
+                assert!(ahead.get(id).is_none());
             }
         }
     }
@@ -147,18 +150,14 @@ mod tests {
     #[test]
     fn there_is_room_for_so_much_and_no_more() {
         let ahead = ahead((0..10).collect(), 2, 2 * 3 * Ahead::<u64>::OVERHEAD);
-        let there: Vec<u64> = (0..10)
-            .filter(|id| ahead.get(*id, &mut 0).is_some())
-            .collect();
+        let there: Vec<u64> = (0..10).filter(|id| ahead.get(*id).is_some()).collect();
         assert_eq!(there, [0, 1, 2, 5, 6, 7]);
 
         // What is too long leaves its room to what is not.
         let ahead = Ahead::new((0..3).collect(), 1, 1000);
         let make = |id| Some((made(id), if id == 1 { 900 } else { 10 }));
         ahead.make(0, make, || true);
-        let there: Vec<u64> = (0..3)
-            .filter(|id| ahead.get(*id, &mut 0).is_some())
-            .collect();
+        let there: Vec<u64> = (0..3).filter(|id| ahead.get(*id).is_some()).collect();
         assert_eq!(there, [0, 2]);
     }
 
@@ -166,8 +165,8 @@ mod tests {
     fn nothing_is_made_for_a_run_that_is_over() {
         let ahead = Ahead::new(vec![1], 1, 1000);
         ahead.make(0, |id| Some((made(id), 0)), || false);
-        assert!(ahead.get(1, &mut 0).is_none());
+        assert!(ahead.get(1).is_none());
         // Nor is there anything before its worker has come to it.
-        assert!(Ahead::<u64>::new(vec![1], 1, 1000).get(1, &mut 0).is_none());
+        assert!(Ahead::<u64>::new(vec![1], 1, 1000).get(1).is_none());
     }
 }

@@ -3,14 +3,15 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::player::options::Reuse;
-use crate::player::outcome::{Cause, Failure, Lost, NeverSent, SendError, Timeline};
+use crate::player::outcome::{Cause, Failure, Lost, NeverSent, Reply, SendError, Timeline};
 use crate::player::schedule::Entry;
 use crate::player::source::Source;
 use crate::player::transport::Transport;
 use crate::player::worker::ahead::{Lent, Made};
+use crate::player::worker::alarm::Alarm;
 use crate::player::worker::drive::Worker;
 
 /// A request that waits for its due time.
@@ -47,6 +48,12 @@ impl<S: Source, T: Transport> Ready<S, T> {
         self.entry = self.entry.on_lane(lane);
         self
     }
+}
+
+/// What is so far away that no clock tells it is thirty years away, as with tokio.
+fn after(now: Instant, time: Duration) -> Instant {
+    const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+    now + time.min(FAR)
 }
 
 /// Request bytes that are held, given back when it is dropped.
@@ -98,7 +105,8 @@ impl<S: Source, T: Transport> Attempt<S, T> {
         }
     }
 
-    pub(super) async fn run(mut self) {
+    /// Sends it, and gives it up in time.
+    pub(super) async fn run(mut self, alarm: &mut Alarm) {
         // In open loop this runs when the task does: what the player did before counts as lag.
         self.timeline.taken = Instant::now();
         let lane = self.ready.entry.lane;
@@ -106,7 +114,8 @@ impl<S: Source, T: Transport> Attempt<S, T> {
             .worker
             .transport
             .send(lane, &self.ready.made.request, &self.timeline);
-        let result = tokio::time::timeout(self.worker.job.timeout, sending).await;
+        let deadline = after(self.timeline.taken, self.worker.job.timeout);
+        let result = alarm.within(deadline, sending).await;
         if self.ready.entry.last_of_lane {
             self.worker.transport.retire(lane);
         } else if self.worker.job.reuse == Reuse::Never {
@@ -114,20 +123,20 @@ impl<S: Source, T: Transport> Attempt<S, T> {
         }
         let now = Instant::now();
         match result {
-            Ok(Ok(status)) => self.answered(now, status),
-            Ok(Err(SendError { lost, cause })) => self.lose(now, lost, &cause),
-            Err(_elapsed) => {
+            Some(Ok(reply)) => self.answered(now, reply),
+            Some(Err(SendError { lost, cause })) => self.lose(now, lost, &cause),
+            None => {
                 let lost = self.lost_as(Failure::TimedOut, NeverSent::TimedOut);
                 self.lose(now, lost, &Cause::None);
             }
         }
     }
 
-    fn answered(&mut self, now: Instant, status: u16) {
+    fn answered(&mut self, now: Instant, reply: Reply) {
         let entry = self.ready.entry;
         let recorded = self.ready.made.recorded_status;
         let mut tally = self.worker.tally.borrow_mut();
-        tally.answer(entry.origin(), &self.timeline, now, status, recorded);
+        tally.answer(entry.origin(), &self.timeline, now, reply, recorded);
         if self.single {
             tally.iteration(
                 entry.scenario,

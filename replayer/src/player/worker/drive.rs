@@ -22,6 +22,7 @@ use crate::player::tally::Tally;
 use crate::player::transport::Transport;
 use crate::player::watch::{Observed, Watch};
 use crate::player::worker::ahead::{Ahead, Made};
+use crate::player::worker::alarm::Alarm;
 use crate::player::worker::attempt::{Attempt, Ready};
 use crate::player::worker::cast::{Part, Work};
 use crate::player::worker::iteration::user;
@@ -90,7 +91,6 @@ where
             live,
             tally: RefCell::new(Tally::new(&job.watch)),
             ahead,
-            latest_ahead: Cell::new(0),
             scratch: RefCell::default(),
             in_flight: Cell::new(0),
             request_bytes: Cell::new(0),
@@ -178,8 +178,6 @@ pub(super) struct Worker<S: Source, T: Transport> {
     pub(super) live: Arc<Live>,
     pub(super) tally: RefCell<Tally>,
     ahead: Arc<Ahead<T::Request>>,
-    /// Where in it the last request was found.
-    latest_ahead: Cell<usize>,
     scratch: RefCell<S::Scratch>,
     pub(super) in_flight: Cell<u32>,
     /// Bytes of requests that are prepared or in flight.
@@ -287,6 +285,7 @@ where
         claimed: &Claimed<S, T>,
         end: Option<Instant>,
     ) {
+        let mut alarm = Alarm::default();
         while !self.stopped()
             && end.is_none_or(|end| Instant::now() < end)
             && let Some(entry) = claimed.next()
@@ -294,7 +293,7 @@ where
             if let Some(ready) = self.prepare(entry.on_lane(lane), true)
                 && let Some(attempt) = self.begin(ready, Instant::now(), true)
             {
-                attempt.run().await;
+                attempt.run(&mut alarm).await;
             }
         }
     }
@@ -322,9 +321,7 @@ where
 
     /// Gives a request that is ready, or reads it and makes it so.
     pub(super) fn prepare(self: &Rc<Self>, entry: Entry, single: bool) -> Option<Ready<S, T>> {
-        let mut latest = self.latest_ahead.get();
-        if let Some(made) = self.ahead.get(entry.id, &mut latest) {
-            self.latest_ahead.set(latest);
+        if let Some(made) = self.ahead.get(entry.id) {
             return Some(Ready::shared(self, entry, made));
         }
         let mut scratch = self.scratch.borrow_mut();

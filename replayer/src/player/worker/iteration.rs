@@ -11,6 +11,7 @@ use crate::player::scenario::{Step, Window};
 use crate::player::schedule::Entry;
 use crate::player::source::Source;
 use crate::player::transport::Transport;
+use crate::player::worker::alarm::Alarm;
 use crate::player::worker::attempt::Ready;
 use crate::player::worker::cast::Cast;
 use crate::player::worker::drive::Worker;
@@ -23,8 +24,8 @@ pub(super) struct Turn {
     pub(super) lane: u32,
     /// When it was due.
     pub(super) start: Instant,
-    /// When it is given up.
-    pub(super) kill: Instant,
+    /// When it is given up; `None`: whoever waits for it sees to that.
+    pub(super) kill: Option<Instant>,
 }
 
 /// The first request of an iteration.
@@ -37,8 +38,12 @@ pub(super) enum First<S: Source, T: Transport> {
 
 impl Turn {
     /// Does the iteration, and counts it.
-    pub(super) async fn run<S, T>(self, worker: &Rc<Worker<S, T>>, first: First<S, T>)
-    where
+    pub(super) async fn run<S, T>(
+        self,
+        worker: &Rc<Worker<S, T>>,
+        first: First<S, T>,
+        alarm: &mut Alarm,
+    ) where
         S: Source + 'static,
         T: Transport + 'static,
     {
@@ -49,20 +54,29 @@ impl Turn {
             whole: false,
         };
         let (lane, begun, kill) = (self.lane, self.start, self.kill);
-        let steps = self.steps(worker, first);
-        let whole = tokio::time::timeout_at(kill.into(), steps).await;
-        counted.end(whole == Ok(true));
+        let steps = self.steps(worker, first, alarm);
+        let whole = match kill {
+            Some(kill) => tokio::time::timeout_at(kill.into(), steps).await == Ok(true),
+            None => steps.await,
+        };
+        counted.end(whole);
         if worker.job.reuse != Reuse::Always {
             worker.transport.forget(lane);
         }
-        let next = begun + worker.job.min_iteration;
-        if next > Instant::now() {
-            worker.sleep_until(next.min(kill)).await;
+        if !worker.job.min_iteration.is_zero() {
+            let next = begun + worker.job.min_iteration;
+            let next = kill.map_or(next, |kill| next.min(kill));
+            worker.sleep_until(next).await;
         }
     }
 
     /// Whether it came to its end.
-    async fn steps<S, T>(self, worker: &Rc<Worker<S, T>>, first: First<S, T>) -> bool
+    async fn steps<S, T>(
+        self,
+        worker: &Rc<Worker<S, T>>,
+        first: First<S, T>,
+        alarm: &mut Alarm,
+    ) -> bool
     where
         S: Source + 'static,
         T: Transport + 'static,
@@ -71,7 +85,8 @@ impl Turn {
         let steps = session.0;
         let mut first = Some(first);
         if let [only] = steps {
-            return self.step(worker, *only, self.start, &mut first).await;
+            let (due, first) = (self.start, &mut first);
+            return self.step(worker, *only, due, first, alarm).await;
         }
         let mut due: Vec<(usize, Instant)> = session
             .roots()
@@ -87,7 +102,8 @@ impl Turn {
                     let Some(step) = steps.get(index) else {
                         return false;
                     };
-                    (index, self.step(worker, *step, at, &mut first).await)
+                    let done = self.step(worker, *step, at, &mut first, alarm).await;
+                    (index, done)
                 }
                 _ => {
                     for (index, at) in due.drain(..) {
@@ -95,7 +111,9 @@ impl Turn {
                             let (turn, worker, step) = (self.clone(), Rc::clone(worker), *step);
                             let mut first = first.take();
                             at_once.spawn_local(async move {
-                                (index, turn.step(&worker, step, at, &mut first).await)
+                                let alarm = &mut Alarm::default();
+                                let done = turn.step(&worker, step, at, &mut first, alarm).await;
+                                (index, done)
                             });
                         }
                     }
@@ -129,6 +147,7 @@ impl Turn {
         step: Step,
         due: Instant,
         first: &mut Option<First<S, T>>,
+        alarm: &mut Alarm,
     ) -> bool
     where
         S: Source + 'static,
@@ -141,14 +160,14 @@ impl Turn {
                 worker.prepare(entry, false)
             }
         };
-        if due > Instant::now() && !worker.sleep_until(due).await {
+        if due > self.start && !worker.sleep_until(due).await {
             return false;
         }
         if worker.stopped() {
             return false;
         }
         if let Some(attempt) = ready.and_then(|ready| worker.begin(ready, due, false)) {
-            attempt.run().await;
+            attempt.run(alarm).await;
         }
         true
     }
@@ -202,37 +221,48 @@ pub(super) async fn user<S, T>(
         scenario: cast.index,
         left: cast.quota,
     };
-    'windows: for window in windows {
+    let mut alarm = Alarm::default();
+    for window in windows {
         if !worker.sleep_until(start + window.from).await {
             break;
         }
         let _active = worker.active();
         let until = start + window.until;
-        loop {
-            let now = Instant::now();
-            if now >= until {
-                break;
+        let turns = async {
+            loop {
+                let now = Instant::now();
+                if now >= until {
+                    return true;
+                }
+                if worker.stopped() || quota.left == Some(0) {
+                    return false;
+                }
+                let Some(iteration) = cast.next_iteration() else {
+                    return false;
+                };
+                quota.left = quota.left.map(|left| left - 1);
+                let Some(session) = cast.mix.session(iteration) else {
+                    return false;
+                };
+                let turn = Turn {
+                    cast: Arc::clone(cast),
+                    session,
+                    lane,
+                    start: now,
+                    kill: None,
+                };
+                turn.run(worker, First::Unread, &mut alarm).await;
+                // An iteration whose requests cannot be sent never waits: others must have their turn.
+                tokio::task::coop::consume_budget().await;
             }
-            if worker.stopped() || quota.left == Some(0) {
-                break 'windows;
-            }
-            let Some(iteration) = cast.next_iteration() else {
-                break 'windows;
-            };
-            quota.left = quota.left.map(|left| left - 1);
-            let Some(session) = cast.mix.session(iteration) else {
-                break 'windows;
-            };
-            let turn = Turn {
-                cast: Arc::clone(cast),
-                session,
-                lane,
-                start: now,
-                kill: start + window.kill,
-            };
-            turn.run(worker, First::Unread).await;
-            // An iteration whose requests cannot be sent never waits: others must have their turn.
-            tokio::task::coop::consume_budget().await;
+        };
+        // One timer for the window, and not one for each of its iterations: the one in the middle is given up.
+        let kill = start + window.kill;
+        match tokio::time::timeout_at(kill.into(), turns).await {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(_elapsed) if worker.job.reuse != Reuse::Always => worker.transport.forget(lane),
+            Err(_elapsed) => {}
         }
     }
     worker.transport.retire(lane);

@@ -5,6 +5,7 @@
 //! closed loop tasks, one for each user, go on whenever they have their answer.
 
 mod ahead;
+mod alarm;
 mod attempt;
 mod cast;
 mod drive;

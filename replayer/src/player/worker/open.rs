@@ -11,6 +11,7 @@ use crate::player::schedule::Entry;
 use crate::player::source::Source;
 use crate::player::timer::PreciseTimer;
 use crate::player::transport::Transport;
+use crate::player::worker::alarm::Alarm;
 use crate::player::worker::attempt::Ready;
 use crate::player::worker::cast::{Cast, Part, Work};
 use crate::player::worker::drive::{Running, Worker};
@@ -183,7 +184,7 @@ where
             if let Some(attempt) = ready.and_then(|ready| worker.begin(ready, due, true)) {
                 let running = Running::new(worker);
                 tokio::task::spawn_local(async move {
-                    attempt.run().await;
+                    attempt.run(&mut Alarm::default()).await;
                     drop(running);
                 });
             }
@@ -205,13 +206,14 @@ where
             session,
             lane,
             start: due,
-            kill: start + self.cast.end.saturating_add(self.cast.graceful_stop),
+            kill: Some(start + self.cast.end.saturating_add(self.cast.graceful_stop)),
         };
         let first = First::Prepared(ready.map(|ready| ready.on_lane(lane)));
         let running = Running::new(worker);
         tokio::task::spawn_local(async move {
             let _active = running.worker().active();
-            turn.run(running.worker(), first).await;
+            turn.run(running.worker(), first, &mut Alarm::default())
+                .await;
             drop(busy);
         });
     }

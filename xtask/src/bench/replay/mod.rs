@@ -6,7 +6,7 @@ mod targets;
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -14,7 +14,7 @@ use clap::Parser;
 use self::peers::{Load, Peer, Shape};
 use self::tables::{Figures, Flood, Open};
 use self::targets::{Arrivals, nginx};
-use super::report;
+use super::{measure, report};
 use crate::packages;
 use crate::shell::{cargo, run as run_command, say};
 
@@ -39,9 +39,28 @@ pub(crate) struct Replay {
     /// Measure with that program as it is, instead of building it
     #[arg(long, value_name = "FILE")]
     program: Option<std::path::PathBuf>,
-    /// Write the tables into docs/benchmarks.md
-    #[arg(long)]
+    /// Only that part
+    #[arg(long, value_enum)]
+    only: Option<Part>,
+    /// Send for so many minutes, at a low rate, and look at the player's memory: nothing else
+    #[arg(long, value_name = "MINUTES", conflicts_with_all = ["only", "write"])]
+    soak: Option<u64>,
+    /// Write the tables into docs/benchmarks.md; of all parts only, as it replaces those that are there
+    #[arg(long, conflicts_with = "only")]
     write: bool,
+}
+
+/// What can be measured by itself.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+enum Part {
+    /// HTTP/1.1, flat out
+    Http1,
+    /// HTTP/2, flat out
+    Http2,
+    /// A target that stalls
+    Stall,
+    /// 10,000 connections
+    Connections,
 }
 
 pub(crate) fn run(args: &Replay) -> Result<()> {
@@ -56,10 +75,20 @@ pub(crate) fn run(args: &Replay) -> Result<()> {
         exchanges: archive.exchanges,
         ..Figures::default()
     };
-    floods(args, &archive, &mut figures)?;
-    open_loop(args, &archive, &mut figures)?;
-    stall(args, &archive, &mut figures)?;
-    many_connections(args, &archive, &mut figures)?;
+    if let Some(minutes) = args.soak {
+        figures.soak = Some((minutes, soak(args, &archive, minutes)?));
+    } else {
+        floods(args, &archive, &mut figures)?;
+        if args.only.is_none() {
+            open_loop(args, &archive, &mut figures)?;
+        }
+        if args.wants(Part::Stall) {
+            stall(args, &archive, &mut figures)?;
+        }
+        if args.wants(Part::Connections) {
+            many_connections(args, &archive, &mut figures)?;
+        }
+    }
     let text = tables::markdown(&figures, args.seconds, args.runs, &load_before);
     #[expect(clippy::print_stdout, reason = "the tables are this chore's result")]
     {
@@ -122,6 +151,10 @@ fn archive(args: &Replay) -> Result<Archive> {
 }
 
 impl Replay {
+    fn wants(&self, part: Part) -> bool {
+        self.only.is_none_or(|only| only == part)
+    }
+
     fn program(&self) -> &Path {
         self.program
             .as_deref()
@@ -147,13 +180,15 @@ impl Replay {
 /// As many requests as there can be.
 fn floods(args: &Replay, archive: &Archive, figures: &mut Figures) -> Result<()> {
     let nginx = nginx(args.target_core)?;
-    for (shape, url, peers) in [
+    for (part, shape, url, peers) in [
         (
+            Part::Http1,
             Shape::Http1 { connections: 64 },
             format!("http://127.0.0.1:{}", nginx.http1),
             &[Peer::Tapedeck, Peer::Wrk, Peer::Hey, Peer::Oha, Peer::K6][..],
         ),
         (
+            Part::Http2,
             Shape::Http2 {
                 connections: 16,
                 streams: 32,
@@ -162,6 +197,9 @@ fn floods(args: &Replay, archive: &Archive, figures: &mut Figures) -> Result<()>
             &[Peer::Tapedeck, Peer::H2load],
         ),
     ] {
+        if !args.wants(part) {
+            continue;
+        }
         let load = args.load(archive, shape, url);
         let there = peers.iter().filter(|peer| peer.is_there());
         let mut floods: Vec<Flood> = there.map(|peer| Flood::new(shape, *peer)).collect();
@@ -169,7 +207,11 @@ fn floods(args: &Replay, archive: &Archive, figures: &mut Figures) -> Result<()>
         for run in 0..args.runs {
             for flood in &mut floods {
                 say(&format!("{shape}: {}, run {}", flood.peer.name(), run + 1));
-                flood.runs.push(flood.peer.flood(&load)?);
+                let (begun, before) = (Instant::now(), measure::cpu_of(nginx.worker()?)?);
+                let mut outcome = flood.peer.flood(&load)?;
+                let taken = measure::cpu_of(nginx.worker()?)?.saturating_sub(before);
+                outcome.target_busy = taken.as_secs_f64() / begun.elapsed().as_secs_f64();
+                flood.runs.push(outcome);
             }
         }
         figures.floods.extend(floods);
@@ -201,14 +243,15 @@ fn open_loop(args: &Replay, archive: &Archive, figures: &mut Figures) -> Result<
     Ok(())
 }
 
-/// A target that stops dead for a second of every ten: whose latency tells? hey says what it measured. wrk does so, too,
-/// but puts values between that it did not measure (wrk 4's `stats_correct`), so that its p99 may tell: it is not asked.
+/// A target that stops dead for a second of every ten: whose latency tells? hey says what it measured. wrk 4 puts values
+/// between that it did not measure (`stats_correct` in its `main`), as many as it thinks that it would have sent: its p99
+/// tells of the stall by that, so that nothing is asked of it.
 fn stall(args: &Replay, archive: &Archive, figures: &mut Figures) -> Result<()> {
-    for peer in [Peer::Tapedeck, Peer::Hey] {
+    for peer in [Peer::Tapedeck, Peer::Hey, Peer::Wrk] {
         say(&format!("a target that stalls: {}", peer.name()));
         let target = Arrivals::start(args.target_core, true)?;
         let shape = match peer {
-            Peer::Hey => Shape::Http1 { connections: 10 },
+            Peer::Hey | Peer::Wrk => Shape::Http1 { connections: 10 },
             _ => Shape::Rate { rate: 1000 },
         };
         let mut load = args.load(archive, shape, target.url());
@@ -234,4 +277,15 @@ fn many_connections(args: &Replay, archive: &Archive, figures: &mut Figures) -> 
     load.time = args.time().max(Duration::from_secs(20));
     figures.memory = Some(peers::anonymous_memory(&load)?);
     Ok(())
+}
+
+/// The same of a run that goes on for long, at a rate that leaves the machine to others.
+fn soak(args: &Replay, archive: &Archive, minutes: u64) -> Result<peers::Memory> {
+    const RATE: u64 = 500;
+    say(&format!("{minutes} minutes at {RATE}/s"));
+    let nginx = nginx(args.target_core)?;
+    let url = format!("http://127.0.0.1:{}", nginx.http1);
+    let mut load = args.load(archive, Shape::Rate { rate: RATE }, url);
+    load.time = Duration::from_secs(60 * minutes);
+    peers::anonymous_memory(&load)
 }

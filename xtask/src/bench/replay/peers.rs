@@ -15,6 +15,21 @@ use super::FOLDER;
 use crate::packages::{K6, OHA};
 use crate::shell::has;
 
+/// What the peers send, again and again: a request as those of the archive are, with as much in it for the target to
+/// read.
+const PATH: &str = "/api/v1/bookings/4711234?q=gallery+evening&page=17&session=8f14e45fceea167a";
+/// See [`PATH`].
+const FIELDS: [(&str, &str); 5] = [
+    ("User-Agent", "crowd/2.4 (x86_64; linux)"),
+    ("Accept", "application/json"),
+    ("Accept-Encoding", "identity"),
+    (
+        "Authorization",
+        "Bearer 6512bd43d9caa6e02c990b0a82652dcac20ad4d76fe97759aa27a0c99bff6710",
+    ),
+    ("X-Request-Id", "c51ce410-c124-410e-8db5-e4b97fc2af39"),
+];
+
 /// What is asked of a player.
 pub(super) struct Load<'a> {
     pub(super) program: &'a Path,
@@ -72,6 +87,8 @@ pub(super) struct Outcome {
     pub(super) sending: Option<f64>,
     /// Of the latency, in milliseconds.
     pub(super) p99: Option<f64>,
+    /// Processor time of the target over time, where it was looked at.
+    pub(super) target_busy: f64,
 }
 
 impl Outcome {
@@ -151,10 +168,10 @@ impl Peer {
         let json = format!("{FOLDER}/replay.json");
         let seconds = load.time.as_secs();
         let time = format!("{seconds}s");
-        let url = load.url.replace("h2c://", "http://");
+        let url = format!("{}{PATH}", load.url.replace("h2c://", "http://"));
         let program = Path::new(self.program());
         let text = |n: u32| n.to_string();
-        let command = match (self, load.shape) {
+        let mut command = match (self, load.shape) {
             (Self::Tapedeck, shape) => tapedeck(load, shape, &time, &json),
             (Self::Wrk, Shape::Http1 { connections }) => {
                 let connections = text(connections);
@@ -187,9 +204,16 @@ impl Peer {
                 let seconds = seconds.to_string();
                 pinned(load.core, program, &[&args[..], &[&seconds, &url]].concat())
             }
-            (Self::K6, shape) => return Ok((k6_command(load, shape, &time, &json)?, json)),
+            (Self::K6, shape) => {
+                return Ok((k6_command(load, shape, &time, &json, &url)?, json));
+            }
             (peer, shape) => bail!("{} has no way to send {shape}", peer.name()),
         };
+        if self != Self::Tapedeck {
+            for (name, value) in FIELDS {
+                command.args(["-H", &format!("{name}: {value}")]);
+            }
+        }
         Ok((command, json))
     }
 }
@@ -215,10 +239,11 @@ fn tapedeck(load: &Load<'_>, shape: Shape, time: &str, json: &str) -> Command {
     command
 }
 
-fn k6_command(load: &Load<'_>, shape: Shape, time: &str, json: &str) -> Result<Command> {
+fn k6_command(load: &Load<'_>, shape: Shape, time: &str, json: &str, url: &str) -> Result<Command> {
     const SCRIPT: &str = "import http from 'k6/http';
         export const options = JSON.parse(__ENV.OPTIONS);
-        export default function () { http.get(__ENV.TARGET); }";
+        const params = { headers: JSON.parse(__ENV.FIELDS) };
+        export default function () { http.get(__ENV.TARGET, params); }";
     let options = match shape {
         Shape::Http1 { connections } => serde_json::json!({ "vus": connections, "duration": time }),
         Shape::Rate { rate } => serde_json::json!({ "scenarios": { "rate": {
@@ -233,7 +258,13 @@ fn k6_command(load: &Load<'_>, shape: Shape, time: &str, json: &str) -> Result<C
     let mut command = pinned(load.core, &program, &["run", "-q", "--no-usage-report"]);
     command.args(["--summary-export", json]);
     command.args(["-e", &format!("OPTIONS={options}")]);
-    command.args(["-e", &format!("TARGET={}", load.url), &script]);
+    let fields: serde_json::Map<String, Value> = FIELDS
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.into()))
+        .collect();
+    let fields = Value::Object(fields);
+    command.args(["-e", &format!("FIELDS={fields}")]);
+    command.args(["-e", &format!("TARGET={url}"), &script]);
     Ok(command)
 }
 
@@ -347,18 +378,20 @@ fn hey(out: &str) -> Result<Outcome> {
     })
 }
 
-/// Memory that is the player's own, in MiB: in the middle of a run, and the most.
-#[derive(Clone, Copy, Debug)]
+/// Memory that is the player's own, in MiB.
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Memory {
-    pub(super) middle: f64,
-    pub(super) most: f64,
+    /// The most in the first half of a run.
+    pub(super) first_half: f64,
+    /// The most in the second half.
+    pub(super) second_half: f64,
 }
 
 /// Runs the player, and looks at its anonymous memory: what maps the archive is the kernel's to keep
 /// or drop.
 pub(super) fn anonymous_memory(load: &Load<'_>) -> Result<Memory> {
     const LOOK_EVERY: Duration = Duration::from_millis(50);
-    let json = format!("{FOLDER}/tapedeck.json");
+    let json = format!("{FOLDER}/replay-memory.json");
     let time = format!("{}s", load.time.as_secs());
     let mut command = tapedeck(load, load.shape, &time, &json);
     let mut child = command
@@ -367,17 +400,15 @@ pub(super) fn anonymous_memory(load: &Load<'_>) -> Result<Memory> {
         .spawn()?;
     let status = format!("/proc/{}/status", child.id());
     let begun = Instant::now();
-    let mut memory = Memory {
-        middle: 0.0,
-        most: 0.0,
-    };
+    let mut memory = Memory::default();
     while child.try_wait()?.is_none() {
         let text = fs::read_to_string(&status).unwrap_or_default();
         if let Some(now) = rss_anon(&text) {
-            memory.most = memory.most.max(now);
-            if begun.elapsed() < load.time / 2 {
-                memory.middle = now;
-            }
+            let half = match begun.elapsed() < load.time / 2 {
+                true => &mut memory.first_half,
+                false => &mut memory.second_half,
+            };
+            *half = half.max(now);
         }
         thread::sleep(LOOK_EVERY);
     }

@@ -17,6 +17,8 @@ pub(super) struct Figures {
     /// The p99 that each reports of a target that stalls, in milliseconds.
     pub(super) stalls: Vec<(Peer, f64)>,
     pub(super) memory: Option<Memory>,
+    /// Of a run that goes on for long, and how many minutes that was.
+    pub(super) soak: Option<(u64, Memory)>,
 }
 
 /// Runs of one program, as fast as it can.
@@ -50,6 +52,11 @@ impl Flood {
     /// Seconds of processor time before the first request.
     fn planning(&self) -> f64 {
         median(self.runs.iter().map(Outcome::planning).collect())
+    }
+
+    /// How much of its core the target took.
+    fn target_busy(&self) -> f64 {
+        median(self.runs.iter().map(|run| run.target_busy).collect())
     }
 
     fn resident(&self) -> f64 {
@@ -152,16 +159,10 @@ impl Figures {
                     at_least: true,
                     bound: times,
                 });
-                bounds.push(Bound {
-                    what: format!("{shape}: requests a CPU second / those of {name}"),
-                    measured: theirs.cpu() / ours.cpu(),
-                    at_least: true,
-                    bound: times,
-                });
             }
         }
         self.open_bounds(&mut bounds);
-        for (peer, p99) in &self.stalls {
+        for (peer, p99) in self.stalls.iter().filter(|(peer, _)| *peer != Peer::Wrk) {
             bounds.push(Bound {
                 what: format!("a stall of 1 s each 10 s: p99 of {} in ms", peer.name()),
                 measured: *p99,
@@ -170,18 +171,10 @@ impl Figures {
             });
         }
         if let Some(memory) = self.memory {
-            bounds.push(Bound {
-                what: "10,000 connections: the most memory of its own in MiB".to_owned(),
-                measured: memory.most,
-                at_least: false,
-                bound: 100.0,
-            });
-            bounds.push(Bound {
-                what: "10,000 connections: the most / that in the middle of the run".to_owned(),
-                measured: memory.most / memory.middle.max(0.1),
-                at_least: false,
-                bound: 1.1,
-            });
+            memory_bounds("10,000 connections", memory, &mut bounds);
+        }
+        if let Some((minutes, memory)) = self.soak {
+            memory_bounds(&format!("{minutes} minutes"), memory, &mut bounds);
         }
         bounds
     }
@@ -209,6 +202,21 @@ impl Figures {
     }
 }
 
+fn memory_bounds(what: &str, memory: Memory, bounds: &mut Vec<Bound>) {
+    bounds.push(Bound {
+        what: format!("{what}: the most memory of its own in MiB"),
+        measured: memory.first_half.max(memory.second_half),
+        at_least: false,
+        bound: 100.0,
+    });
+    bounds.push(Bound {
+        what: format!("{what}: the most in the second half of the run / that in the first"),
+        measured: memory.second_half / memory.first_half.max(0.1),
+        at_least: false,
+        bound: 1.05,
+    });
+}
+
 /// The tables.
 pub(super) fn markdown(figures: &Figures, seconds: u64, runs: usize, load: &str) -> String {
     let mut text = format!(
@@ -222,20 +230,23 @@ pub(super) fn markdown(figures: &Figures, seconds: u64, runs: usize, load: &str)
             line(
                 &mut text,
                 format_args!(
-                    "\n### Flat out: {}\n\n| | requests/s | CPU s per million | CPU s before | resident MiB |\n|---|--:|--:|--:|--:|",
+                    "\n### Flat out: {}\n\n| | requests/s | CPU s per million | requests a CPU s, **ours** / its | CPU s before | resident MiB | target busy |\n|---|--:|--:|--:|--:|--:|--:|",
                     flood.shape
                 ),
             );
         }
+        let ours = figures.flood(flood.shape, Peer::Tapedeck);
         line(
             &mut text,
             format_args!(
-                "| {} | {:.0} | {:.2} | {:.2} | {:.0} |",
+                "| {} | {:.0} | {:.2} | {:.2} | {:.2} | {:.0} | {:.0} % |",
                 flood.peer.name(),
                 flood.rate(),
                 flood.cpu(),
+                ours.map_or(0.0, |ours| flood.cpu() / ours.cpu()),
                 flood.planning(),
-                flood.resident()
+                flood.resident(),
+                flood.target_busy() * 100.0,
             ),
         );
     }
@@ -259,6 +270,15 @@ pub(super) fn markdown(figures: &Figures, seconds: u64, runs: usize, load: &str)
                 open.cpu
             ),
         );
+    }
+    if !figures.stalls.is_empty() {
+        line(
+            &mut text,
+            format_args!("\n### A stall of 1 s each 10 s\n\n| | p99 ms |\n|---|--:|"),
+        );
+    }
+    for (peer, p99) in &figures.stalls {
+        line(&mut text, format_args!("| {} | {p99:.0} |", peer.name()));
     }
     line(
         &mut text,
@@ -328,13 +348,22 @@ mod tests {
         };
         let figures = Figures {
             floods: vec![flood(Peer::Tapedeck, 100.0, 10), flood(Peer::Wrk, 90.0, 5)],
+            soak: Some((
+                1,
+                Memory {
+                    first_half: 10.0,
+                    second_half: 12.0,
+                },
+            )),
             ..Figures::default()
         };
         let text = markdown(&figures, 1, 3, "0");
         let of = |what: &str| text.lines().find(|line| line.contains(what)).unwrap();
         assert!(of("requests/s / those of `wrk`").ends_with("| 1.11 | ≥ 1 | holds |"));
-        assert!(
-            of("a CPU second / those of `wrk`").ends_with("| 0.50 | ≥ 1 | **does not hold** |")
+        assert_eq!(
+            of("| `wrk` |"),
+            "| `wrk` | 90 | 5.00 | 0.50 | 0.00 | 0 | 0 % |"
         );
+        assert!(of("the second half").ends_with("| 1.20 | ≤ 1.05 | **does not hold** |"));
     }
 }
