@@ -166,8 +166,17 @@ pub struct Limits {
     /// Bytes of requests that are prepared or in flight: recorded uploads may be long.
     pub request_bytes: u64,
     /// Bytes of requests that are made ready before the run, where iterations send them again and again: 100,000
-    /// of 400 bytes. With 10,000 connections the player stays below 100 MiB.
+    /// of 400 bytes. Connections take from it, so that with 10,000 of them the player stays below 100 MiB.
     pub ahead_bytes: u64,
+}
+
+impl Limits {
+    /// What is left of [`Limits::ahead_bytes`] beside so many connections: each takes 2 KiB of it, of the
+    /// about 5 that it needs.
+    pub(crate) fn ahead_beside(&self, connections: u64) -> u64 {
+        self.ahead_bytes
+            .saturating_sub(connections.saturating_mul(2 << 10))
+    }
 }
 
 impl Default for Limits {
@@ -178,5 +187,18 @@ impl Default for Limits {
             request_bytes: 512 << 20,
             ahead_bytes: 52 << 20,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_take_from_what_is_made_ready() {
+        let limits = Limits::default();
+        assert_eq!(limits.ahead_beside(0), limits.ahead_bytes);
+        assert!(limits.ahead_beside(10_000) > limits.ahead_bytes / 2);
+        assert_eq!(limits.ahead_beside(1 << 20), 0);
     }
 }

@@ -130,7 +130,7 @@ impl Plan {
         });
         let connections = connections(&drafts, scenarios, topology);
         let workers = workers(options, &drafts, scenarios, topology);
-        let ahead = ahead(&drafts, scenarios, options.limits.ahead_bytes);
+        let ahead = ahead(&drafts, scenarios, options.limits.ahead_beside(connections));
         let mut plan = Self {
             casts: Vec::new(),
             queues: Vec::new(),

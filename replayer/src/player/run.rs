@@ -252,7 +252,7 @@ pub(crate) fn play<S: Source + 'static>(
         ahead: Arc::new(Ahead::new(
             std::mem::take(&mut plan.ahead),
             workers,
-            options.limits.ahead_bytes,
+            options.limits.ahead_beside(plan.connections),
         )),
         // A pool is its own limit.
         connections: (options.limits.connections.min(descriptors) / workers).max(1),
