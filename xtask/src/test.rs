@@ -23,7 +23,7 @@ pub(crate) fn run_tests(args: &Test) -> Result<()> {
     packages::ensure_k6();
     packages::ensure_grpc();
     packages::ensure_clients();
-    packages::ensure_moto();
+    packages::ensure_stores();
     packages::ensure_kubernetes();
     if !args.no_lint {
         lint::run_available()?;

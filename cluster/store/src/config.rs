@@ -17,6 +17,22 @@ use crate::store::{RETRIED_FOR, Store};
 /// The most stores of an installation. Names are looked up one by one.
 const MOST_STORES: usize = 64;
 
+/// Options that are secrets, or say whose they are. What is configured stands in a ConfigMap, which many may read.
+const SECRETS: [&str; 12] = [
+    "aws_access_key_id",
+    "aws_secret_access_key",
+    "aws_session_token",
+    "aws_sse_customer_key_base64",
+    "google_bearer_token",
+    "google_service_account_key",
+    "azure_fabric_session_token",
+    "azure_storage_account_key",
+    "azure_storage_client_secret",
+    "azure_storage_encryption_key",
+    "azure_storage_sas_key",
+    "azure_storage_token",
+];
+
 /// The stores of an installation. The first is the one that is meant where none is named.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Stores(Vec<StoreConfig>);
@@ -219,6 +235,20 @@ impl Target {
         }
     }
 
+    /// The one name of an option that has several.
+    fn whole_name(&self, option: &str) -> String {
+        fn of<K: FromStr + AsRef<str>>(option: &str) -> Option<String> {
+            option.parse().ok().map(|key: K| key.as_ref().to_owned())
+        }
+        let name = match self {
+            Self::Folder(_) => None,
+            Self::S3 => of::<AmazonS3ConfigKey>(option),
+            Self::Google => of::<GoogleConfigKey>(option),
+            Self::Azure => of::<AzureConfigKey>(option),
+        };
+        name.unwrap_or_else(|| option.to_owned())
+    }
+
     fn check(&self, store: &StoreConfig) -> Result<(), ConfigError> {
         for option in store.options.keys() {
             if !self.knows(option) {
@@ -227,24 +257,12 @@ impl Target {
                     option: option.clone(),
                 });
             }
-            let bare = option.to_ascii_uppercase();
-            if [
-                "SECRET",
-                "TOKEN",
-                "ACCESS_KEY",
-                "PASSWORD",
-                "SAS",
-                "MASTER_KEY",
-            ]
-            .iter()
-            .any(|word| bare.contains(word) && !bare.contains("FILE"))
-            {
-                let own = self.variables();
-                let bare = bare.strip_prefix(own).unwrap_or(&bare);
+            let name = self.whole_name(option);
+            if SECRETS.contains(&name.as_str()) {
                 return Err(ConfigError::Secret {
                     store: store.name.clone(),
                     option: option.clone(),
-                    variable: format!("{}{own}{bare}", credentials_prefix(&store.name)),
+                    variable: credentials_prefix(&store.name) + &name.to_ascii_uppercase(),
                 });
             }
         }
@@ -442,6 +460,18 @@ mod tests {
             (
                 "- {name: my-store, url: 's3://b', options: {secret_access_key: x}}",
                 "environment variable TAPEDECK_STORE_MY_STORE_AWS_SECRET_ACCESS_KEY",
+            ),
+            (
+                "- {name: b, url: 'gs://b', options: {service_account_key: x}}",
+                "environment variable TAPEDECK_STORE_B_GOOGLE_SERVICE_ACCOUNT_KEY",
+            ),
+            (
+                "- {name: b, url: 'az://b', options: {account_key: x}}",
+                "environment variable TAPEDECK_STORE_B_AZURE_STORAGE_ACCOUNT_KEY",
+            ),
+            (
+                "- {name: b, url: 'az://b', options: {sas_token: x}}",
+                "environment variable TAPEDECK_STORE_B_AZURE_STORAGE_SAS_KEY",
             ),
         ] {
             let error = error(text);

@@ -95,8 +95,7 @@ impl StoreError {
         let (store, key) = (store.to_owned(), key.to_owned());
         match source {
             object_store::Error::NotFound { .. } => Self::Missing { store, key },
-            object_store::Error::PermissionDenied { .. }
-            | object_store::Error::Unauthenticated { .. } => Self::Denied {
+            source if is_denied(&source) => Self::Denied {
                 store,
                 operation,
                 key,
@@ -130,6 +129,29 @@ impl StoreError {
             | Self::Key { .. } => false,
         }
     }
+}
+
+/// `object_store` sorts what a store answers to a request for an object, and not what it answers to one for a list or
+/// for a batch: there the status is in the text of a cause, and nowhere else.
+fn is_denied(error: &object_store::Error) -> bool {
+    if matches!(
+        error,
+        object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }
+    ) {
+        return true;
+    }
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if ["401 Unauthorized", "403 Forbidden"]
+            .iter()
+            .any(|status| text.contains(&format!("non-2xx status code: {status}")))
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 fn lacks_room(error: &object_store::Error) -> bool {

@@ -45,7 +45,6 @@ pub struct Stored {
 }
 
 /// A store that is open.
-#[derive(Debug)]
 pub struct Store {
     name: String,
     url: String,
@@ -53,6 +52,16 @@ pub struct Store {
     inner: Box<dyn ObjectStore>,
     /// Where a folder is the store.
     volume: Option<PathBuf>,
+}
+
+/// What is within has credentials, and not all of it keeps them to itself: a token of Google's would be printed.
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("name", &self.name)
+            .field("url", &self.url)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Store {

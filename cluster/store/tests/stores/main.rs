@@ -1,13 +1,13 @@
-//! Stores, as nodes and the controller use them: a folder, and S3 by a real server of that protocol, with a network
-//! in between that throttles, cuts and lies.
+//! Stores, as nodes and the controller use them: a folder, and the three clouds by real servers of their protocols, with
+//! a network in between that throttles, cuts and lies.
 
 #![expect(
     clippy::unwrap_used,
     reason = "helpers of tests fail by panicking, as the tests do"
 )]
 
-mod moto;
 mod network;
+mod servers;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -15,11 +15,11 @@ use std::path::Path;
 use std::process::Command;
 
 use futures_util::TryStreamExt;
-use tapedeck_cluster_store::{Store, StoreError, Stores};
+use tapedeck_cluster_store::{Store, StoreError, Stored, Stores};
 use tempfile::TempDir;
 
-use moto::Moto;
-use network::{Fault, Network};
+use network::Fault;
+use servers::{Cloud, Server};
 
 /// Longer than one part of a transfer, and no multiple of it.
 const LONG: usize = (17 << 20) + 1;
@@ -47,21 +47,6 @@ fn folder(path: &Path) -> Store {
     let text = format!("- {{name: volume, url: 'file://{}'}}", path.display());
     let stores = Stores::parse(&text).unwrap();
     stores.get(None).unwrap().open([]).unwrap()
-}
-
-fn s3(network: &Network, key: &str) -> Store {
-    let text = format!(
-        "- {{name: cloud, url: 's3://tapes/some/prefix', options: {{region: us-east-1, allow_http: 'true', \
-         endpoint: 'http://{}'}}}}",
-        network.address()
-    );
-    let stores = Stores::parse(&text).unwrap();
-    let environment = [
-        ("TAPEDECK_STORE_CLOUD_AWS_ACCESS_KEY_ID", key),
-        ("TAPEDECK_STORE_CLOUD_AWS_SECRET_ACCESS_KEY", "a secret"),
-    ];
-    let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    stores.get(None).unwrap().open(environment).unwrap()
 }
 
 /// What is put comes back, whole and in ranges; it is listed, and goes.
@@ -107,24 +92,102 @@ fn a_folder_is_a_store() {
     );
 }
 
+/// What each cloud has to do. One server does for all, as each has a network and a prefix of its own.
+const SCENARIOS: [fn(&Server); 8] = [
+    it_is_a_store,
+    a_part_that_is_there_is_not_sent_again,
+    what_was_fetched_already_is_continued,
+    one_that_throttles_is_asked_again,
+    a_transfer_that_is_cut_goes_on,
+    an_upload_that_fails_in_the_middle_leaves_nothing,
+    one_that_lies_is_found_out,
+    one_that_refuses_is_named_and_no_secret_is,
+];
+
+fn on(cloud: Cloud) {
+    let Some(server) = Server::start(cloud) else {
+        return;
+    };
+    for scenario in SCENARIOS {
+        scenario(&server);
+    }
+}
+
 #[test]
-fn s3_is_a_store() {
-    let Some(moto) = Moto::start() else { return };
-    let network = Network::to(moto.address());
-    let store = s3(&network, "AKIAEXAMPLE");
+fn s3() {
+    on(Cloud::S3);
+}
+
+#[test]
+fn google() {
+    on(Cloud::Google);
+}
+
+#[test]
+fn azure() {
+    on(Cloud::Azure);
+}
+
+/// Its emulator gives objects as Google does. What is stored, listed and deleted it knows by another interface only: a
+/// plain PUT it refuses, and one by a signed address it answers without the ETag that Google sends.
+#[test]
+fn google_reads_from_its_emulator() {
+    let Some(server) = Server::start(Cloud::GoogleEmulator) else {
+        return;
+    };
+    let network = server.network();
+    let store = server.cloud.store(&network, "some/prefix");
+    let content = "0123456789".repeat(7000);
+    let at = "/upload/storage/v1/b/tapes/o?uploadType=media&name=some/prefix/ns/a+b";
+    let answer = server.ask(&format!("POST {at}"), &content);
+    assert!(answer.contains(" 200 "), "{answer}");
+    let stored = Stored {
+        key: "ns/a b".to_owned(),
+        bytes: content.len() as u64,
+        digest: blake3::hash(content.as_bytes()).into(),
+    };
+    assert_eq!(run(store.length(&stored.key)).unwrap(), stored.bytes);
+    let files = TempDir::new().unwrap();
+    let back = files.path().join("b");
+    network.will("GET", [Fault::Throttle]);
+    for have in [0, 12_345] {
+        fs::write(files.path().join("b.partial"), &content[..have]).unwrap();
+        run(store.fetch(&stored, &back)).unwrap();
+        assert!(fs::read(&back).unwrap() == content.as_bytes());
+    }
+    let nothing = run(store.length("ns/c")).unwrap_err();
+    assert!(matches!(nothing, StoreError::Missing { .. }), "{nothing:?}");
+}
+
+fn it_is_a_store(server: &Server) {
+    let (network, cloud) = (server.network(), server.cloud);
+    let store = cloud.store(&network, "some/prefix");
     run(goes_there_and_back(&store));
-    assert_eq!(store.url("ns/a.tape"), "s3://tapes/some/prefix/ns/a.tape");
-    let seen = network.requests();
+    let url = store.url("ns/a.tape");
+    assert!(url.ends_with("://tapes/some/prefix/ns/a.tape"), "{url}");
+    let root = cloud.root();
     let inside = [
-        "/tapes/some/prefix",
-        "prefix=some/prefix",
-        "prefix=some%2Fprefix",
+        format!("{root}/some/prefix"),
+        "prefix=some/prefix".to_owned(),
     ];
     // What is deleted stands in the body.
+    let batches = [
+        format!("POST {root}?delete "),
+        format!("POST {root}?restype=container&comp=batch "),
+    ];
+    let seen: Vec<_> = network
+        .requests()
+        .iter()
+        .map(|line| {
+            line.replace("%2F", "/")
+                .replace("%2f", "/")
+                .replace("%2E", ".")
+        })
+        .collect();
     let outside: Vec<_> = seen
         .iter()
         .filter(|line| !inside.iter().any(|prefix| line.contains(prefix)))
-        .filter(|line| !line.starts_with("POST /tapes?delete "))
+        .filter(|line| !batches.iter().any(|batch| line.starts_with(batch)))
         .collect();
     assert!(outside.is_empty(), "{outside:?}");
 }
@@ -154,11 +217,9 @@ fn a_folder_that_is_not_there_is_said() {
     assert!(cause.contains("/nowhere/at/all"), "{cause}");
 }
 
-#[test]
-fn a_part_that_is_there_is_not_sent_again() {
-    let Some(moto) = Moto::start() else { return };
-    let network = Network::to(moto.address());
-    let store = s3(&network, "AKIAEXAMPLE");
+fn a_part_that_is_there_is_not_sent_again(server: &Server) {
+    let network = server.network();
+    let store = server.cloud.store(&network, "again");
     let files = TempDir::new().unwrap();
     let file = files.path().join("a");
     fs::write(&file, bytes(100_000)).unwrap();
@@ -172,11 +233,9 @@ fn a_part_that_is_there_is_not_sent_again() {
     );
 }
 
-#[test]
-fn what_was_fetched_already_is_continued() {
-    let Some(moto) = Moto::start() else { return };
-    let network = Network::to(moto.address());
-    let store = s3(&network, "AKIAEXAMPLE");
+fn what_was_fetched_already_is_continued(server: &Server) {
+    let network = server.network();
+    let store = server.cloud.store(&network, "continued");
     let files = TempDir::new().unwrap();
     let (file, back) = (files.path().join("a"), files.path().join("b"));
     let content = bytes(300_000);
@@ -215,11 +274,9 @@ fn a_wrong_beginning_is_not_kept() {
     assert!(fs::read(&back).unwrap() == content);
 }
 
-#[test]
-fn a_store_that_throttles_is_asked_again() {
-    let Some(moto) = Moto::start() else { return };
-    let network = Network::to(moto.address());
-    let store = s3(&network, "AKIAEXAMPLE");
+fn one_that_throttles_is_asked_again(server: &Server) {
+    let network = server.network();
+    let store = server.cloud.store(&network, "throttled");
     let files = TempDir::new().unwrap();
     let (file, back) = (files.path().join("a"), files.path().join("b"));
     fs::write(&file, bytes(50_000)).unwrap();
@@ -234,11 +291,9 @@ fn a_store_that_throttles_is_asked_again() {
 }
 
 /// Whatever becomes of a connection, a few attempts bring all bytes, and none twice.
-#[test]
-fn a_transfer_that_is_cut_goes_on() {
-    let Some(moto) = Moto::start() else { return };
-    let network = Network::to(moto.address());
-    let store = s3(&network, "AKIAEXAMPLE");
+fn a_transfer_that_is_cut_goes_on(server: &Server) {
+    let network = server.network();
+    let store = server.cloud.store(&network, "cut");
     let files = TempDir::new().unwrap();
     let (file, back) = (files.path().join("a"), files.path().join("b"));
     fs::write(&file, bytes(900_000)).unwrap();
@@ -253,11 +308,32 @@ fn a_transfer_that_is_cut_goes_on() {
     assert_eq!(network.left("GET"), 0);
 }
 
-#[test]
-fn a_store_that_lies_is_found_out() {
-    let Some(moto) = Moto::start() else { return };
-    let network = Network::to(moto.address());
-    let store = s3(&network, "AKIAEXAMPLE");
+/// The second part of an upload is refused: nothing stands there, and the next attempt is a whole one.
+fn an_upload_that_fails_in_the_middle_leaves_nothing(server: &Server) {
+    let network = server.network();
+    let store = server.cloud.store(&network, "middle");
+    let files = TempDir::new().unwrap();
+    let (file, back) = (files.path().join("a"), files.path().join("b"));
+    let content = bytes(LONG);
+    fs::write(&file, &content).unwrap();
+    // A part that is only late does not count.
+    network.will("PUT", [Fault::Throttle, Fault::Deny]);
+    let error = run(store.put_part("x", &file)).unwrap_err();
+    assert!(matches!(error, StoreError::Denied { .. }), "{error:?}");
+    assert_eq!(run(store.list("x")).unwrap(), []);
+    let stored = run(store.put_part("x", &file)).unwrap();
+    assert_eq!(
+        run(store.list("x")).unwrap(),
+        [(stored.key.clone(), LONG as u64)]
+    );
+    run(store.fetch(&stored, &back)).unwrap();
+    assert!(fs::read(&back).unwrap() == content);
+    assert_eq!(network.left("PUT"), 0);
+}
+
+fn one_that_lies_is_found_out(server: &Server) {
+    let network = server.network();
+    let store = server.cloud.store(&network, "lies");
     let files = TempDir::new().unwrap();
     let (file, back) = (files.path().join("a"), files.path().join("b"));
     fs::write(&file, bytes(50_000)).unwrap();
@@ -281,26 +357,113 @@ fn a_store_that_lies_is_found_out() {
     assert!(!error.is_passing());
 }
 
-#[test]
-fn a_store_that_refuses_is_named_and_no_secret_is() {
-    let Some(moto) = Moto::start() else { return };
-    let network = Network::to(moto.address());
-    let store = s3(&network, "AKIADENIED");
+fn one_that_refuses_is_named_and_no_secret_is(server: &Server) {
+    let network = server.network();
+    let store = server.cloud.store(&network, "refused");
     let files = TempDir::new().unwrap();
     let file = files.path().join("a");
     fs::write(&file, bytes(10)).unwrap();
     network.will("PUT", [Fault::Deny]);
-    let error = run(store.put("a", &file)).unwrap_err();
-    assert!(matches!(error, StoreError::Denied { .. }), "{error:?}");
-    assert!(
-        error
-            .to_string()
-            .contains("the store cloud refuses to store a")
-    );
-    for text in [format!("{error:?}"), format!("{store:?}")] {
-        assert!(!text.contains("a secret"), "{text}");
+    network.will("GET", [Fault::Deny, Fault::Deny]);
+    let put = run(store.put("a", &file)).unwrap_err();
+    let list = run(store.list("a")).unwrap_err();
+    let delete = run(store.delete_all("a")).unwrap_err();
+    for (error, operation) in [(put, "store"), (list, "list"), (delete, "list")] {
+        assert!(matches!(error, StoreError::Denied { .. }), "{error:?}");
+        assert!(!error.is_passing());
+        let said = format!("the store cloud refuses to {operation} a");
+        assert!(error.to_string().starts_with(&said), "{error}");
+        for text in [format!("{error:?}"), format!("{store:?}")] {
+            assert!(!text.contains(server.cloud.secret()), "{text}");
+        }
     }
 }
+
+/// A key that is not the account's, which Azurite itself finds out; the others take any.
+#[test]
+fn azure_refuses_who_has_another_key() {
+    let Some(server) = Server::start(Cloud::Azure) else {
+        return;
+    };
+    let network = server.network();
+    let wrong = "bm90IHRoZSBrZXkgb2YgdGhpcyBhY2NvdW50";
+    let store = Cloud::Azure.store_of(&network, "some", wrong);
+    let files = TempDir::new().unwrap();
+    let file = files.path().join("a");
+    fs::write(&file, bytes(10)).unwrap();
+    let put = run(store.put("a", &file)).unwrap_err();
+    let list = run(store.list("a")).unwrap_err();
+    let fetch = run(store.length("a")).unwrap_err();
+    for error in [put, list, fetch] {
+        assert!(matches!(error, StoreError::Denied { .. }), "{error:?}");
+        assert!(!format!("{error:?}").contains(wrong));
+        assert!(!error.is_passing());
+    }
+}
+
+/// A key of a service account, as Google's console gives it: every request carries a token that it signed.
+#[test]
+fn google_signs_in_with_the_key_of_a_service_account() {
+    let Some(server) = Server::start(Cloud::Google) else {
+        return;
+    };
+    let files = TempDir::new().unwrap();
+    let key = files.path().join("key");
+    let made = Command::new("openssl")
+        .args([
+            "genpkey",
+            "-algorithm",
+            "RSA",
+            "-pkeyopt",
+            "rsa_keygen_bits:2048",
+            "-out",
+        ])
+        .arg(&key)
+        .output();
+    if !made.is_ok_and(|output| output.status.success()) {
+        println!("skipped: openssl is missing");
+        return;
+    }
+    let account = format!(
+        r#"{{"type":"service_account","client_email":"tapes@test.example","private_key_id":"1","private_key":"{}"}}"#,
+        fs::read_to_string(&key).unwrap().replace('\n', "\\n")
+    );
+    let network = server.network();
+    let store = Cloud::Google.store_of(&network, "some", &account);
+    let file = files.path().join("a");
+    fs::write(&file, bytes(70_000)).unwrap();
+    let stored = run(store.put("a", &file)).unwrap();
+    run(store.fetch(&stored, &files.path().join("b"))).unwrap();
+    let heads = network.heads();
+    assert!(heads.len() >= 3);
+    for head in heads {
+        let token = head
+            .lines()
+            .find_map(|line| line.strip_prefix("authorization: Bearer "))
+            .unwrap_or_else(|| panic!("no token: {head}"));
+        let checked = Command::new("python3")
+            .args(["-c", CHECK_TOKEN, token])
+            .arg(&key)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&checked.stderr);
+        assert!(checked.status.success(), "{said}");
+    }
+}
+
+/// A token of RFC 7519, by the key that signed it.
+const CHECK_TOKEN: &str = r#"
+import base64, json, subprocess, sys, tempfile
+token, key = sys.argv[1:]
+signed, _, signature = token.rpartition(".")
+decode = lambda text: base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+assert json.loads(decode(signed.split(".")[1]))["iss"] == "tapes@test.example"
+with tempfile.NamedTemporaryFile() as file:
+    file.write(decode(signature))
+    file.flush()
+    check = ["openssl", "dgst", "-sha256", "-prverify", key, "-signature", file.name]
+    sys.exit(subprocess.run(check, input=signed.encode(), stdout=subprocess.DEVNULL).returncode)
+"#;
 
 /// Nodes write as root without any capability, the controller removes as 65532; the kubelet gives the volume to that
 /// group, which both are in.

@@ -9,7 +9,7 @@ use std::thread;
 /// What happens to a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fault {
-    /// 503, as S3 says it.
+    /// The store asks for patience.
     Throttle,
     /// 403.
     Deny,
@@ -25,8 +25,8 @@ pub(crate) enum Fault {
 struct State {
     /// By method; each request takes one.
     faults: HashMap<&'static str, VecDeque<Fault>>,
-    /// Request lines, with the range that was asked for.
-    requests: Vec<String>,
+    /// Heads of requests, as they came.
+    heads: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -36,7 +36,8 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    pub(crate) fn to(server: SocketAddr) -> Self {
+    /// A server, and how it asks for patience: the status, and the code of the error.
+    pub(crate) fn to(server: SocketAddr, throttles: (&'static str, &'static str)) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::<Mutex<State>>::default();
@@ -45,7 +46,7 @@ impl Network {
             for client in listener.incoming() {
                 let state = Arc::clone(&shared);
                 // A client that goes away in the middle is what a test wanted.
-                thread::spawn(move || drop(carry(&client.unwrap(), server, &state)));
+                thread::spawn(move || drop(carry(&client.unwrap(), server, throttles, &state)));
             }
         });
         Self { address, state }
@@ -65,15 +66,37 @@ impl Network {
         state.faults.get(method).map_or(0, VecDeque::len)
     }
 
+    /// Heads of requests, as they came.
+    pub(crate) fn heads(&self) -> Vec<String> {
+        self.state.lock().unwrap().heads.clone()
+    }
+
+    /// Request lines, with the range that was asked for.
     pub(crate) fn requests(&self) -> Vec<String> {
-        self.state.lock().unwrap().requests.clone()
+        let line = |head: &String| {
+            let range = head
+                .lines()
+                .find(|line| line.to_ascii_lowercase().starts_with("range:"));
+            let line = head.lines().next().unwrap();
+            [Some(line), range]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        self.heads().iter().map(line).collect()
     }
 }
 
-fn carry(client: &TcpStream, server: SocketAddr, state: &Mutex<State>) -> std::io::Result<()> {
+fn carry(
+    client: &TcpStream,
+    server: SocketAddr,
+    throttles: (&str, &str),
+    state: &Mutex<State>,
+) -> std::io::Result<()> {
     let mut reader = BufReader::new(client);
     let mut head = String::new();
-    let (mut length, mut range) = (0, String::new());
+    let mut length = 0;
     loop {
         let mut line = String::new();
         if reader.read_line(&mut line)? == 0 {
@@ -82,11 +105,13 @@ fn carry(client: &TcpStream, server: SocketAddr, state: &Mutex<State>) -> std::i
         let lower = line.to_ascii_lowercase();
         if let Some(value) = lower.strip_prefix("content-length:") {
             length = value.trim().parse().unwrap();
-        } else if lower.starts_with("range:") {
-            range = format!(" {}", lower.trim());
         }
         if lower.starts_with("connection:") {
             continue;
+        }
+        // By its name the server of Google's protocol knows which interface is meant.
+        if lower.starts_with("host:") {
+            line = format!("host: {server}\r\n");
         }
         if line == "\r\n" {
             head.push_str("connection: close\r\n\r\n");
@@ -99,12 +124,12 @@ fn carry(client: &TcpStream, server: SocketAddr, state: &Mutex<State>) -> std::i
     let request = head.lines().next().unwrap().to_owned();
     let fault = {
         let mut state = state.lock().unwrap();
-        state.requests.push(request.clone() + &range);
+        state.heads.push(head.clone());
         let method = request.split(' ').next().unwrap();
         state.faults.get_mut(method).and_then(VecDeque::pop_front)
     };
     let mut answer = match fault {
-        Some(Fault::Throttle) => refusal("503 Slow Down", "SlowDown"),
+        Some(Fault::Throttle) => refusal(throttles.0, throttles.1),
         Some(Fault::Deny) => refusal("403 Forbidden", "AccessDenied"),
         Some(Fault::Refuse) => return Ok(()),
         _ => {
