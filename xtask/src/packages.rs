@@ -96,7 +96,11 @@ pub(crate) const FOR_TESTS: &[Package] = &[
 /// What builds the image.
 pub(crate) const FOR_IMAGE: &[Package] = &[
     package("buildah", "buildah", "builds the image"),
-    package("binutils", "strip", "takes symbols out of the programs"),
+    package(
+        "binutils",
+        "strip",
+        "takes symbols out of the programs, and tells what they are linked with",
+    ),
     package(
         "ca-certificates",
         "update-ca-certificates",
@@ -353,10 +357,21 @@ for name in ("helm", "kubectl"):
     os.chmod(path, 0o755)
 "#;
 
+/// Where the schemas of cert-manager and of the Prometheus operator are, as functions in JavaScript.
+#[cfg(test)]
+pub(crate) const SCHEMAS_OF_OTHERS: &str = "target/tools/kubernetes-models";
+
 /// Installs helm, kubectl and the schemas of Kubernetes, which the chart is tested with. Without them
 /// those tests say so and are skipped.
 pub(crate) fn ensure_kubernetes() {
     ensure_python("kubernetes-validate", &["kubernetes-validate==1.37.0"]);
+    ensure_node(
+        "kubernetes-models",
+        &[
+            "@kubernetes-models/cert-manager@6.0.0",
+            "@kubernetes-models/prometheus-operator@6.0.0",
+        ],
+    );
     if std::path::Path::new(KUBERNETES).exists() {
         return;
     }

@@ -483,6 +483,30 @@ mod tests {
         assert!(error(&many).starts_with("65 stores"));
     }
 
+    /// The chart refuses them before they stand in a ConfigMap, and names the variable.
+    #[test]
+    fn the_chart_knows_the_secrets() {
+        let table = include_str!("../../../deploy/helm/tapedeck/files/secret-options.json");
+        let table: BTreeMap<String, String> = serde_saphyr::from_str(table).unwrap();
+        let mut named = Vec::new();
+        for (option, says) in &table {
+            for scheme in ["s3", "gs", "az"] {
+                let refused = error(&format!(
+                    "- {{name: a, url: '{scheme}://b', options: {{{option}: x}}}}"
+                ));
+                let Some((_, variable)) = refused.split_once("variable TAPEDECK_STORE_A_") else {
+                    assert!(refused.contains("is no option"), "{refused}");
+                    continue;
+                };
+                assert!(says.contains(variable), "{option} of {scheme}: {variable}");
+                named.push(variable.to_ascii_lowercase());
+            }
+        }
+        for secret in SECRETS.iter().filter(|secret| !secret.contains("fabric")) {
+            assert!(named.iter().any(|name| name == secret), "{secret}");
+        }
+    }
+
     #[test]
     fn the_weakest_setting_comes_first() {
         let stores =

@@ -18,10 +18,10 @@ const KUBERNETES_VALIDATE: &str = "target/tools/kubernetes-validate";
 const VERSIONS: [&str; 5] = ["1.33", "1.34", "1.35", "1.36", "1.37"];
 
 /// Kinds of the Prometheus operator and of cert-manager, which Kubernetes itself does not have.
-const OF_OTHERS: [&str; 4] = ["PodMonitor", "ServiceMonitor", "Certificate", "Issuer"];
+pub(super) const OF_OTHERS: [&str; 4] = ["PodMonitor", "ServiceMonitor", "Certificate", "Issuer"];
 
 /// Values, as an administrator sets them.
-const MATRIX: &[&[&str]] = &[
+pub(super) const MATRIX: &[&[&str]] = &[
     &[],
     &["--set=namespace.create=true,crds.keep=false"],
     &["--set=crds.install=false,rbac.userRoles=false,admissionPolicies.enabled=false"],
@@ -44,7 +44,7 @@ const MATRIX: &[&[&str]] = &[
 ];
 
 /// Whether helm, kubectl and the validator are there; else the test says why it is skipped.
-fn are_tools_here() -> bool {
+pub(super) fn are_tools_here() -> bool {
     std::env::set_current_dir(root()).unwrap();
     let missing = [
         tool("helm"),
@@ -64,7 +64,7 @@ fn are_tools_here() -> bool {
 }
 
 /// Runs a script with the validator's packages; what it prints, and whether it was content.
-fn python(script: &str, args: &[&str], input: &str) -> (String, bool) {
+pub(super) fn python(script: &str, args: &[&str], input: &str) -> (String, bool) {
     let mut child = Command::new("python3")
         .args(["-c", script])
         .args(args)
@@ -89,14 +89,14 @@ fn python(script: &str, args: &[&str], input: &str) -> (String, bool) {
 }
 
 /// YAML as values: by Python, as this crate has no reader of it.
-fn documents(yaml: &str) -> Vec<Value> {
+pub(super) fn documents(yaml: &str) -> Vec<Value> {
     let script =
         "import json,sys,yaml\nprint(json.dumps([d for d in yaml.safe_load_all(sys.stdin) if d]))";
     let (text, _) = python(script, &[], yaml);
     serde_json::from_str(&text).unwrap()
 }
 
-fn of_kind<'a>(documents: &'a [Value], kind: &str) -> Vec<&'a Value> {
+pub(super) fn of_kind<'a>(documents: &'a [Value], kind: &str) -> Vec<&'a Value> {
     documents
         .iter()
         .filter(|document| document["kind"] == kind)
@@ -323,6 +323,41 @@ fn values_that_make_no_sense_are_refused_with_their_place() {
         (
             "--set=node.seccompProfile.type=Localhost",
             "/node/seccompProfile",
+        ),
+        ("--set=node.archive.retainSize=-1GiB", "'-1GiB'"),
+        ("--set=node.archive.segmentAge=1min", "(ms|s|m|h|d)"),
+        ("--set=node.budget.cpu=500m", "want number"),
+        (
+            "--set=node.resources.limits.memory=512MiB",
+            "/node/resources/limits/memory",
+        ),
+        (
+            "--set=controller.resources.request.cpu=1",
+            "'request' not allowed",
+        ),
+        (
+            "--set=controller.scratch.sizeLimit=20GiB",
+            "/controller/scratch/sizeLimit",
+        ),
+        (
+            "--set-json=stores=[{\"name\":\"a\",\"url\":\"file:///snapshots\"}]",
+            "set snapshotVolume.claimName",
+        ),
+        (
+            "--set-json=stores=[{\"name\":\"a\",\"url\":\"file:///data\"}]",
+            "file:///snapshots",
+        ),
+        (
+            "--set-json=stores=[{\"name\":\"a\",\"url\":\"s3://b\"},{\"name\":\"a\",\"url\":\"s3://c\"}]",
+            "two stores are called a",
+        ),
+        (
+            "--set-json=stores=[{\"name\":\"a\",\"url\":\"s3://b\",\"options\":{\"secret_access_key\":\"x\"}}]",
+            "the key AWS_SECRET_ACCESS_KEY of the Secret",
+        ),
+        (
+            "--set-json=stores=[{\"name\":\"a\",\"url\":\"az://b\",\"options\":{\"account_key\":\"x\"}}]",
+            "the key AZURE_STORAGE_ACCOUNT_KEY of the Secret",
         ),
         (
             "--set-json=stores=[{\"name\":\"A b\",\"url\":\"s3://b\"}]",

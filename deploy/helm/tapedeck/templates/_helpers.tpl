@@ -47,7 +47,28 @@ kubernetes:
 {{- end }}
 
 {{- define "tapedeck.stores" -}}
-{{ .Values.stores | toJson }}
+{{- $secrets := .Files.Get "files/secret-options.json" | fromJson }}
+{{- $names := dict }}
+{{- range $store := .Values.stores }}
+{{- if hasKey $names .name }}
+{{- fail (printf "stores: two stores are called %s" .name) }}
+{{- end }}
+{{- $_ := set $names .name true }}
+{{- if hasPrefix "file:" .url }}
+{{- if not (regexMatch "^file:///snapshots(/|$)" .url) }}
+{{- fail (printf "stores: %s: %s is in no volume: the only one is mounted at /snapshots, so that its address begins with file:///snapshots" .name .url) }}
+{{- end }}
+{{- if not $.Values.snapshotVolume.claimName }}
+{{- fail (printf "stores: %s: nothing is mounted at /snapshots: set snapshotVolume.claimName to a claim that all nodes can mount (ReadWriteMany)" .name) }}
+{{- end }}
+{{- end }}
+{{- range $option, $_ := .options }}
+{{- with get $secrets $option }}
+{{- fail (printf "stores: %s: %s is a secret, and would stand in a ConfigMap: make it the key %s of the Secret that `secret` names" $store.name $option .) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- .Values.stores | toJson }}
 {{- end }}
 
 {{/* Secrets of stores as environment variables, behind a prefix that only their store sees. */}}

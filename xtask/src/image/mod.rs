@@ -4,6 +4,8 @@
 //! dynamically, and the few shared objects that they name are copied from this machine: the resolver
 //! of glibc wants to be dynamic, and the programs share one copy.
 
+mod check;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -47,6 +49,14 @@ impl Arch {
         match self {
             Self::Amd64 => "amd64",
             Self::Arm64 => "arm64",
+        }
+    }
+
+    /// `e_machine` of its ELF files.
+    fn machine(self) -> u16 {
+        match self {
+            Self::Amd64 => 62,
+            Self::Arm64 => 183,
         }
     }
 
@@ -131,6 +141,7 @@ pub(crate) fn build(args: &Image) -> Result<()> {
     for (name, text) in FILES {
         fs::write(root.join(name), text).with_context(|| format!("cannot write {name}"))?;
     }
+    check::image(root, args.arch)?;
     // The same time for every file, so that the same files make the same layer.
     run(command("buildah", &["build", "--quiet", "--timestamp=0"])
         .args(["--isolation=chroot", "--file=deploy/image/Containerfile"])
@@ -145,7 +156,10 @@ fn build_programs(arch: Arch) -> Result<PathBuf> {
     let mut build = cargo(&["build", "--release", "--locked"]);
     let mut folder = PathBuf::from("target/release");
     if !arch.is_own() {
-        run(&mut command("rustup", &["target", "add", TRIPLE]))?;
+        run(&mut command("rustup", &["target", "add", TRIPLE])).context(
+            "the standard library of Rust for arm64 is not here, and rustup cannot fetch it: build the programs where it \
+             can, or on such a machine, and name their folder with --binaries",
+        )?;
         cross(&mut build);
         folder = Path::new("target").join(TRIPLE).join("release");
     }
@@ -225,22 +239,11 @@ fn parse_ldd(text: &str) -> Result<BTreeSet<PathBuf>> {
     Ok(found)
 }
 
-/// Copies what a program of arm64 is linked with, and what that is linked with in turn. No program of this machine
-/// can load it, so that its headers are read.
+/// Copies what a program of arm64 is linked with, and what that is linked with in turn.
 fn put_foreign_objects(program: &Path, root: &Path) -> Result<()> {
     let mut waiting = vec![program.to_owned()];
     while let Some(file) = waiting.pop() {
-        let output = command(&format!("{GNU}-readelf"), &["--wide", "-ld"])
-            .arg(&file)
-            .output()
-            .context("failed to start readelf")?;
-        ensure!(
-            output.status.success(),
-            "readelf {} failed: {}",
-            file.display(),
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-        let (loader, names) = parse_readelf(&String::from_utf8_lossy(&output.stdout));
+        let (loader, names) = check::headers(&file)?;
         let places = names
             .into_iter()
             .map(|name| (Path::new(HOME).join(&name), name))
@@ -259,23 +262,6 @@ fn put_foreign_objects(program: &Path, root: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The loader that a program asks for, and the names of what it is linked with.
-fn parse_readelf(text: &str) -> (Option<String>, Vec<String>) {
-    let between = |line: &str, before: &str| {
-        let (_, rest) = line.split_once(before)?;
-        Some(rest.split(']').next()?.trim().to_owned())
-    };
-    let loader = text
-        .lines()
-        .find_map(|line| between(line, "[Requesting program interpreter:"));
-    let names = text
-        .lines()
-        .filter(|line| line.contains("(NEEDED)"))
-        .filter_map(|line| between(line, "["))
-        .collect();
-    (loader, names)
 }
 
 /// Writes the image as an OCI folder, and holds its blobs, which are compressed there, to the bound.
@@ -302,19 +288,6 @@ fn weigh(tag: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_readelf_prints_becomes_names() {
-        let text = "  INTERP  0x238 0x238\n\
-                    \u{20}     [Requesting program interpreter: /lib/ld-linux-aarch64.so.1]\n\
-                    \u{20}0x01 (NEEDED)  Shared library: [libgcc_s.so.1]\n\
-                    \u{20}0x01 (NEEDED)  Shared library: [libc.so.6]\n\
-                    \u{20}0x0e (SONAME)  Library soname: [libx.so]\n";
-        let (loader, names) = parse_readelf(text);
-        assert_eq!(loader.as_deref(), Some("/lib/ld-linux-aarch64.so.1"));
-        assert_eq!(names, ["libgcc_s.so.1", "libc.so.6"]);
-        assert_eq!(parse_readelf("nothing"), (None, Vec::new()));
-    }
 
     #[test]
     fn what_ldd_prints_becomes_paths() {
