@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
+use tapedeck_model::GRPC_STATUS_NAMES;
 
 use crate::content::{self, DecodeError};
 use crate::protobuf;
@@ -48,18 +49,6 @@ impl<'a> Message<'a> {
     }
 }
 
-/// Whether a content type is that of gRPC, and not of gRPC-Web, whose bodies hold trailers.
-#[must_use]
-pub fn is_grpc(content_type: &[u8]) -> bool {
-    let name = b"application/grpc";
-    content_type
-        .split_at_checked(name.len())
-        .is_some_and(|(start, rest)| {
-            start.eq_ignore_ascii_case(name)
-                && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
-        })
-}
-
 /// How a call ended.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Status {
@@ -84,26 +73,7 @@ impl Status {
     /// The name of the code.
     #[must_use]
     pub fn name(&self) -> &'static str {
-        const NAMES: [&str; 17] = [
-            "OK",
-            "CANCELLED",
-            "UNKNOWN",
-            "INVALID_ARGUMENT",
-            "DEADLINE_EXCEEDED",
-            "NOT_FOUND",
-            "ALREADY_EXISTS",
-            "PERMISSION_DENIED",
-            "RESOURCE_EXHAUSTED",
-            "FAILED_PRECONDITION",
-            "ABORTED",
-            "OUT_OF_RANGE",
-            "UNIMPLEMENTED",
-            "INTERNAL",
-            "UNAVAILABLE",
-            "DATA_LOSS",
-            "UNAUTHENTICATED",
-        ];
-        let name = NAMES.get(self.code as usize);
+        let name = GRPC_STATUS_NAMES.get(self.code as usize);
         name.copied().unwrap_or("of a number without a name")
     }
 }
@@ -313,19 +283,5 @@ mod tests {
         let many = [0x1a, 3, 0x0a, 1, b'x'].repeat(1000);
         let many = Details::of(STANDARD_NO_PAD.encode(many).as_bytes()).unwrap();
         assert_eq!(many.types.len(), Details::MAX_TYPES);
-    }
-
-    #[test]
-    fn content_types() {
-        for (content_type, expected) in [
-            ("application/grpc", true),
-            ("Application/gRPC+proto", true),
-            ("application/grpc; charset=x", true),
-            ("application/grpc-web", false),
-            ("application/json", false),
-            ("", false),
-        ] {
-            assert_eq!(is_grpc(content_type.as_bytes()), expected, "{content_type}");
-        }
     }
 }

@@ -2,7 +2,7 @@
 //! frames.
 
 use tapedeck_archive::{HeadView, MessageView, Record};
-use tapedeck_model::{Role, Timestamp};
+use tapedeck_model::{Role, Timestamp, is_grpc};
 
 use crate::websocket::{self, Deflate, Frame, Inflater};
 use crate::{events, grpc};
@@ -64,7 +64,7 @@ pub struct Stream {
 pub fn kind(record: &Record<'_>, role: Role) -> Option<Kind> {
     let head = side(record, role)?.head()?;
     let content_type = head.field("content-type").unwrap_or_default();
-    if grpc::is_grpc(content_type) {
+    if is_grpc(content_type) {
         return Some(Kind::Grpc);
     }
     if role == Role::Response && events::is_event_stream(content_type) {

@@ -13,6 +13,7 @@ pub mod anomaly;
 pub mod event;
 pub mod exchange;
 pub mod flow;
+pub mod grpc;
 pub mod ledger;
 pub mod message;
 pub mod missing;
@@ -29,6 +30,7 @@ pub use exchange::{
     BodyPart, Connection, ConnectionId, Exchange, Interim, Message, Origin, Workloads,
 };
 pub use flow::{Direction, Endpoint, FlowKey, PerDirection, Scope, Side};
+pub use grpc::{GRPC_STATUS_NAMES, is_grpc};
 pub use ledger::Ledger;
 pub use message::{Field, Head, Protocol, Role, Span, StartLine};
 pub use missing::{Gap, GapCause, Missing};

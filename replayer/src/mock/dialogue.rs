@@ -73,17 +73,6 @@ impl Dialogue {
     }
 }
 
-/// Whether a content type is that of gRPC ("gRPC over HTTP2", Requests).
-pub(crate) fn is_grpc(content_type: &[u8]) -> bool {
-    const GRPC: &[u8] = b"application/grpc";
-    content_type
-        .split_at_checked(GRPC.len())
-        .is_some_and(|(media, rest)| {
-            media.eq_ignore_ascii_case(GRPC)
-                && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
-        })
-}
-
 /// Where the next message ends, that begins at the front: a flag, its length, itself. `None`: more has to come.
 pub(crate) fn message_end(bytes: &[u8]) -> Option<usize> {
     let len = u32::from_be_bytes(*bytes.get(1..)?.first_chunk()?);
@@ -185,7 +174,5 @@ mod tests {
                 );
             }
         }
-        assert!(is_grpc(b"application/grpc") && is_grpc(b"Application/gRPC+proto"));
-        assert!(!is_grpc(b"application/grpc-web") && !is_grpc(b"application/json"));
     }
 }

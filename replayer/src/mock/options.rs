@@ -161,6 +161,9 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Time that a client may take no byte of an answer.
     pub write_timeout: Duration,
+    /// Time that a client of gRPC may be silent within a call that might still be a recorded one: then it
+    /// waits for an answer, and what is there is all there will be.
+    pub grpc_silence: Duration,
     /// Concurrent streams of an HTTP/2 connection.
     pub http2_streams: u32,
     /// Streams that an HTTP/2 client may have reset before the mock has looked at them: rapid reset
@@ -197,6 +200,7 @@ impl Default for Limits {
             body_timeout: Duration::from_secs(120),
             idle_timeout: Duration::from_secs(75),
             write_timeout: Duration::from_secs(30),
+            grpc_silence: Duration::from_secs(10),
             http2_streams: 128,
             http2_pending_resets: 32,
             misses_listed: 1000,

@@ -7,12 +7,12 @@ use tapedeck_archive::{
     Archive, BodyBuffer, BodyView, HeadView, MessageView, ReadError, Record, Row, Scratch,
 };
 use tapedeck_filter::Filter;
-use tapedeck_model::{Protocol, Timestamp, session_of};
+use tapedeck_model::{Protocol, Timestamp, is_grpc, session_of};
 
 use super::answer::{Answer, InterimRecording, Pair, Recording, Timing};
 use super::call::{Call, Headers};
 use super::chaos::{Chaos, Plan};
-use super::dialogue::{self, Dialogue, Spoken};
+use super::dialogue::{Dialogue, Spoken};
 use super::drawn::Drawn;
 use super::fingerprint;
 use super::index::Builder;
@@ -367,7 +367,7 @@ impl Source for ArchiveSource {
             let media = request.head()?.field("content-type")?;
             let began = request.first_byte();
             // Whoever answers when all has been said takes no turns.
-            if !dialogue::is_grpc(media) || response.first_byte() >= request.last_byte() {
+            if !is_grpc(media) || response.first_byte() >= request.last_byte() {
                 return None;
             }
             let times = |body: &BodyView<'_>, first: Timestamp, last: Timestamp| {

@@ -5,6 +5,8 @@ use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
+use tapedeck_model::GRPC_STATUS_NAMES;
+
 use crate::player::counted::counted;
 
 counted! {
@@ -185,25 +187,6 @@ impl Reply {
 pub struct GrpcStatus(u8);
 
 impl GrpcStatus {
-    const NAMES: [&str; 17] = [
-        "OK",
-        "CANCELLED",
-        "UNKNOWN",
-        "INVALID_ARGUMENT",
-        "DEADLINE_EXCEEDED",
-        "NOT_FOUND",
-        "ALREADY_EXISTS",
-        "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED",
-        "FAILED_PRECONDITION",
-        "ABORTED",
-        "OUT_OF_RANGE",
-        "UNIMPLEMENTED",
-        "INTERNAL",
-        "UNAVAILABLE",
-        "DATA_LOSS",
-        "UNAUTHENTICATED",
-    ];
     /// The call did what it was to do.
     pub const OK: Self = Self(0);
     /// That of a call that does not say how it ended, or says what is in no list: so every client of gRPC has it.
@@ -214,21 +197,21 @@ impl GrpcStatus {
         let code = std::str::from_utf8(value)
             .ok()
             .and_then(|code| code.parse().ok());
-        let known = code.filter(|code: &u8| usize::from(*code) < Self::NAMES.len());
+        let known = code.filter(|code: &u8| usize::from(*code) < GRPC_STATUS_NAMES.len());
         known.map_or(Self::UNKNOWN, Self)
     }
 
     /// The status of that name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        let code = Self::NAMES.iter().position(|known| *known == name)?;
+        let code = GRPC_STATUS_NAMES.iter().position(|known| *known == name)?;
         u8::try_from(code).ok().map(Self)
     }
 
     /// As gRPC calls it.
     #[must_use]
     pub fn name(self) -> &'static str {
-        Self::NAMES
+        GRPC_STATUS_NAMES
             .get(usize::from(self.0))
             .copied()
             .unwrap_or("UNKNOWN")

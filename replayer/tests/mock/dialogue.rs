@@ -281,23 +281,62 @@ fn turns_are_recorded_through_the_mock_and_served_again() {
     }
 }
 
+/// The status of the answer to a client that says one thing, and no more until it is answered.
+async fn ask_and_wait(client: SendRequest<Bytes>, path: &str) -> u16 {
+    let request = Request::builder()
+        .method("POST")
+        .uri(format!("http://shop.local{path}"))
+        .header("content-type", "application/grpc")
+        .body(())
+        .unwrap();
+    let mut client = client.ready().await.unwrap();
+    let (response, mut send) = client.send_request(request, false).unwrap();
+    send.send_data(message("hello?").into(), false).unwrap();
+    response.await.unwrap().status().into()
+}
+
 #[test]
 fn a_client_that_waits_in_vain_is_told() {
-    let (_disk, mock) = serve(&chat(), &Options::default());
+    let mut options = Options::default();
+    for (path, silence) in [
+        // Nothing that could still come would make it a recorded call.
+        ("/shop.Talk/Never", Duration::from_hours(1)),
+        // Something could, but does not.
+        ("/shop.Talk/Chat", Duration::from_millis(100)),
+    ] {
+        options.limits.grpc_silence = silence;
+        let (_disk, mock) = serve(&chat(), &options);
+        let status = with_client(&mock, async |client| ask_and_wait(client, path).await);
+        assert_eq!(status, 501, "{path}");
+        let stats = mock.stop();
+        assert_eq!((stats.hits, stats.misses), (0, 1));
+        assert_eq!(stats.missed[0].target, path);
+    }
+}
+
+/// As long as its silence may only be a pause, what it says next still counts.
+#[test]
+fn a_client_that_takes_its_time_is_heard() {
+    let mut options = Options::default();
+    options.limits.grpc_silence = Duration::from_hours(1);
+    let (_disk, mock) = serve(&chat(), &options);
     with_client(&mock, async |client| {
         let request = Request::builder()
             .method("POST")
-            .uri("http://shop.local/shop.Talk/Never")
-            .header("content-type", "application/grpc")
+            .uri("http://shop.local/shop.Talk/Chat")
+            .header("content-type", "application/grpc+proto")
             .body(())
             .unwrap();
-        let mut client = client.clone().ready().await.unwrap();
+        let mut client = client.ready().await.unwrap();
         let (response, mut send) = client.send_request(request, false).unwrap();
-        send.send_data(message("hello?").into(), false).unwrap();
-        // It says no more until it is answered.
-        assert_eq!(response.await.unwrap().status(), 501);
+        let whole = [message("all"), message("said")].concat();
+        for byte in whole {
+            send.send_data(vec![byte].into(), false).unwrap();
+            tokio::task::yield_now().await;
+        }
+        send.send_data(Bytes::new(), true).unwrap();
+        let mut body = response.await.unwrap().into_body();
+        assert_eq!(body.data().await.unwrap().unwrap(), message("done"));
     });
-    let stats = mock.stop();
-    assert_eq!((stats.hits, stats.misses), (0, 1));
-    assert_eq!(stats.missed[0].target, "/shop.Talk/Never");
+    assert_eq!(mock.stop().hits_by_exchange, [(3, 1)]);
 }

@@ -180,3 +180,45 @@ fn what_is_not_whole_is_counted_and_not_compared() {
     let found = Diff::of(nothing, received, &DiffOptions::default()).unwrap();
     assert_eq!(told(&found), ["added 0 GET /a (0 times recorded)"]);
 }
+
+/// A received request is compared with as many of its endpoint as [`Diff`] looks at, the first ones: one that is
+/// nearer behind them is not found, and takes no time.
+#[test]
+fn few_of_an_endpoint_are_looked_at() {
+    const LOOKED_AT: usize = 16;
+    for (before, nearest) in [(LOOKED_AT - 1, LOOKED_AT - 1), (LOOKED_AT, 0)] {
+        let mut recorded = vec![post("/pay", r#"{"amount":1,"to":"x","nonce":"a"}"#); before];
+        recorded.push(post("/pay", r#"{"amount":7,"to":"y","nonce":"a"}"#));
+        let received = [post("/pay", r#"{"amount":7,"to":"y","nonce":"b"}"#)];
+        let found = diff(&recorded, &received, &DiffOptions::default());
+        let changed = &found.changed.list[0];
+        assert_eq!(changed.recorded.id, nearest as u64, "behind {before}");
+        assert_eq!(found.missing.total, before as u64);
+    }
+}
+
+/// Each endpoint changed in a way of its own: rules beyond the limit are not counted, requests are.
+#[test]
+fn distinct_rules_are_bounded() {
+    const RULES: usize = 1_000;
+    let target = |number: usize, letter: char| -> &'static str {
+        // No ids: each is an endpoint of its own.
+        let name: String = format!("{number:04}")
+            .bytes()
+            .map(|digit| char::from(digit - b'0' + b'a'))
+            .collect();
+        Box::leak(format!("/{name}?q={letter}").into_boxed_str())
+    };
+    let of = |letter| -> Vec<Case> {
+        (0..=RULES)
+            .map(|number| get(target(number, letter)))
+            .collect()
+    };
+    let options = DiffOptions {
+        listed: 1,
+        ..DiffOptions::default()
+    };
+    let found = diff(&of('a'), &of('b'), &options);
+    assert_eq!(found.changed.total, RULES as u64 + 1);
+    assert!(!found.remedies.is_empty() && found.remedies.len() <= RULES);
+}

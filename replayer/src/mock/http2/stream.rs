@@ -16,7 +16,6 @@ use super::upload::{More, Upload};
 use crate::mock::call::{Call, Headers};
 use crate::mock::chaos::{Effect, Harm, Pace, Place};
 use crate::mock::connection::Stop;
-use crate::mock::dialogue;
 use crate::mock::journal::{Draft, answered, now};
 use crate::mock::responder::{Early, Origin, Reply, Responder, Response, scaled};
 
@@ -111,7 +110,7 @@ impl Stream {
         };
         let silence = match early {
             Early::Unknown => Some(QUIET),
-            _ if is_grpc(head) => Some(SILENT),
+            _ if is_grpc(head) => Some(self.responder.limits().grpc_silence),
             Early::Openings(_) | Early::No => None,
         };
         loop {
@@ -419,7 +418,7 @@ pub(super) fn call<'a>(head: &'a request::Parts, body: &'a [u8]) -> Call<'a> {
 
 fn is_grpc(head: &request::Parts) -> bool {
     let media = head.headers.get(header::CONTENT_TYPE);
-    media.is_some_and(|media| dialogue::is_grpc(media.as_bytes()))
+    media.is_some_and(|media| tapedeck_model::is_grpc(media.as_bytes()))
 }
 
 pub(super) fn refused(responder: &Responder) {
@@ -443,6 +442,3 @@ const UNASKED: usize = 16 << 10;
 /// How long a client has to be silent before a call is taken for what it began like, where that may be
 /// the beginning of several.
 const QUIET: Duration = Duration::from_millis(50);
-/// How long a client of gRPC may be silent within a call that might still be a recorded one: then it
-/// waits for an answer, and what is there is all there will be.
-const SILENT: Duration = Duration::from_secs(10);

@@ -1,6 +1,7 @@
 //! What the player has to know of a field section of the target.
 
 use tapedeck_http2::hpack::{Decoder, Section};
+use tapedeck_model::is_grpc;
 
 use crate::player::outcome::GrpcStatus;
 
@@ -130,7 +131,6 @@ impl Meaning {
                     meaning.malformed |= differs || length.is_none();
                     meaning.length = length;
                 }
-                // `application/grpc`, alone or with `+proto`, `;charset=...` behind it.
                 b"content-type" => meaning.is_grpc = is_grpc(value),
                 b"grpc-status" => meaning.grpc_status = Some(GrpcStatus::of(value)),
                 _ => {}
@@ -138,16 +138,6 @@ impl Meaning {
         }
         meaning
     }
-}
-
-fn is_grpc(content_type: &[u8]) -> bool {
-    const GRPC: &[u8] = b"application/grpc";
-    content_type
-        .split_at_checked(GRPC.len())
-        .is_some_and(|(kind, rest)| {
-            kind.eq_ignore_ascii_case(GRPC)
-                && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
-        })
 }
 
 /// Three digits (RFC 9110 section 15).
@@ -197,14 +187,7 @@ mod tests {
         let trailers = read(&[("grpc-status", "0")]);
         assert_eq!((trailers.status, trailers.malformed), (None, false));
         assert_eq!(trailers.grpc_status, Some(GrpcStatus::OK));
-        for (kind, is_grpc) in [
-            ("application/grpc", true),
-            ("Application/gRPC+proto", true),
-            ("application/grpc; a=b", true),
-            // Its trailers are in its body.
-            ("application/grpc-web", false),
-            ("application/json", false),
-        ] {
+        for (kind, is_grpc) in [("application/grpc", true), ("application/json", false)] {
             let head = read(&[(":status", "200"), ("content-type", kind)]);
             assert_eq!(head.is_grpc, is_grpc, "{kind}");
         }
