@@ -21,8 +21,6 @@ pub struct Outcome {
     pub broken: bool,
     /// The smallest maximum size that it set for the table at its beginning.
     pub resized: Option<usize>,
-    /// It refers to the dynamic table, or changes it: the same bytes may mean something else the next time.
-    pub stateful: bool,
     /// It refers to the dynamic table.
     pub refers: bool,
     /// It changes the dynamic table: what refers to that may mean something else from now on.
@@ -109,7 +107,6 @@ impl Decoder {
                 outcome.error |= begun;
                 let smallest = outcome.resized.map_or(size, |before| before.min(size));
                 outcome.resized = Some(smallest);
-                outcome.stateful = true;
                 outcome.changed = true;
                 self.table.resize(size);
                 continue;
@@ -154,7 +151,6 @@ impl Decoder {
         // Into a table without room nothing is inserted (RFC 7541 section 4.4): nginx asks for that in each head,
         // with a table that it has shut.
         if insert && self.table.maximum() != Some(0) {
-            outcome.stateful = true;
             outcome.changed = true;
             let bytes = section.since(start);
             let (name, value) = bytes.split_at_checked(middle - start).unwrap_or_default();
@@ -197,7 +193,6 @@ impl Decoder {
         if let Some((name, value)) = static_table::entry(index) {
             return (Some(name), Some(value));
         }
-        outcome.stateful = true;
         outcome.refers = true;
         let found = match index.checked_sub(static_table::LEN + 1) {
             Some(index) => self.table.get(index as usize),

@@ -40,7 +40,7 @@ fn http1<'a>(head: &'a str, body: &'a str) -> RecordedRequest<'a> {
 fn fields_of(block: &[u8]) -> Vec<(String, String)> {
     let mut section = Section::new(1 << 20, block.len());
     let outcome = Decoder::fresh(4096).decode(block, &mut section);
-    assert!(!outcome.error && !outcome.stateful);
+    assert!(!outcome.error && !outcome.refers && !outcome.changed);
     let text =
         |span: tapedeck_model::Span| String::from_utf8_lossy(span.of(&section.raw)).into_owned();
     let fields = section.fields.iter();
