@@ -1,5 +1,6 @@
 //! `record`: says what is recorded, and waits until it is.
 
+use std::fmt::Debug;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::runtime::wait::await_condition;
 use kube::{Api, ResourceExt};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use tapedeck_cluster::{
     Destination, Limits, Paths, Payload, Recording, RecordingSpec, Retention, Selector, conditions,
@@ -28,22 +30,8 @@ pub(super) fn print(access: &Access, args: &RecordCreate) -> Result<ExitCode> {
 }
 
 pub(super) async fn create(session: &Session, args: &RecordCreate) -> Result<ExitCode> {
-    let params = PostParams {
-        field_manager: Some(MANAGER.to_owned()),
-        ..PostParams::default()
-    };
     let wanted = recording(args);
-    let try_out = PostParams {
-        dry_run: true,
-        ..params.clone()
-    };
-    let created = match api(session).create(&try_out, &wanted).await {
-        Ok(tried) => {
-            all_is_known(&wanted.spec, &tried.spec)?;
-            api(session).create(&params, &wanted).await
-        }
-        Err(error) => Err(error),
-    };
+    let created = create_whole(&api(session), &wanted, |it| &it.spec).await?;
     let created = created.map_err(|error| match error {
         kube::Error::Api(status) if status.is_already_exists() => anyhow!(
             "there is a recording {} in the namespace {} already: choose another name, or `kubectl edit recording {}`",
@@ -78,9 +66,33 @@ pub(super) async fn delete(session: &Session, args: &Delete) -> Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
-/// The API server leaves out in silence what older definitions do not have, and a recording without its paths takes
-/// everything: so what would be made is looked at before it is.
-pub(super) fn all_is_known(wanted: &impl Serialize, got: &impl Serialize) -> Result<()> {
+/// Makes an object, all of it or none: the API server leaves out in silence what older definitions do not have,
+/// and a recording without its paths takes everything. So what would be made is looked at before it is.
+pub(super) async fn create_whole<K, S>(
+    api: &Api<K>,
+    wanted: &K,
+    spec: impl Fn(&K) -> &S,
+) -> Result<Result<K, kube::Error>>
+where
+    K: Clone + Debug + DeserializeOwned + Serialize,
+    S: Serialize,
+{
+    let params = PostParams {
+        field_manager: Some(MANAGER.to_owned()),
+        ..PostParams::default()
+    };
+    let try_out = PostParams {
+        dry_run: true,
+        ..params.clone()
+    };
+    match api.create(&try_out, wanted).await {
+        Ok(tried) => all_is_known(spec(wanted), spec(&tried))?,
+        Err(error) => return Ok(Err(error)),
+    }
+    Ok(api.create(&params, wanted).await)
+}
+
+fn all_is_known(wanted: &impl Serialize, got: &impl Serialize) -> Result<()> {
     let (wanted, got) = (serde_json::to_value(wanted)?, serde_json::to_value(got)?);
     let fields = wanted.as_object().into_iter().flatten();
     for (name, value) in fields {

@@ -5,15 +5,14 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow, bail};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::PostParams;
 use kube::runtime::wait::await_condition;
 use kube::{Api, ResourceExt};
 use tapedeck_cluster::{Destination, Phase, Snapshot, SnapshotSpec, SnapshotStatus, conditions};
 
 use super::args::{Access, Delete, SnapshotCreate, Text};
 use super::output::{count, print_objects};
-use super::record::all_is_known;
-use super::session::{MANAGER, Session};
+use super::record::create_whole;
+use super::session::Session;
 use super::uninstall;
 use crate::output;
 
@@ -26,23 +25,8 @@ pub(super) fn print(access: &Access, args: &SnapshotCreate) -> Result<ExitCode> 
 }
 
 pub(super) async fn create(session: &Session, args: &SnapshotCreate) -> Result<ExitCode> {
-    let params = PostParams {
-        field_manager: Some(MANAGER.to_owned()),
-        ..PostParams::default()
-    };
     let name = &args.name;
-    let wanted = snapshot(args)?;
-    let try_out = PostParams {
-        dry_run: true,
-        ..params.clone()
-    };
-    let created = match api(session).create(&try_out, &wanted).await {
-        Ok(tried) => {
-            all_is_known(&wanted.spec, &tried.spec)?;
-            api(session).create(&params, &wanted).await
-        }
-        Err(error) => Err(error),
-    };
+    let created = create_whole(&api(session), &snapshot(args)?, |it| &it.spec).await?;
     created.map_err(|error| match error {
         kube::Error::Api(status) if status.is_already_exists() => anyhow!(
             "there is a snapshot {name} in the namespace {} already: a snapshot is taken once, choose another name",
