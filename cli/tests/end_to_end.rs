@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{Tapedeck, temp_folder};
+use common::{Tapedeck, interrupt, temp_folder};
 use concert::booking::Options;
 use concert::crowd::{Crowd, Report, Target, Version};
 use serde_json::Value;
@@ -94,14 +94,7 @@ impl Running {
 
     /// Ends it as ctrl-c would; it must end well.
     fn stop(mut self) {
-        let pid = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-INT", &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+        interrupt(&self.child);
         let status = self.child.wait().unwrap();
         assert!(status.success(), "{status}");
     }

@@ -16,7 +16,7 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Tapedeck, cannot_capture, temp_folder};
+use common::{Tapedeck, cannot_capture, interrupt, temp_folder};
 use serde_json::Value;
 
 /// The backends of this build.
@@ -103,9 +103,7 @@ impl Recording {
     }
 
     fn stop(mut self) -> String {
-        let id = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-INT", &id]).status().unwrap();
-        assert!(sent.success());
+        interrupt(&self.child);
         let mut said = String::new();
         self.stderr.read_to_string(&mut said).unwrap();
         assert!(self.child.wait().unwrap().success(), "{said}");

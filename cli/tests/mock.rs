@@ -13,7 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use common::{Tapedeck, pcaps, temp_folder};
+use common::{Tapedeck, interrupt, pcaps, temp_folder};
 use tempfile::TempDir;
 
 /// A recorded GET that has one answer whoever asks, and its status and length.
@@ -79,9 +79,7 @@ impl Mock {
 
     /// Ends it as ctrl-c would, and gives what it said.
     fn stop(mut self) -> String {
-        let pid = self.child.id().to_string();
-        let killed = Command::new("kill").args(["-INT", &pid]).status().unwrap();
-        assert!(killed.success());
+        interrupt(&self.child);
         let mut said = String::new();
         let mut stderr = self.child.stderr.take().unwrap();
         stderr.read_to_string(&mut said).unwrap();
@@ -527,14 +525,7 @@ fn a_miss_fails_a_strict_run_and_is_told_with_its_rule() {
             let url = format!("http://127.0.0.1:{}{TARGET}&ts={ts}", mock.port);
             assert!(curl(&[&url]).0.starts_with("501 "));
         }
-        let pid = mock.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-INT", &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+        interrupt(&mock.child);
         let mut said = String::new();
         mock.child
             .stderr

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use common::{Ran, Tapedeck, temp_folder};
+use common::{Ran, Tapedeck, interrupt, temp_folder};
 use serde_json::Value;
 use tapedeck_testkit::{Conversation, pcap_of};
 
@@ -273,10 +273,7 @@ fn a_run_is_scraped_while_it_lasts_and_the_target_is_observed() {
         metric(&page, "tapedeck_target_memory_bytes").unwrap() > 1e6,
         "{page}"
     );
-    Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status()
-        .unwrap();
+    interrupt(&child);
     assert!(child.wait().unwrap().success());
     let summary: Value = serde_json::from_slice(&fs::read(&summary).unwrap()).unwrap();
     let target = &summary["tapedeck"]["target_use"][0];

@@ -13,9 +13,9 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use common::{Tapedeck, has, temp_folder};
+use common::{Tapedeck, has, tape_of, temp_folder};
 use serde_json::Value;
-use tapedeck_testkit::{Conversation, pcap_of};
+use tapedeck_testkit::Conversation;
 
 /// A server that ends with the test.
 struct Server {
@@ -115,11 +115,7 @@ fn tape(folder: &Path, requests: &[Vec<u8>]) -> String {
         talk.server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     }
     talk.close();
-    let (pcap, tape) = (folder.join("in.pcap"), folder.join("in.tape"));
-    fs::write(&pcap, pcap_of(&talk.segments)).unwrap();
-    let tape = tape.to_str().unwrap().to_owned();
-    Tapedeck::new(["import", pcap.to_str().unwrap(), "-o", &tape]).succeeds();
-    tape
+    tape_of(folder, &talk)
 }
 
 /// Bytes of which no two neighbours are the same.

@@ -16,8 +16,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::{Tapedeck, cases, has, input_of, temp_folder};
-use tapedeck_testkit::{Conversation, pcap_of};
+use common::{Tapedeck, cases, has, input_of, interrupt, tape_of, temp_folder};
+use tapedeck_testkit::Conversation;
 
 const TAPEDECK: &str = env!("CARGO_BIN_EXE_tapedeck");
 
@@ -121,11 +121,7 @@ fn tape(folder: &Path) -> String {
         talk.server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     }
     talk.close();
-    let (pcap, tape) = (folder.join("in.pcap"), folder.join("in.tape"));
-    fs::write(&pcap, pcap_of(&talk.segments)).unwrap();
-    let tape = tape.to_str().unwrap().to_owned();
-    Tapedeck::new(["import", pcap.to_str().unwrap(), "-o", &tape]).succeeds();
-    tape
+    tape_of(folder, &talk)
 }
 
 /// Whether namespaces can be made here; the reason is printed where not.
@@ -235,10 +231,7 @@ fn check_moving(scheme: &str, serve: fn(TcpListener) -> Seen) {
     assert_eq!(behind.connections(), 0);
     fs::write(&hosts, "127.0.0.2 moves.test\n").unwrap();
     behind.wait_for(10, &mut child);
-    Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status()
-        .unwrap();
+    interrupt(&child);
     assert!(child.wait().unwrap().success());
 }
 
@@ -344,10 +337,7 @@ fn memory_is_flat() {
     };
     let early = at(2_000, &mut child);
     let late = at(30_000, &mut child);
-    Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status()
-        .unwrap();
+    interrupt(&child);
     assert!(child.wait_with_output().unwrap().status.success());
     // Pages that were reserved and are touched for the first time: of histograms, and of stacks.
     assert!(late < early + 1024, "{early} KiB, and {late} KiB later");
@@ -427,12 +417,6 @@ fn a_second_signal_stops_at_once() {
     let args = args.into_iter().chain(more);
     let mut child = Tapedeck::new(args.chain([summary.to_str().unwrap()])).spawn();
     was_asked.recv().unwrap();
-    let interrupt = |child: &Child| {
-        Command::new("kill")
-            .args(["-INT", &child.id().to_string()])
-            .status()
-            .unwrap();
-    };
     interrupt(&child);
     let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
     let said = said.find(|line| line.as_ref().is_ok_and(|line| line.contains("stopping")));

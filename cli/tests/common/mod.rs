@@ -7,9 +7,10 @@ pub(crate) mod har;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
+use tapedeck_testkit::{Conversation, pcap_of};
 
 /// The folder of the golden captures.
 pub(crate) fn pcaps() -> PathBuf {
@@ -40,6 +41,22 @@ pub(crate) fn input_of(case: &Path) -> PathBuf {
         (Some(input), None) => input,
         _ => panic!("{} must hold one input.pcap*", case.display()),
     }
+}
+
+/// Does to a program what ctrl-c does.
+pub(crate) fn interrupt(child: &Child) {
+    let id = child.id().to_string();
+    let sent = Command::new("kill").args(["-INT", &id]).status();
+    assert!(sent.expect("kill").success());
+}
+
+/// The archive of a conversation, in that folder.
+pub(crate) fn tape_of(folder: &Path, talk: &Conversation) -> String {
+    let (pcap, tape) = (folder.join("in.pcap"), folder.join("in.tape"));
+    std::fs::write(&pcap, pcap_of(&talk.segments)).expect("a folder that can be written to");
+    let tape = tape.to_str().expect("a name in Unicode").to_owned();
+    Tapedeck::new(["import", pcap.to_str().expect("as above"), "-o", &tape]).succeeds();
+    tape
 }
 
 pub(crate) fn temp_folder() -> tempfile::TempDir {
@@ -140,7 +157,7 @@ impl Tapedeck {
         ran
     }
 
-    pub(crate) fn spawn(mut self) -> std::process::Child {
+    pub(crate) fn spawn(mut self) -> Child {
         self.command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -18,9 +18,9 @@ mod turns;
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::Child;
 
-use common::{Tapedeck, input_of};
+use common::{Tapedeck, input_of, interrupt};
 use serde_json::Value;
 
 /// Where `cargo xtask test` puts modules of Python.
@@ -53,14 +53,7 @@ impl Mock {
 
     /// Ends it as ctrl-c would, and gives what it said.
     fn stop(mut self) -> String {
-        let pid = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-INT", &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+        interrupt(&self.child);
         let mut said = String::new();
         let mut stderr = self.child.stderr.take().unwrap();
         stderr.read_to_string(&mut said).unwrap();
