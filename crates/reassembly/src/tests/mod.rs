@@ -1,7 +1,9 @@
 //! Tests of the machine as a whole: segments in, a log of the sink out.
 
 mod cases;
+mod lifetimes;
 mod limits;
+mod losses;
 mod properties;
 mod vantage;
 
@@ -9,9 +11,29 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use tapedeck_model::{Anomaly, Connection, Direction, Gap, Input, Ledger, PerDirection, Timestamp};
-use tapedeck_testkit::SegmentBuf;
+use tapedeck_testkit::{Conversation, SegmentBuf};
 
 use crate::{Limits, Reassembler, Sink, Slot};
+
+pub(super) const UP: Direction = Direction::ToServer;
+pub(super) const DOWN: Direction = Direction::ToClient;
+
+pub(super) fn talk() -> Conversation {
+    Conversation::new("10.0.0.1:40000", "10.0.0.2:80")
+}
+
+pub(super) fn started() -> Conversation {
+    let mut talk = talk();
+    talk.handshake();
+    talk
+}
+
+pub(super) fn data(segments: &[SegmentBuf], text: &[u8]) -> usize {
+    segments
+        .iter()
+        .position(|segment| segment.payload == text)
+        .expect("a segment with that text")
+}
 
 /// What a sink was told, checked against the sink's contract while it is told.
 #[derive(Debug, Default)]
