@@ -8,10 +8,7 @@
 )]
 
 use std::collections::BTreeMap;
-use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,7 +19,8 @@ use tapedeck_model::{
 };
 use tapedeck_packet::{LinkType, RawPacket};
 use tapedeck_testkit::{Conversation, Faults, Rng, SegmentBuf, wire};
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
+use tokio_util::io::InspectWriter;
 
 type Pairs = Vec<(String, String)>;
 
@@ -107,48 +105,8 @@ fn map(pairs: &Pairs) -> HeaderMap {
 /// What was written, by whom, in order.
 type Heard = Arc<Mutex<Vec<(Direction, Vec<u8>)>>>;
 
-/// One end of a pipe that keeps what is written to it.
-struct Tee {
-    pipe: DuplexStream,
-    direction: Direction,
-    heard: Heard,
-}
-
-impl AsyncRead for Tee {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.pipe).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Tee {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.pipe).poll_write(cx, buf);
-        if let Poll::Ready(Ok(len)) = written {
-            let piece = (self.direction, buf[..len].to_vec());
-            self.heard.lock().unwrap().push(piece);
-        }
-        written
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.pipe).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.pipe).poll_shutdown(cx)
-    }
-}
-
 /// Answers all calls, the last one after the others as they come.
-async fn serve(io: Tee, calls: Arc<Vec<Call>>, table: u32) {
+async fn serve(io: impl AsyncRead + AsyncWrite + Unpin, calls: Arc<Vec<Call>>, table: u32) {
     let mut builder = h2::server::Builder::new();
     builder
         .max_header_list_size(1 << 20)
@@ -202,7 +160,11 @@ async fn answer(
     }
 }
 
-async fn ask(io: Tee, calls: Arc<Vec<Call>>, table: u32) {
+async fn ask(
+    io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    calls: Arc<Vec<Call>>,
+    table: u32,
+) {
     let mut builder = h2::client::Builder::new();
     builder
         .initial_window_size(1 << 20)
@@ -256,10 +218,11 @@ fn talk(seed: u64) -> Talk {
     let tables = [0, 256, 4_096, 16_384];
     let (up, down) = (tables[rng.below(4)], tables[rng.below(4)]);
     let (client, server) = tokio::io::duplex(500 + rng.below(20_000));
-    let tee = |pipe, direction| Tee {
-        pipe,
-        direction,
-        heard: Arc::clone(&heard),
+    let tee = |pipe: DuplexStream, direction| {
+        let heard = Arc::clone(&heard);
+        InspectWriter::new(pipe, move |bytes: &[u8]| {
+            heard.lock().unwrap().push((direction, bytes.to_vec()));
+        })
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()

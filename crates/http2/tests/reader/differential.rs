@@ -1,56 +1,14 @@
 //! The `h2` crate talks to itself, and the reader listens.
 
-use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use tapedeck_model::{Direction, Missing, Role};
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
+use tokio_util::io::InspectWriter;
 
 use crate::log::{Log, Pair, Part, Said, Step, pair, read};
-
-/// One end of a pipe that keeps what is written to it.
-struct Tee {
-    pipe: DuplexStream,
-    direction: Direction,
-    heard: Arc<Mutex<Vec<Step>>>,
-}
-
-impl AsyncRead for Tee {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.pipe).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Tee {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.pipe).poll_write(cx, buf);
-        if let Poll::Ready(Ok(len)) = written {
-            let step = Step::Bytes(self.direction, buf[..len].to_vec());
-            self.heard.lock().unwrap().push(step);
-        }
-        written
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.pipe).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.pipe).poll_shutdown(cx)
-    }
-}
 
 const CALLS: usize = 100;
 
@@ -85,7 +43,7 @@ fn resets(i: usize) -> bool {
     i % 17 == 5
 }
 
-async fn serve(io: Tee) {
+async fn serve(io: impl AsyncRead + AsyncWrite + Unpin) {
     let mut builder = h2::server::Builder::new();
     builder
         .max_header_list_size(1 << 20)
@@ -120,7 +78,7 @@ async fn serve(io: Tee) {
     }
 }
 
-async fn call(io: Tee) {
+async fn call(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
     let mut builder = h2::client::Builder::new();
     builder
         .initial_window_size(1 << 20)
@@ -168,10 +126,12 @@ fn conversation() -> Vec<Step> {
     let heard = Arc::new(Mutex::new(Vec::new()));
     runtime.block_on(async {
         let (client, server) = tokio::io::duplex(9_000);
-        let tee = |pipe, direction| Tee {
-            pipe,
-            direction,
-            heard: Arc::clone(&heard),
+        let tee = |pipe: DuplexStream, direction| {
+            let heard = Arc::clone(&heard);
+            InspectWriter::new(pipe, move |bytes: &[u8]| {
+                let step = Step::Bytes(direction, bytes.to_vec());
+                heard.lock().unwrap().push(step);
+            })
         };
         let server = tokio::spawn(serve(tee(server, Direction::ToClient)));
         call(tee(client, Direction::ToServer)).await;
