@@ -19,6 +19,7 @@ mod encryption;
 mod error;
 mod format;
 mod inflate;
+mod keyed;
 mod output;
 mod page;
 mod provenance;

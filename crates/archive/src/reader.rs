@@ -433,14 +433,9 @@ impl Segment {
             if found.is_none() {
                 return slice(body.own_bytes(), piece.start, piece.len).map_err(damaged);
             }
-            // What is encrypted is decrypted into the buffer, below.
-            if !self.source.is_encrypted() {
-                let chunk = self.source.any_chunk(offset).map_err(damaged)?;
-                if chunk.kind == ChunkKind::Bodies
-                    && let Some(plain) = chunk.mapped()
-                {
-                    return slice(plain, piece.start, piece.len).map_err(damaged);
-                }
+            // What is encrypted or compressed goes into the buffer, below.
+            if let Some(plain) = self.source.mapped_bodies(offset).map_err(damaged)? {
+                return slice(plain, piece.start, piece.len).map_err(damaged);
             }
         }
         if first.is_none() {

@@ -9,12 +9,13 @@ use std::time::Duration;
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::rand;
 use rkyv::util::AlignedVec;
-use tapedeck_model::{BodyPart, Exchange, Ledger, Message, Missing, Role, UnreadConnection};
+use tapedeck_model::exchange::Body;
+use tapedeck_model::{BodyPart, Exchange, Head, Ledger, Message, Missing, Role, UnreadConnection};
 use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::block::builder::{BlockBuilder, Location, Placement};
-use crate::bodies::{BodyStore, Hash, is_dense};
+use crate::bodies::{BodyStore, Name, is_dense};
 use crate::dictionary::Trainer;
 use crate::encryption::cipher::Cipher;
 use crate::encryption::keys::Recipients;
@@ -232,11 +233,11 @@ impl Writer {
             dictionary: limits.dictionary.min(MAX_DICTIONARY),
             ..limits
         };
-        Ok(Self::resume(resumed, limits))
+        Self::resume(resumed, limits)
     }
 
     /// Goes on where another writer was interrupted.
-    pub(crate) fn resume(resumed: Resumed, limits: Limits) -> Self {
+    pub(crate) fn resume(resumed: Resumed, limits: Limits) -> Result<Self, WriteError> {
         let Resumed {
             output,
             provenance,
@@ -249,18 +250,22 @@ impl Writer {
             unknown_counters,
             keys,
         } = resumed;
-        Self {
+        let bodies = BodyStore::new(
+            limits.block,
+            limits.min_shared_body,
+            limits.remembered_bodies,
+        );
+        let bodies = bodies.map_err(|source| WriteError::Encrypt {
+            source: source.into(),
+        })?;
+        Ok(Self {
             group_start: output.position(),
             ticked_len: output.position(),
             output,
             limits,
             block: BlockBuilder::default(),
             page,
-            bodies: BodyStore::new(
-                limits.block,
-                limits.min_shared_body,
-                limits.remembered_bodies,
-            ),
+            bodies,
             open_bodies: HashMap::new(),
             directory,
             provenance,
@@ -277,7 +282,7 @@ impl Writer {
             unknown_counters,
             keys,
             ticked: Duration::ZERO,
-        }
+        })
     }
 
     /// Stores a piece of a long body, ahead of its exchange.
@@ -559,7 +564,7 @@ impl Writer {
         if tail.len() > self.limits.inline_body || is_dense(tail) {
             self.bodies.store(tail, &mut self.output, pieces)?;
         } else if let Some(name) = self.bodies.name(tail) {
-            if let Some(found) = self.bodies.find(&name) {
+            if let Some(found) = self.bodies.find(name) {
                 pieces.push(found);
             } else {
                 placed.placement.tail_inline = true;
@@ -779,7 +784,7 @@ fn write_keys(output: &mut Output, keys: &[u8]) -> Result<u64, WriteError> {
 struct Placed {
     placement: Placement,
     /// The name of an inline tail, once it is known where it lies.
-    remember: Option<Hash>,
+    remember: Option<Name>,
     tail_len: u32,
     /// Length of the whole body.
     len: u64,
@@ -838,24 +843,15 @@ const ARRIVAL_LEN: usize = 16;
 
 /// About how many bytes an exchange takes in a block, its bodies not counted.
 fn heads_len(exchange: &Exchange) -> usize {
-    let Exchange {
-        request,
-        interim,
-        response,
-        ..
-    } = exchange;
-    let messages = request.iter().chain(response);
-    let heads = messages
-        .clone()
-        .flat_map(|message| message.head.iter().chain(&message.trailers))
-        .chain(interim.iter().map(|interim| &interim.head));
-    let heads: usize = heads
-        .map(|head| head.raw.len() + head.fields.len() * FIELD_LEN + 48)
-        .sum();
-    let tables: usize = messages
-        .map(|message| {
-            message.body.gaps.len() * GAP_LEN + message.body.arrivals.len() * ARRIVAL_LEN
-        })
-        .sum();
-    heads + tables + 512
+    let head = |head: &Head| head.raw.len() + head.fields.len() * FIELD_LEN + 48;
+    let message = |message: &Message| {
+        let heads = message.head.as_ref().map_or(0, head);
+        let trailers = message.trailers.as_ref().map_or(0, head);
+        let Body { gaps, arrivals, .. } = &message.body;
+        heads + trailers + gaps.len() * GAP_LEN + arrivals.len() * ARRIVAL_LEN
+    };
+    let interim = exchange.interim.iter().map(|interim| head(&interim.head));
+    let request = exchange.request.as_ref().map_or(0, message);
+    let response = exchange.response.as_ref().map_or(0, message);
+    request + response + interim.sum::<usize>() + 512
 }

@@ -1,5 +1,6 @@
 //! Archives are opened, filtered, read at random, and scanned.
 
+use std::collections::HashMap;
 use std::fs;
 use std::hint::black_box;
 use std::path::Path;
@@ -77,7 +78,8 @@ pub(crate) fn open(small: &str, large: &str) -> Result<Value> {
     }))
 }
 
-/// Random exchanges with their bodies, beside the bare decompression of their blocks.
+/// Random exchanges with their bodies, beside the bare decompression of their blocks: those that zstd made for
+/// the archive, and for blocks that are stored as they are, those that `zstd -3` makes of them.
 pub(crate) fn random(path: &str) -> Result<Value> {
     let archive = Archive::open(Path::new(path))?;
     let file = fs::read(path)?;
@@ -86,6 +88,7 @@ pub(crate) fn random(path: &str) -> Result<Value> {
     ensure!(archive.damaged_rows() == 0, "the archive is damaged");
     let (mut scratch, mut buffer) = (Scratch::new(), BodyBuffer::new());
     let mut inflater = zstd::bulk::Decompressor::new()?;
+    let mut frames: HashMap<usize, Vec<u8>> = HashMap::new();
     let mut out = Vec::with_capacity(16 << 20);
     let (mut loads, mut bare) = (Vec::new(), Vec::new());
     let (mut total, mut n_blocks, mut most_blocks) = (0, 0, 0);
@@ -112,15 +115,21 @@ pub(crate) fn random(path: &str) -> Result<Value> {
         places.dedup();
         n_blocks += places.len();
         most_blocks = most_blocks.max(places.len());
+        for place in &places {
+            // What is stored as it is, zstd would have put into a frame of its own.
+            if let Stored::Raw(bytes) = stored(&file, *place).context("a cut block")?
+                && !frames.contains_key(place)
+            {
+                frames.insert(*place, zstd::bulk::compress(bytes, 3)?);
+            }
+        }
         let (time, result) = timed(|| -> Result<()> {
             for place in places {
-                match stored(&file, place).context("a cut block")? {
-                    // It is read where it lies.
-                    Stored::Raw => {}
-                    Stored::Zstd(bytes) => {
-                        black_box(inflater.decompress_to_buffer(bytes, &mut out)?);
-                    }
-                }
+                let frame = match stored(&file, place).context("a cut block")? {
+                    Stored::Raw(_) => frames.get(&place).context("no frame")?,
+                    Stored::Zstd(bytes) => bytes,
+                };
+                black_box(inflater.decompress_to_buffer(frame, &mut out)?);
             }
             Ok(())
         });
@@ -152,7 +161,7 @@ struct Blocks {
 }
 
 enum Stored<'a> {
-    Raw,
+    Raw(&'a [u8]),
     Zstd(&'a [u8]),
 }
 
@@ -189,7 +198,7 @@ fn stored(file: &[u8], offset: usize) -> Option<Stored<'_>> {
     let end = offset + 64 + body_len(file, offset)?;
     let bytes = file.get(start..end)?;
     match file.get(offset + 5)? {
-        0 => Some(Stored::Raw),
+        0 => Some(Stored::Raw(bytes)),
         _ => Some(Stored::Zstd(bytes)),
     }
 }

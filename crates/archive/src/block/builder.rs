@@ -9,12 +9,13 @@ use rkyv::rancor::BoxedError;
 use rkyv::util::AlignedVec;
 use tapedeck_model::{self as model, Exchange, GapCause, Origin, StartLine, Timestamp};
 
-use super::packed::Values;
+use super::packed::{Lengths, Values};
 use super::records::{
     Arrivals, Block, Connections, Gaps, Heads, Messages, Pieces, Records, connection_flags,
     field_flags, head_flags, message_flags, record_flags,
 };
 use crate::details::{StoredTls, StoredWorkload};
+use crate::keyed::Keyed;
 
 /// Names a block before it is known where in the file it will lie.
 #[derive(Clone, Debug, Default)]
@@ -70,7 +71,7 @@ pub(crate) struct BlockBuilder {
     interims: Values,
     connections: ConnectionValues,
     /// Connections of the block by id.
-    numbers: HashMap<u64, usize>,
+    numbers: HashMap<u64, usize, Keyed>,
     /// Connections as they came, each with its last stream.
     known: Vec<(Arc<model::Connection>, u64)>,
     tls: Table<StoredTls>,
@@ -118,10 +119,10 @@ struct HeadValues {
     n_fields: Values,
     rest: Values,
     name_skip: Values,
-    name_len: Values,
     value_skip: Values,
-    value_len: Values,
     field_flags: Values,
+    /// Of names, and of values.
+    field_lens: Lengths<2>,
     bytes: Vec<u8>,
 }
 
@@ -202,7 +203,7 @@ impl BlockBuilder {
         let heads = self
             .heads
             .iter()
-            .map(|heads| heads.bytes.len() + heads.start.len() * 10 + heads.name_len.len() * 3);
+            .map(|heads| heads.bytes.len() + heads.start.len() * 10 + heads.field_lens.len() * 3);
         let [pieces, ..] = &self.pieces;
         let [gaps, ..] = &self.gaps;
         let [arrivals, ..] = &self.arrivals;
@@ -599,28 +600,53 @@ impl HeadValues {
 
     /// Column by column: most of what an exchange has are fields, and so each column grows but once.
     fn fields(&mut self, fields: &[model::Field], cursor: &mut u32) {
+        let (Some(first), Some(last)) = (fields.first(), fields.last()) else {
+            return;
+        };
         let end = |span: model::Span| span.start.wrapping_add(span.len);
-        if let Some((first, rest)) = fields.split_first() {
-            self.name_skip.push(distance(*cursor, first.name.start));
-            let names = rest.iter().zip(fields);
-            self.name_skip
-                .extend(names.map(|(field, before)| distance(end(before.value), field.name.start)));
+        let name_skip = |before: u32, field: &model::Field| field.name.start.wrapping_sub(before);
+        let value_skip = |field: &model::Field| field.value.start.wrapping_sub(end(field.name));
+        let flags = |field: &model::Field| u32::from(field.name_unknown | field.value_unknown);
+        // Every field is as far from the one before in nearly every head: that is seen without a branch
+        // for each.
+        let second = fields.get(1);
+        let skips = (
+            second.map_or(0, |field| name_skip(end(first.value), field)),
+            value_skip(first),
+        );
+        let mut odd = 0;
+        let mut before = first.name.start.wrapping_sub(skips.0);
+        self.field_lens.extend(fields.iter().map(|field| {
+            odd |=
+                (name_skip(before, field) ^ skips.0) | (value_skip(field) ^ skips.1) | flags(field);
+            before = end(field.value);
+            [field.name.len, field.value.len]
+        }));
+        self.name_skip.push(distance(*cursor, first.name.start));
+        if odd == 0 {
+            self.name_skip.repeat(signed(skips.0), fields.len() - 1);
+            self.value_skip.repeat(signed(skips.1), fields.len());
+            self.field_flags.repeat(0, fields.len());
+        } else {
+            let mut before = end(first.value);
+            for field in fields.iter().skip(1) {
+                self.name_skip.push(signed(name_skip(before, field)));
+                before = end(field.value);
+            }
+            for field in fields {
+                self.value_skip.push(signed(value_skip(field)));
+                self.field_flags.push(flags_of(field));
+            }
         }
-        self.name_len
-            .extend(fields.iter().map(|field| field.name.len.into()));
-        let values = fields.iter();
-        self.value_skip
-            .extend(values.map(|field| distance(end(field.name), field.value.start)));
-        self.value_len
-            .extend(fields.iter().map(|field| field.value.len.into()));
-        self.field_flags.extend(fields.iter().map(flags_of));
-        *cursor = fields.last().map_or(*cursor, |field| end(field.value));
+        *cursor = end(last.value);
     }
 
     fn pack(&mut self) -> Heads {
+        let n_all_fields = self.field_lens.len() as u32;
+        let [name_len, value_len] = self.field_lens.pack();
         Heads {
             n: self.start.len() as u32,
-            n_all_fields: self.name_len.len() as u32,
+            n_all_fields,
             start: self.start.pack(),
             flags: self.flags.pack(),
             protocol: self.protocol.pack(),
@@ -632,9 +658,9 @@ impl HeadValues {
             n_fields: self.n_fields.pack(),
             rest: self.rest.pack(),
             name_skip: self.name_skip.pack(),
-            name_len: self.name_len.pack(),
+            name_len,
             value_skip: self.value_skip.pack(),
-            value_len: self.value_len.pack(),
+            value_len,
             field_flags: self.field_flags.pack(),
             bytes: std::mem::take(&mut self.bytes),
         }
@@ -665,7 +691,12 @@ impl ConnectionValues {
 
 /// How far `to` lies behind `from`, as [`Heads`] has it: 32 bits, so that a step back stays short.
 fn distance(from: u32, to: u32) -> u64 {
-    i64::from(to.wrapping_sub(from).cast_signed()).cast_unsigned()
+    signed(to.wrapping_sub(from))
+}
+
+/// A difference of 32 bits as one of 64.
+fn signed(difference: u32) -> u64 {
+    i64::from(difference.cast_signed()).cast_unsigned()
 }
 
 fn flags_of(field: &model::Field) -> u64 {

@@ -14,25 +14,76 @@ pub(crate) struct Packed {
 }
 
 /// Values on their way into a [`Packed`].
+///
+/// Most columns do not vary: such a one is its value, and how often it came.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Values(Vec<u64>);
+pub(crate) struct Values {
+    first: u64,
+    /// How many values came, while all of them are the same.
+    same: usize,
+    /// All values, once they are not.
+    all: Vec<u64>,
+}
 
 impl Values {
     pub(crate) fn push(&mut self, value: u64) {
-        self.0.push(value);
+        if self.is_same(value) {
+            self.first = value;
+            self.same += 1;
+        } else {
+            self.vary();
+            self.all.push(value);
+        }
     }
 
-    pub(crate) fn extend(&mut self, values: impl Iterator<Item = u64>) {
-        self.0.extend(values);
+    /// Adds a value some times.
+    pub(crate) fn repeat(&mut self, value: u64, times: usize) {
+        if self.is_same(value) {
+            self.first = value;
+            self.same += times;
+        } else {
+            self.vary();
+            self.all.resize(self.all.len() + times, value);
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.same.max(self.all.len())
     }
 
     pub(crate) fn set(&mut self, number: usize, value: u64) {
-        if let Some(place) = self.0.get_mut(number) {
+        if number < self.same && value != self.first {
+            self.vary();
+        }
+        if let Some(place) = self.all.get_mut(number) {
             *place = value;
+        }
+    }
+
+    /// All values, where they are not all the same; else the value, and how often it came.
+    pub(crate) fn as_slice(&self) -> Result<&[u64], (u64, usize)> {
+        if self.all.is_empty() {
+            Err((self.first, self.same))
+        } else {
+            Ok(&self.all)
+        }
+    }
+
+    /// No values are left. The memory is used again.
+    pub(crate) fn clear(&mut self) {
+        self.same = 0;
+        self.all.clear();
+    }
+
+    /// Whether all values are the same, this one, too.
+    fn is_same(&self, value: u64) -> bool {
+        self.all.is_empty() && (self.same == 0 || self.first == value)
+    }
+
+    fn vary(&mut self) {
+        if self.same > 0 {
+            self.all.resize(self.same, self.first);
+            self.same = 0;
         }
     }
 
@@ -41,27 +92,79 @@ impl Values {
     /// The base is the least value with its bits taken as signed: a few steps backwards among many
     /// small ones forwards do not widen the column. Sums wrap.
     pub(crate) fn pack(&mut self) -> Packed {
-        let Some((first, rest)) = self.0.split_first() else {
-            return Packed::default();
+        let packed = match self.as_slice() {
+            Err((_, 0)) => Packed::default(),
+            Err((value, _)) => Packed::new(std::iter::empty(), value, 0),
+            Ok(all) => {
+                let (least, most) = all.iter().fold((i64::MAX, i64::MIN), |ends, value| {
+                    let value = value.cast_signed();
+                    (ends.0.min(value), ends.1.max(value))
+                });
+                let (least, most) = (least.cast_unsigned(), most.cast_unsigned());
+                Packed::new(all.iter().copied(), least, most.wrapping_sub(least))
+            }
         };
-        let (mut base, mut width) = (*first, 0);
-        // Most columns do not vary, which is seen sooner than how much they do.
-        if rest.iter().any(|value| value != first) {
-            let (least, most) = self.0.iter().fold((i64::MAX, i64::MIN), |ends, value| {
-                let value = value.cast_signed();
-                (ends.0.min(value), ends.1.max(value))
-            });
-            base = least.cast_unsigned();
-            width = bytes_of(most.cast_unsigned().wrapping_sub(base));
+        self.clear();
+        packed
+    }
+}
+
+/// Lengths on their way into `N` columns: there are many, they are short, and they vary.
+#[derive(Clone, Debug)]
+pub(crate) struct Lengths<const N: usize>(Vec<[u32; N]>);
+
+impl<const N: usize> Default for Lengths<N> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<const N: usize> Lengths<N> {
+    pub(crate) fn extend(&mut self, lengths: impl ExactSizeIterator<Item = [u32; N]>) {
+        self.0.extend(lengths);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The columns; no lengths are left.
+    pub(crate) fn pack(&mut self) -> [Packed; N] {
+        let mut ends = [(u32::MAX, 0); N];
+        for lengths in &self.0 {
+            for ((least, most), length) in ends.iter_mut().zip(lengths) {
+                *least = (*least).min(*length);
+                *most = (*most).max(*length);
+            }
         }
+        let packed = std::array::from_fn(|column| {
+            let (least, most) = ends.get(column).copied().unwrap_or_default();
+            let values = self.0.iter().map(|lengths| lengths.get(column).copied());
+            match most.checked_sub(least) {
+                Some(range) => Packed::new(
+                    values.map(|length| length.unwrap_or(0).into()),
+                    least.into(),
+                    range.into(),
+                ),
+                None => Packed::default(),
+            }
+        });
+        self.0.clear();
+        packed
+    }
+}
+
+impl Packed {
+    /// These values, the farthest of which lies `range` from the base.
+    fn new(values: impl ExactSizeIterator<Item = u64>, base: u64, range: u64) -> Self {
+        let width = bytes_of(range);
         let mut bytes = Vec::new();
         put(
             &mut bytes,
             width,
-            self.0.iter().map(|value| value.wrapping_sub(base)),
+            values.map(|value| value.wrapping_sub(base)),
         );
-        self.0.clear();
-        Packed {
+        Self {
             base,
             bytes,
             width: width as u8,
@@ -74,18 +177,24 @@ pub(crate) fn put(bytes: &mut Vec<u8>, width: usize, numbers: impl ExactSizeIter
     match width {
         0 => {}
         1 => bytes.extend(numbers.map(|number| number as u8)),
-        _ => {
-            let start = bytes.len();
-            let end = start + numbers.len() * width;
-            // Each is written in full, and the next one over what is too much of it.
-            bytes.resize(end + 8, 0);
-            let places = (start..end).step_by(width);
-            for (place, number) in places.zip(numbers) {
-                if let Some(room) = bytes.get_mut(place..place + 8) {
-                    room.copy_from_slice(&number.to_le_bytes());
-                }
-            }
-            bytes.truncate(end);
+        2 => put_each::<2>(bytes, numbers),
+        3 => put_each::<3>(bytes, numbers),
+        4 => put_each::<4>(bytes, numbers),
+        5 => put_each::<5>(bytes, numbers),
+        6 => put_each::<6>(bytes, numbers),
+        7 => put_each::<7>(bytes, numbers),
+        _ => put_each::<8>(bytes, numbers),
+    }
+}
+
+fn put_each<const WIDTH: usize>(bytes: &mut Vec<u8>, numbers: impl ExactSizeIterator<Item = u64>) {
+    let start = bytes.len();
+    bytes.resize(start + numbers.len() * WIDTH, 0);
+    let room = bytes.get_mut(start..).unwrap_or_default();
+    let (places, _) = room.as_chunks_mut::<WIDTH>();
+    for (place, number) in places.iter_mut().zip(numbers) {
+        if let Some((low, _)) = number.to_le_bytes().split_first_chunk() {
+            *place = *low;
         }
     }
 }
@@ -165,8 +274,14 @@ mod tests {
 
     use super::*;
 
+    fn of(values: &[u64]) -> Values {
+        let mut all = Values::default();
+        values.iter().for_each(|value| all.push(*value));
+        all
+    }
+
     fn packed(values: &[u64]) -> rkyv::util::AlignedVec {
-        let packed = Values(values.to_vec()).pack();
+        let packed = of(values).pack();
         rkyv::to_bytes::<Failure>(&packed).unwrap()
     }
 
@@ -194,8 +309,44 @@ mod tests {
 
     #[test]
     fn what_does_not_vary_takes_no_bytes_and_steps_back_are_short() {
-        assert_eq!(Values(vec![7; 100]).pack().bytes.len(), 0);
-        assert_eq!(Values(vec![0, u64::MAX, 1]).pack().bytes.len(), 3);
-        assert_eq!(Values(vec![1000, 1300]).pack().bytes.len(), 4);
+        assert_eq!(of(&[7; 100]).pack().bytes.len(), 0);
+        assert_eq!(of(&[0, u64::MAX, 1]).pack().bytes.len(), 3);
+        assert_eq!(of(&[1000, 1300]).pack().bytes.len(), 4);
+    }
+
+    #[test]
+    fn values_that_are_the_same_for_a_while_are_all_there() {
+        let mut values = Values::default();
+        values.repeat(7, 3);
+        values.push(7);
+        assert_eq!(values.as_slice(), Err((7, 4)));
+        values.set(1, 7);
+        assert_eq!(values.len(), 4);
+        values.set(2, 9);
+        values.repeat(8, 2);
+        values.repeat(8, 0);
+        assert_eq!(values.as_slice(), Ok(&[7, 7, 9, 7, 8, 8][..]));
+        assert_eq!(values.len(), 6);
+        values.set(6, 1);
+        values.clear();
+        assert_eq!((values.len(), values.pack().bytes.len()), (0, 0));
+        values.push(5);
+        assert_eq!(values.as_slice(), Err((5, 1)));
+    }
+
+    #[test]
+    fn lengths_are_as_narrow_as_they_can_be() {
+        for (most, width) in [(3, 0), (258, 1), (259, 2), (u32::MAX, 4)] {
+            let mut lengths = Lengths::default();
+            lengths.extend([[3, 9], [most, 9], [3, 9]].into_iter());
+            let [first, second] = lengths.pack();
+            let bytes = rkyv::to_bytes::<Failure>(&first).unwrap();
+            let found = rkyv::access::<ArchivedPacked, Failure>(&bytes).unwrap();
+            assert_eq!((found.get(0), found.get(1)), (3, most.into()));
+            assert_eq!(usize::from(found.width), width);
+            assert_eq!((second.base, second.width), (9, 0));
+        }
+        let [none] = Lengths::<1>::default().pack();
+        assert_eq!((none.base, none.bytes.len()), (0, 0));
     }
 }

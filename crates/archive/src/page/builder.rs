@@ -15,9 +15,11 @@ use super::interner::Interner;
 use super::values::RowValues;
 use super::{id, row_flags, target};
 use crate::block::builder::{BlockHandle, halves, protocol_number};
+use crate::block::packed::Values;
 use crate::block::view::{BodyView, MessageView, Record};
 use crate::error::Damage;
 use crate::format::{MAX_PAGE_ROWS, PageEntry, PageHeader};
+use crate::keyed::Keyed;
 use crate::scratch::Scratch;
 
 /// Lengths that the index needs and that the exchange does not tell by itself, since long bodies
@@ -72,13 +74,15 @@ impl StoredBody {
 /// A page under construction.
 #[derive(Debug, Default)]
 pub(crate) struct PageBuilder {
-    rows: Vec<Row>,
+    n_rows: usize,
+    /// The columns of the rows.
+    rows: [Values; id::ROWS],
     /// Each block: where it lies, and its first row.
     blocks: Vec<(u64, u64)>,
     connections: Vec<PageConnection>,
     /// Connections as they came, and by id.
     known: Vec<Arc<Connection>>,
-    connection_numbers: HashMap<u64, u64>,
+    connection_numbers: HashMap<u64, u64, Keyed>,
     addresses: Numbers<IpAddr>,
     anomalies: Numbers<u128>,
     sessions: Numbers<u64>,
@@ -100,19 +104,24 @@ pub(crate) struct PageBuilder {
 #[derive(Debug)]
 struct Numbers<T> {
     all: Vec<T>,
-    numbers: HashMap<T, u64>,
+    numbers: HashMap<T, u64, Keyed>,
 }
 
 impl<T> Default for Numbers<T> {
     fn default() -> Self {
         Self {
             all: Vec::new(),
-            numbers: HashMap::new(),
+            numbers: HashMap::default(),
         }
     }
 }
 
 impl<T: Clone + Eq + Hash> Numbers<T> {
+    fn clear(&mut self) {
+        self.all.clear();
+        self.numbers.clear();
+    }
+
     fn number(&mut self, thing: &T) -> u64 {
         // The one before, more often than not.
         if self.all.last() == Some(thing) {
@@ -140,22 +149,18 @@ struct PageConnection {
     server_workload: u64,
 }
 
-/// The values of a row, as its columns have them.
-#[derive(Debug)]
-struct Row([u64; id::ROWS]);
-
 impl PageBuilder {
     pub(crate) fn n_rows(&self) -> usize {
-        self.rows.len()
+        self.n_rows
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.rows.len() >= MAX_PAGE_ROWS
+        self.n_rows >= MAX_PAGE_ROWS
     }
 
     /// Says that the records of the rows since the last call lie in the block at this offset.
     pub(crate) fn block_written(&mut self, offset: u64, n_records: usize) {
-        let first_row = self.rows.len().saturating_sub(n_records);
+        let first_row = self.n_rows.saturating_sub(n_records);
         self.blocks.push((offset, first_row as u64));
     }
 
@@ -163,7 +168,7 @@ impl PageBuilder {
     /// many.
     pub(crate) fn add_block(&mut self, offset: u64, scratch: &Scratch) -> Result<usize, Damage> {
         let n_records = scratch.n_records();
-        if self.rows.len() + n_records > MAX_PAGE_ROWS {
+        if self.n_rows + n_records > MAX_PAGE_ROWS {
             return Err(Damage::Length);
         }
         for number in 0..n_records {
@@ -186,79 +191,114 @@ impl PageBuilder {
         };
         let flag = |on: bool, flag: u64| if on { flag } else { 0 };
         let duration = nanos(values.duration);
-        let mut row = Row([NONE; id::ROWS]);
-        let mut set = |column: usize, value: u64| {
-            if let Some(place) = row.0.get_mut(column) {
+        // Both are there or none is. A difference of all ones would be taken for "none".
+        let transfer = values.first_byte.map_or(NONE, |first_byte| {
+            duration.wrapping_sub(nanos(Some(first_byte))).min(NONE - 1)
+        });
+        let connection = self.connection(&exchange.connection);
+        let [method, scheme, authority] =
+            [values.method, values.scheme, values.authority].map(|string| self.string(string));
+        let target = self.target(values.target);
+        let session = values
+            .session
+            .map_or(NONE, |session| self.sessions.number(&session_key(session)));
+        let len = |body: &Option<StoredBody>| {
+            let len = body.as_ref().map(|body| body.len);
+            len.map_or(NONE, |len| len.min(NONE - 1))
+        };
+        let [request_len, response_len] = [len(&bodies.request), len(&bodies.response)];
+        let [request_body, response_body] = [bodies.request, bodies.response]
+            .map(|body| self.body(body.and_then(|body| body.place)));
+        let missing = |role| u64::from(exchange.missing(role).bits());
+        let mut row = [NONE; id::ROWS];
+        for (column, value) in [
+            (id::TIME, values.time.as_nanos().cast_unsigned()),
+            (id::DURATION, duration),
+            (id::TRANSFER, transfer),
+            (id::STREAM, exchange.stream),
+            (id::REQUEST_LEN, request_len),
+            (id::RESPONSE_LEN, response_len),
+            (id::CONNECTION, connection),
+            (id::METHOD, method),
+            (id::SCHEME, scheme),
+            (id::AUTHORITY, authority),
+            (id::TARGET, target),
+            (id::STATUS, values.status.map_or(NONE, u64::from)),
+            (id::REQUEST_MISSING, missing(Role::Request)),
+            (id::RESPONSE_MISSING, missing(Role::Response)),
+            (
+                id::ANOMALIES,
+                self.anomalies.number(&exchange.anomalies.bits()),
+            ),
+            (id::PROTOCOL, protocol_number(exchange.protocol).into()),
+            (
+                id::FLAGS,
+                flag(exchange.tunnel, row_flags::TUNNEL)
+                    | flag(exchange.pushed, row_flags::PUSHED)
+                    | flag(exchange.complete(), row_flags::COMPLETE),
+            ),
+            (id::SESSION, session),
+            (id::REQUEST_BODY, request_body),
+            (id::RESPONSE_BODY, response_body),
+        ] {
+            if let Some(place) = row.get_mut(column) {
                 *place = value;
             }
-        };
-        set(id::TIME, values.time.as_nanos().cast_unsigned());
-        set(id::DURATION, duration);
-        // Both are there or none is. A difference of all ones would be taken for "none".
-        if let Some(first_byte) = values.first_byte {
-            let transfer = duration.wrapping_sub(nanos(Some(first_byte)));
-            set(id::TRANSFER, transfer.min(NONE - 1));
         }
-        set(id::STREAM, exchange.stream);
-        set(id::CONNECTION, self.connection(&exchange.connection));
-        set(id::METHOD, self.string(values.method));
-        set(id::SCHEME, self.string(values.scheme));
-        set(id::AUTHORITY, self.string(values.authority));
-        set(id::TARGET, self.target(values.target));
-        set(id::STATUS, values.status.map_or(NONE, u64::from));
-        for (role, len, place, missing, body) in [
-            (
-                Role::Request,
-                id::REQUEST_LEN,
-                id::REQUEST_BODY,
-                id::REQUEST_MISSING,
-                bodies.request,
-            ),
-            (
-                Role::Response,
-                id::RESPONSE_LEN,
-                id::RESPONSE_BODY,
-                id::RESPONSE_MISSING,
-                bodies.response,
-            ),
-        ] {
-            set(missing, exchange.missing(role).bits().into());
-            if let Some(body) = body {
-                set(len, body.len.min(NONE - 1));
-                set(place, self.body(body.place));
-            }
+        for (column, value) in self.rows.iter_mut().zip(row) {
+            column.push(value);
         }
-        set(
-            id::ANOMALIES,
-            self.anomalies.number(&exchange.anomalies.bits()),
-        );
-        set(id::PROTOCOL, protocol_number(exchange.protocol).into());
-        set(
-            id::FLAGS,
-            flag(exchange.tunnel, row_flags::TUNNEL)
-                | flag(exchange.pushed, row_flags::PUSHED)
-                | flag(exchange.complete(), row_flags::COMPLETE),
-        );
-        if let Some(session) = values.session {
-            set(id::SESSION, self.sessions.number(&session_key(session)));
-        }
-        self.rows.push(row);
+        self.n_rows += 1;
     }
 
     /// The page as bytes, and its entry in the directory, without the place. The builder is empty
     /// afterwards. Every block that a body lies in must have been written.
     pub(crate) fn finish(&mut self, first_row: u64) -> (Vec<u8>, PageEntry) {
-        let mut page = std::mem::take(self);
-        let entry = entry(&page.rows, first_row);
-        let encoded = page.encode();
-        // The tables of strings are large, and used again.
-        page.strings.clear();
-        page.targets.clear();
-        page.own.clear();
-        self.strings = page.strings;
-        self.targets = page.targets;
-        self.own = page.own;
+        let entry = self.entry(first_row);
+        let encoded = self.encode();
+        self.clear();
         (encoded, entry)
+    }
+
+    /// The memory of what every page has is used again.
+    fn clear(&mut self) {
+        let Self {
+            n_rows,
+            rows,
+            blocks,
+            connections,
+            known,
+            connection_numbers,
+            addresses,
+            anomalies,
+            sessions,
+            tls,
+            workloads,
+            bodies,
+            strings,
+            targets,
+            shared,
+            own_ends,
+            own,
+            buffer: _,
+        } = self;
+        *n_rows = 0;
+        rows.iter_mut().for_each(Values::clear);
+        blocks.clear();
+        connections.clear();
+        known.clear();
+        connection_numbers.clear();
+        addresses.clear();
+        anomalies.clear();
+        sessions.clear();
+        tls.clear();
+        workloads.clear();
+        bodies.clear();
+        strings.clear();
+        targets.clear();
+        shared.clear();
+        own_ends.clear();
+        own.clear();
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -282,7 +322,7 @@ impl PageBuilder {
         columns.wide();
         debug_assert_eq!(columns.descriptors.len(), id::ALL);
         let header = PageHeader {
-            n_rows: (self.rows.len() as u32).into(),
+            n_rows: (self.n_rows as u32).into(),
             n_columns: (columns.descriptors.len() as u32).into(),
             reserved: [0; 8],
         };
@@ -292,24 +332,25 @@ impl PageBuilder {
     }
 
     fn encode_rows(&self, columns: &mut Columns) {
-        for column in 0..id::ROWS {
+        for (column, values) in self.rows.iter().enumerate() {
             let shape = match column {
                 id::SESSION | id::TARGET | id::REQUEST_BODY | id::RESPONSE_BODY => Shape::Narrow,
                 _ => Shape::Scanned,
             };
-            let values = self.rows.iter().map(|row| row.get(column));
-            match column {
+            let is_nullable = !matches!(
+                column,
                 id::TIME
-                | id::STREAM
-                | id::CONNECTION
-                | id::ANOMALIES
-                | id::PROTOCOL
-                | id::FLAGS
-                | id::REQUEST_MISSING
-                | id::RESPONSE_MISSING => {
-                    columns.all(shape, values);
-                }
-                _ => columns.some(shape, values),
+                    | id::STREAM
+                    | id::CONNECTION
+                    | id::ANOMALIES
+                    | id::PROTOCOL
+                    | id::FLAGS
+                    | id::REQUEST_MISSING
+                    | id::RESPONSE_MISSING
+            );
+            match values.as_slice() {
+                Ok(values) => columns.encode(shape, values, is_nullable),
+                Err((value, times)) => columns.repeated(value, times, is_nullable),
             }
         }
     }
@@ -466,33 +507,44 @@ pub(crate) fn session_key(session: &[u8]) -> u64 {
     xxh3_64(session) >> 16
 }
 
-impl Row {
-    fn get(&self, column: usize) -> u64 {
-        self.0.get(column).copied().unwrap_or(NONE)
+impl PageBuilder {
+    /// The directory's entry of the page, but for where it lies.
+    fn entry(&self, first_row: u64) -> PageEntry {
+        let status = self.there(id::STATUS);
+        let duration = self.there(id::DURATION);
+        let time = self.column(id::TIME).map(u64::cast_signed);
+        let is_incomplete = |flags: u64| flags & row_flags::COMPLETE == 0;
+        let status_of = |status: Option<u64>| status.map_or(0, |status| status as u16);
+        PageEntry {
+            offset: 0.into(),
+            first_row: first_row.into(),
+            n_rows: (self.n_rows as u32).into(),
+            status_min: status_of(status.clone().min()).into(),
+            status_max: status_of(status.clone().max()).into(),
+            time_min: time.clone().min().unwrap_or(0).into(),
+            time_max: time.max().unwrap_or(0).into(),
+            duration_min: duration.clone().min().unwrap_or(0).into(),
+            duration_max: duration.clone().max().unwrap_or(0).into(),
+            has_status: status.clone().next().is_some().into(),
+            has_duration: duration.clone().next().is_some().into(),
+            has_incomplete: self.column(id::FLAGS).any(is_incomplete).into(),
+            reserved: [0; 5],
+        }
     }
-}
 
-fn entry(rows: &[Row], first_row: u64) -> PageEntry {
-    let there = |column: usize| {
-        let values = rows.iter().map(move |row| row.get(column));
-        values.filter(|value| *value != NONE)
-    };
-    let times = || rows.iter().map(|row| row.get(id::TIME).cast_signed());
-    let status = |status: Option<u64>| status.map_or(0, |status| status as u16);
-    let is_incomplete = |row: &Row| row.get(id::FLAGS) & row_flags::COMPLETE == 0;
-    PageEntry {
-        offset: 0.into(),
-        first_row: first_row.into(),
-        n_rows: (rows.len() as u32).into(),
-        status_min: status(there(id::STATUS).min()).into(),
-        status_max: status(there(id::STATUS).max()).into(),
-        time_min: times().min().unwrap_or(0).into(),
-        time_max: times().max().unwrap_or(0).into(),
-        duration_min: there(id::DURATION).min().unwrap_or(0).into(),
-        duration_max: there(id::DURATION).max().unwrap_or(0).into(),
-        has_status: there(id::STATUS).next().is_some().into(),
-        has_duration: there(id::DURATION).next().is_some().into(),
-        has_incomplete: rows.iter().any(is_incomplete).into(),
-        reserved: [0; 5],
+    /// The values of a column; once, where they are all the same.
+    fn column(&self, column: usize) -> impl Iterator<Item = u64> + Clone {
+        let values = self.rows.get(column).map(Values::as_slice);
+        let (same, all) = match values {
+            Some(Ok(all)) => (None, all),
+            Some(Err((value, times))) => ((times > 0).then_some(value), &[][..]),
+            None => (None, &[][..]),
+        };
+        same.into_iter().chain(all.iter().copied())
+    }
+
+    /// The values of a column that are not "none".
+    fn there(&self, column: usize) -> impl Iterator<Item = u64> + Clone {
+        self.column(column).filter(|value| *value != NONE)
     }
 }

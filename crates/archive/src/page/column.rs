@@ -211,8 +211,16 @@ impl Columns {
     /// Adds a column in which [`NONE`] is "none".
     pub(crate) fn some(&mut self, shape: Shape, values: impl Iterator<Item = u64>) {
         let values: Vec<_> = values.collect();
-        let has_none = values.contains(&NONE);
-        self.encode(shape, &values, has_none);
+        self.encode(shape, &values, true);
+    }
+
+    /// Adds a column whose values are all the same.
+    pub(crate) fn repeated(&mut self, value: u64, times: usize, is_nullable: bool) {
+        match times {
+            0 => self.describe(0, 0, 0, 0),
+            _ if is_nullable && value == NONE => self.describe(times, 0, 0, encoding::NONE),
+            _ => self.describe(times, value, 0, 0),
+        }
     }
 
     /// Adds the columns of the values that were set apart.
@@ -227,22 +235,33 @@ impl Columns {
         (column as u64) << 16 | row as u64
     }
 
-    fn encode(&mut self, shape: Shape, values: &[u64], has_none: bool) {
-        let there = || {
-            let there = values.iter().enumerate();
-            there.filter(|(_, value)| !has_none || **value != NONE)
-        };
+    /// Adds a column. Where it is nullable, [`NONE`] is "none".
+    pub(crate) fn encode(&mut self, shape: Shape, values: &[u64], is_nullable: bool) {
+        // Values are walked over as few times as can be: a page has twenty for each row.
+        let is_none = |value: u64| is_nullable & (value == NONE);
+        let (mut least, mut most, mut n_none) = (i64::MAX, i64::MIN, 0);
+        for value in values {
+            let none = is_none(*value);
+            let value = value.cast_signed();
+            least = least.min(if none { i64::MAX } else { value });
+            most = most.max(if none { i64::MIN } else { value });
+            n_none += usize::from(none);
+        }
+        let has_none = n_none > 0;
         let none = if has_none { encoding::NONE } else { 0 };
-        if there().next().is_none() {
+        if n_none == values.len() {
             self.describe(values.len(), 0, 0, none);
             return;
         }
-        let (mut base, mut range) = extent(there().map(|(_, value)| *value));
+        let mut base = least.cast_unsigned();
+        let mut range = most.cast_unsigned().wrapping_sub(base);
         let mut slope = 0;
         if shape == Shape::Narrow
             && let Some(found) = slope_of(values)
         {
-            let flat = there().map(|(number, value)| flattened(*value, number, found));
+            let there = values.iter().enumerate();
+            let there = there.filter(|(_, value)| !is_none(**value));
+            let flat = there.map(|(number, value)| flattened(*value, number, found));
             let (flat_base, flat_range) = extent(flat);
             if bytes_of(flat_range) < bytes_of(range) {
                 (base, range, slope) = (flat_base, flat_range, found);
@@ -252,8 +271,8 @@ impl Columns {
         let mut width = bytes_of(range.saturating_add(reserved));
         let mut limit = u64::MAX;
         if shape == Shape::Scanned {
-            let offsets = || there().map(|(_, value)| value.wrapping_sub(base));
-            (width, limit) = scanned_width(values.len(), range, reserved, offsets);
+            let offset = |value: u64| (!is_none(value)).then(|| value.wrapping_sub(base));
+            (width, limit) = scanned_width(values, range, reserved, offset);
         }
         if width == 8 {
             // What is there is never all ones, so that "none" is free.
@@ -267,15 +286,40 @@ impl Columns {
             flags |= encoding::WIDE;
         }
         self.describe(values.len(), base, width as u8, flags);
+        let all_ones = u64::MAX >> ((64 - 8 * width as u32) % 64);
+        let or_none = |value: u64, stored: u64| if is_none(value) { all_ones } else { stored };
         if slope != 0 {
             self.bytes.extend_from_slice(&slope.to_le_bytes());
+            let stored = values.iter().enumerate().map(|(number, value)| {
+                let stored = flattened(*value, number, slope).wrapping_sub(base);
+                or_none(*value, stored)
+            });
+            put(&mut self.bytes, width, stored);
+        } else if limit != u64::MAX {
+            self.put_with_far(values, width, limit, base, is_none);
+        } else {
+            let stored = values
+                .iter()
+                .map(|value| or_none(*value, value.wrapping_sub(base)));
+            put(&mut self.bytes, width, stored);
         }
+    }
+
+    /// The values of the last column, those set apart that lie farther from the base than the limit.
+    fn put_with_far(
+        &mut self,
+        values: &[u64],
+        width: usize,
+        limit: u64,
+        base: u64,
+        is_none: impl Fn(u64) -> bool,
+    ) {
         let column = self.descriptors.len() - 1;
         let all_ones = u64::MAX >> ((64 - 8 * width as u32) % 64);
         let wide = &mut self.wide;
         let stored = values.iter().enumerate().map(|(number, value)| {
-            let stored = flattened(*value, number, slope).wrapping_sub(base);
-            if has_none && *value == NONE {
+            let stored = value.wrapping_sub(base);
+            if is_none(*value) {
                 all_ones
             } else if stored > limit {
                 wide.push((Self::wide_key(column, number), *value));
@@ -334,11 +378,11 @@ fn flattened(value: u64, number: usize, slope: u32) -> u64 {
 }
 
 /// The width of a column to be scanned, and the largest offset that is not set apart.
-fn scanned_width<I: Iterator<Item = u64>>(
-    n: usize,
+fn scanned_width(
+    values: &[u64],
     range: u64,
     reserved: u64,
-    offsets: impl Fn() -> I,
+    offset: impl Fn(u64) -> Option<u64>,
 ) -> (usize, u64) {
     if range == 0 && reserved == 0 {
         return (0, u64::MAX);
@@ -349,8 +393,10 @@ fn scanned_width<I: Iterator<Item = u64>>(
             return (width, u64::MAX);
         }
         let limit = all_ones - 2;
-        let far = offsets().filter(|offset| *offset > limit).count();
-        if far <= n / 64 {
+        let may_be_far = values.len() / 64;
+        let is_far = |value: &&u64| offset(**value).is_some_and(|offset| offset > limit);
+        // Where there are more, that is seen after a few.
+        if values.iter().filter(is_far).nth(may_be_far).is_none() {
             return (width, limit);
         }
     }

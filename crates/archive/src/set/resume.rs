@@ -203,6 +203,6 @@ impl<'a> Whole<'a> {
             unknown_counters: self.ledger.unknown,
             keys,
         };
-        Writer::resume(resumed, Limits::default()).seal(&self.ledger.ledger)
+        Writer::resume(resumed, Limits::default())?.seal(&self.ledger.ledger)
     }
 }

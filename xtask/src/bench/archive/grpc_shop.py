@@ -4,6 +4,7 @@ Usage: grpc_shop.py serve      prints `listening on http://127.0.0.1:PORT`
        grpc_shop.py visit PORT CALLS"""
 
 import random
+import signal
 import sys
 import threading
 from concurrent import futures
@@ -57,6 +58,8 @@ def serve():
     server = grpc.server(futures.ThreadPoolExecutor(CLIENTS), handlers=(Handlers(),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
+    # A shell that puts the benchmark into the background has it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     print(f"listening on http://127.0.0.1:{port}", flush=True)
     server.wait_for_termination()
 

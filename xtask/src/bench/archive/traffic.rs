@@ -20,17 +20,25 @@ pub(crate) enum Traffic {
     Concert,
     Images,
     Grpc,
+    Calls,
     Bodies,
 }
 
 impl Traffic {
-    pub(crate) const ALL: [Self; 4] = [Self::Concert, Self::Images, Self::Grpc, Self::Bodies];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Concert,
+        Self::Images,
+        Self::Grpc,
+        Self::Calls,
+        Self::Bodies,
+    ];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Concert => "concert",
             Self::Images => "images",
             Self::Grpc => "grpc",
+            Self::Calls => "calls",
             Self::Bodies => "bodies",
         }
     }
@@ -40,6 +48,7 @@ impl Traffic {
             Self::Concert => "The booking service's crowd",
             Self::Images => "A static site's images",
             Self::Grpc => "A gRPC service",
+            Self::Calls => "Small calls, all different",
             Self::Bodies => "Bodies of 1 MiB",
         }
     }
@@ -56,15 +65,20 @@ impl Traffic {
             Self::Concert => concert(&unfinished, tenths)?,
             Self::Images => images(&unfinished, tenths)?,
             Self::Grpc => grpc(&unfinished, tenths)?,
-            Self::Bodies => {
-                let mut generator = wire::generator("bodies", u64::from(tenths) * 32);
-                let status = generator.stdout(File::create(&unfinished)?).status()?;
-                ensure!(status.success(), "the generator failed: {status}");
-            }
+            Self::Calls => generated("calls", u64::from(tenths) * 8, &unfinished)?,
+            Self::Bodies => generated("bodies", u64::from(tenths) * 32, &unfinished)?,
         }
         fs::rename(&unfinished, &path)?;
         Ok(path)
     }
+}
+
+/// A capture of the wire side.
+fn generated(kind: &str, mib: u64, capture: &Path) -> Result<()> {
+    let mut generator = wire::generator(kind, mib);
+    let status = generator.stdout(File::create(capture)?).status()?;
+    ensure!(status.success(), "the generator failed: {status}");
+    Ok(())
 }
 
 /// The demo's service and crowd, with more users.
