@@ -64,6 +64,11 @@ impl PacketSocket {
     /// been bound yet.
     pub(crate) fn hardware_type(&self, interface: u32) -> io::Result<u16> {
         self.bind_protocol(interface, 0)?;
+        self.bound_hardware_type()
+    }
+
+    /// The hardware type of the interface that the socket is bound to.
+    pub(crate) fn bound_hardware_type(&self) -> io::Result<u16> {
         self.address().map(|address| address.sll_hatype)
     }
 
@@ -90,6 +95,13 @@ impl PacketSocket {
             filter: program.as_mut_ptr(),
         };
         self.set_option(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
+    }
+
+    /// Takes no packets from now on that leave the machine, only those that arrive (Linux 4.20).
+    #[cfg(feature = "libpcap")]
+    pub(crate) fn ignore_outgoing(&self) -> io::Result<()> {
+        let yes: libc::c_int = 1;
+        self.set_option(libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &yes)
     }
 
     /// The same socket under another descriptor.

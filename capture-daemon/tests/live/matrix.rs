@@ -268,20 +268,20 @@ fn every_way_to_send_between_namespaces_ipv6() {
 
 #[test]
 fn every_way_to_send_much_on_loopback_ipv4() {
-    check_loopback(Ipv4Addr::LOCALHOST.into(), Talk::Long, &[Backend::Ebpf]);
+    check_loopback(Ipv4Addr::LOCALHOST.into(), Talk::Long, &all());
 }
 
 #[test]
 fn every_way_to_send_much_on_loopback_ipv6() {
-    check_loopback(Ipv6Addr::LOCALHOST.into(), Talk::Long, &[Backend::Ebpf]);
+    check_loopback(Ipv6Addr::LOCALHOST.into(), Talk::Long, &all());
 }
 
 #[test]
 fn every_way_to_send_much_between_namespaces_ipv4() {
-    check_veth("10.211.0.2:8102", Talk::Long, &[Backend::Ebpf]);
+    check_veth("10.211.0.2:8102", Talk::Long, &all());
 }
 
 #[test]
 fn every_way_to_send_much_between_namespaces_ipv6() {
-    check_veth("[fd00:211::2]:8103", Talk::Long, &[Backend::Ebpf]);
+    check_veth("[fd00:211::2]:8103", Talk::Long, &all());
 }

@@ -37,12 +37,13 @@ pub(super) fn program(network: u32, ports: &[u16], snaplen: u32) -> Vec<Instruct
     let ipv6 = program.label();
     let by_port = program.label();
 
-    // Loopback devices show every packet twice: leave out the sender's copy.
+    // Loopback devices show every packet twice. The sender's copies are in the order of the stream; those
+    // that arrive pass through a queue for each processor, in which they overtake each other.
     let not_loopback = program.label();
     program.load_extra(libc::SKF_AD_HATYPE);
     program.jump_unless_equal(u32::from(libc::ARPHRD_LOOPBACK), not_loopback);
     program.load_extra(libc::SKF_AD_PKTTYPE);
-    program.jump_if_equal(u32::from(libc::PACKET_OUTGOING), drop);
+    program.jump_unless_equal(u32::from(libc::PACKET_OUTGOING), drop);
     program.place(not_loopback);
 
     // The protocol behind one VLAN tag: the kernel has taken that out.
@@ -459,11 +460,11 @@ mod tests {
     }
 
     #[test]
-    fn loopback_packets_pass_when_they_arrive() {
+    fn loopback_packets_pass_when_they_leave() {
         let packet = ipv4(0, 0, 6, &tcp(80, 80));
         for (hardware, kind, passes) in [
-            (libc::ARPHRD_LOOPBACK, libc::PACKET_OUTGOING, false),
-            (libc::ARPHRD_LOOPBACK, 0, true),
+            (libc::ARPHRD_LOOPBACK, libc::PACKET_OUTGOING, true),
+            (libc::ARPHRD_LOOPBACK, 0, false),
             (ETHERNET, libc::PACKET_OUTGOING, true),
             (ETHERNET, 0, true),
         ] {

@@ -79,6 +79,14 @@ fn open_here(options: &LibpcapOptions) -> Result<Source, SourceError> {
     let link = link_type(&handle);
     let readable = duplicate(&handle)?;
     let socket = PacketSocket::from(duplicate(&handle)?);
+    if socket
+        .bound_hardware_type()
+        .is_ok_and(|kind| kind == libc::ARPHRD_LOOPBACK)
+    {
+        // A loopback device shows every packet twice. libpcap passes over the sender's copy, but only once it
+        // has filled half of the ring. Where the kernel is too old, it does so still.
+        drop(socket.ignore_outgoing());
+    }
     let handle = Arc::new(Mutex::new(handle));
     let tap = LibpcapTap {
         handle: Arc::clone(&handle),

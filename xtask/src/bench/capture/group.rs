@@ -1,11 +1,10 @@
 //! Processor time: of a control group, and of the whole machine.
 
 use std::fs;
-use std::ops::Sub;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -78,35 +77,46 @@ fn usage(text: &str) -> Option<Duration> {
 }
 
 /// The time in which the processors of the machine did something.
+///
+/// All time but that in which they slept: the kernel measures their sleep from its beginning to its end, while
+/// it only samples, at each tick of its clock, who runs. What is over before the next tick, as all that a
+/// light load does, and what the tick itself wakes up, is counted far too low or far too high by that.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Busy(Duration);
+pub(super) struct Busy {
+    at: Instant,
+    processors: u32,
+    slept: Duration,
+}
 
 impl Busy {
     pub(super) fn now() -> Result<Self> {
         let stat = fs::read_to_string("/proc/stat").context("no /proc: not a Linux?")?;
-        let busy = busy(&stat).context("/proc/stat is not as proc(5) says")?;
-        Ok(Self(busy))
+        let at = Instant::now();
+        let (processors, slept) = slept(&stat).context("/proc/stat is not as proc(5) says")?;
+        Ok(Self {
+            at,
+            processors,
+            slept,
+        })
+    }
+
+    pub(super) fn since(self, before: Self) -> Duration {
+        let elapsed = self.processors * self.at.duration_since(before.at);
+        elapsed.saturating_sub(self.slept.saturating_sub(before.slept))
     }
 }
 
-impl Sub for Busy {
-    type Output = Duration;
-
-    fn sub(self, before: Self) -> Duration {
-        self.0.saturating_sub(before.0)
-    }
-}
-
-/// User, nice, system, irq and softirq of the first line; not idle, iowait, and what the hypervisor
-/// stole.
-fn busy(stat: &str) -> Option<Duration> {
-    let line = stat.lines().next()?.strip_prefix("cpu ")?;
+/// How many processors there are, and for how long they slept: the idle and iowait of the first line.
+fn slept(stat: &str) -> Option<(u32, Duration)> {
+    let mut lines = stat.lines();
+    let line = lines.next()?.strip_prefix("cpu ")?;
     let ticks: Vec<u32> = line
         .split_whitespace()
         .map_while(|n| n.parse().ok())
         .collect();
-    let of = |index: usize| ticks.get(index).copied();
-    Some(TICK * (of(0)? + of(1)? + of(2)? + of(5)? + of(6)?))
+    let (idle, iowait) = (ticks.get(3)?, ticks.get(4)?);
+    let processors = lines.take_while(|line| line.starts_with("cpu")).count();
+    Some((processors.try_into().ok()?, TICK * (idle + iowait)))
 }
 
 #[cfg(test)]
@@ -114,10 +124,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn busy_is_what_was_not_slept() {
+        let at = Instant::now();
+        let busy = |seconds, slept| Busy {
+            at: at + Duration::from_secs(seconds),
+            processors: 2,
+            slept: Duration::from_secs(slept),
+        };
+        assert_eq!(busy(10, 107).since(busy(0, 100)), Duration::from_secs(13));
+        // Two clocks: never less than nothing.
+        assert_eq!(busy(10, 121).since(busy(0, 100)), Duration::ZERO);
+    }
+
+    #[test]
     fn the_kernels_files_are_read() {
         let stat = "cpu  100 20 30 4000 500 6 7 800 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n";
-        assert_eq!(busy(stat), Some(Duration::from_millis(1_630)));
-        assert_eq!(busy("intr 1"), None);
+        assert_eq!(slept(stat), Some((1, Duration::from_secs(45))));
+        assert_eq!(slept("intr 1"), None);
         let text = "usage_usec 1500\nuser_usec 1000\nsystem_usec 500\n";
         assert_eq!(usage(text), Some(Duration::from_micros(1_500)));
         assert_eq!(usage(""), None);

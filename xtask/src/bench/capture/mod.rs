@@ -114,7 +114,7 @@ fn build() -> Result<()> {
 fn at_rest() -> Result<f64> {
     let (before, begun) = (Busy::now()?, Instant::now());
     thread::sleep(Duration::from_secs(2));
-    Ok((Busy::now()? - before).as_secs_f64() / begun.elapsed().as_secs_f64())
+    Ok(Busy::now()?.since(before).as_secs_f64() / begun.elapsed().as_secs_f64())
 }
 
 fn measure(args: &Capture, shape: Shape, rest: f64) -> Result<Figures> {
@@ -155,6 +155,6 @@ fn once(shape: Shape, observer: Observer, seconds: u64, rest: f64) -> Result<Run
         outcome,
         seen,
         group: group.processor_time()?.saturating_sub(time),
-        machine: (Busy::now()? - busy).saturating_sub(elapsed),
+        machine: Busy::now()?.since(busy).saturating_sub(elapsed),
     })
 }
