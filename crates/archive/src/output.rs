@@ -501,7 +501,7 @@ pub(crate) const DEFAULT_LEVEL: i32 = 3;
 ///
 /// Exchange blocks are what writing takes its time for. At seven bytes, the plain search of zstd's `fast` finds
 /// nearly all that `dfast` finds at six: blocks are about one per cent longer, done in two thirds of the time, and
-/// two to five per cent shorter than at level 3 as it is. The target length is 0, or zstd would store literals as
+/// three to four per cent shorter than at level 3 as it is. The target length is 0, or zstd would store literals as
 /// they are, which costs a third in size. A table of 32,768 places is enough, and stays in the cache of a processor.
 ///
 /// Bodies are longer, and shrink less: `dfast` at six bytes, with tables that are shorter than it
