@@ -66,7 +66,8 @@ mod tests {
 
     #[test]
     fn numbers_that_follow_each_other_do_not_meet() {
-        let keyed = Keyed::default();
+        // Not one that is drawn: a few in a hundred are worse at this than most.
+        let keyed = Keyed(0x9e37_79b9_7f4a_7c15);
         for step in [1, 1 << 20, 1 << 40, 1 << 57] {
             let hashes: Vec<u64> = (0..100_u64).map(|n| keyed.hash_one(n * step)).collect();
             let distinct = |shift: u32| {
