@@ -347,7 +347,7 @@ fn a_filter_that_leaves_nothing_is_said() {
         "--target",
         "http://127.0.0.1:1",
     ])
-    .fails(1, &["no request that can be sent", "3 not chosen"]);
+    .fails(1, &["the filter chooses none of the 3 exchanges"]);
 }
 
 #[test]

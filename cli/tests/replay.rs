@@ -431,6 +431,29 @@ fn a_terminal_shows_the_stage_the_rate_and_the_latency() {
     }
 }
 
+/// The log of a pipeline: a line every ten seconds, and nothing that only a terminal understands.
+#[test]
+fn where_nobody_watches_a_line_comes_now_and_then() {
+    let bench = Bench::new();
+    let tape = bench.path("in.tape");
+    let args = ["replay", tape.to_str().unwrap(), "--target", &bench.target];
+    let load = ["--rate", "10/s", "--duration", "12s", "--single"];
+    let ran = Tapedeck::new(args.iter().chain(&load)).succeeds();
+    let lines: Vec<&str> = ran.stderr.lines().collect();
+    let [line] = lines.as_slice() else {
+        panic!("{lines:?}");
+    };
+    // On a busy machine it is some other second.
+    let (seconds, rest) = line.split_once("s of 12s: ").expect(line);
+    assert!(seconds.parse::<u64>().expect(line) >= 10, "{line}");
+    for part in ["/s, ", " in flight, 0 failed, ", " connections"] {
+        assert!(rest.contains(part), "{part}: {line}");
+    }
+    let is_plain = |text: &str| text.chars().all(|c| c == '\n' || !c.is_control());
+    assert!(is_plain(&ran.stderr), "{:?}", ran.stderr);
+    assert!(is_plain(&ran.stdout), "{:?}", ran.stdout);
+}
+
 #[test]
 fn a_threshold_with_a_mistake_is_wrong_usage_and_says_where() {
     let bench = Bench::new();
@@ -502,6 +525,15 @@ fn a_mistake_in_a_scenario_is_wrong_usage_with_line_and_field() {
             "scenarios.peak.rate: constant-vus has no such field",
         ],
     );
+    // What only a script feeds is no mistake, but nobody is to think that it held.
+    let other = bench.path("other.json");
+    let load = r#"{"vus": 1, "thresholds": {"checks": ["rate>0.9"], "http_reqs": ["count>0"]}}"#;
+    fs::write(&other, load).unwrap();
+    let ran = Tapedeck::new(args.iter().chain(&["--scenario", other.to_str().unwrap()])).succeeds();
+    let says = "other.json: thresholds on checks are left out: a replay has no such values";
+    assert!(ran.stderr.contains(says), "{}", ran.stderr);
+    assert!(ran.stdout.contains("count>0"), "{}", ran.stdout);
+    assert!(!ran.stdout.contains("rate>0.9"), "{}", ran.stdout);
     run(
         &["--rate", "5/s"],
         &["--rate needs --duration, or --stages"],
@@ -519,4 +551,32 @@ fn a_mistake_in_a_scenario_is_wrong_usage_with_line_and_field() {
         &["the tag \"zone\""],
     );
     run(&["--header", "Host: a"], &["follows from the request"]);
+    run(
+        &["--max-connections", "0"],
+        &["expected a whole number of at least 1"],
+    );
+}
+
+/// It is there, unlike one that refuses connections.
+#[test]
+fn a_target_that_speaks_no_tls_is_named_so() {
+    let bench = Bench::new();
+    let tape = bench.path("in.tape");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let https = format!("https://{}", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream
+            .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            .unwrap();
+        // Until the player has read that and closes: a reset would be faster than what was written.
+        drop(stream.read_to_end(&mut Vec::new()));
+    });
+    let args = ["replay", tape.to_str().unwrap(), "--target", &https];
+    let says = [
+        "no TLS with https://127.0.0.1:",
+        "does it speak plain http://?",
+    ];
+    Tapedeck::new(args).fails(1, &says);
+    server.join().unwrap();
 }

@@ -100,7 +100,7 @@ impl<'a> Guard<'a> {
             .iter()
             .map(|cast| u64::from(cast.allocated()))
             .sum();
-        let share = share_of(cpu, elapsed);
+        let share = share_of(cpu.saturating_sub(observed.polled), elapsed);
         if let Some((index, verdict)) = self.watch.abort(&observed, elapsed, share) {
             self.abort(index, verdict, elapsed);
         }

@@ -59,7 +59,10 @@ impl FromStr for Query {
             host,
             port,
             authority: target.authority,
-            path: format!("{}?{}", target.path_prefix, escaped(query)),
+            path: match target.path_prefix.as_str() {
+                "" => format!("/?{}", escaped(query)),
+                path => format!("{path}?{}", escaped(query)),
+            },
             text: text.to_owned(),
         })
     }
@@ -254,7 +257,7 @@ mod tests {
         );
         assert_eq!(query.to_string(), text);
         let again: Query = "http://a/?time=1&query=a%20b".parse().unwrap();
-        assert_eq!(again.path, "?time=1&query=a%20b");
+        assert_eq!(again.path, "/?time=1&query=a%20b");
         for wrong in [
             "",
             "up",

@@ -59,9 +59,14 @@ async fn reach(
     options: &Options,
     rules: Rules,
 ) -> Result<Reached, RunError> {
-    let connect_error = |error| RunError::Connect {
-        target: target.to_string(),
-        error,
+    let connect_error = |error: io::Error| {
+        let of_tls = error.get_ref().and_then(|inner| inner.downcast_ref());
+        let of_tls: Option<rustls::Error> = of_tls.cloned();
+        let target = target.to_string();
+        match of_tls {
+            Some(error) => RunError::Handshake { target, error },
+            None => RunError::Connect { target, error },
+        }
     };
     let (destination, secure) = match &target.address {
         TargetAddress::Unix(path) => (Destination::Unix(path.clone()), None),

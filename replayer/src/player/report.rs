@@ -144,10 +144,15 @@ impl Report {
         tried
     }
 
-    /// Processor time over time: 1 is one whole processor.
+    /// Processor time in which there was something to do.
+    pub(crate) const fn busy(&self) -> Duration {
+        self.cpu.saturating_sub(self.tally.polled)
+    }
+
+    /// The share of time in which the player was busy: 1 is one whole processor.
     #[must_use]
     pub fn cpu_share(&self) -> f64 {
-        ratio(self.cpu.as_secs_f64(), self.elapsed.as_secs_f64())
+        ratio(self.busy().as_secs_f64(), self.elapsed.as_secs_f64())
     }
 
     /// The summary, in the shape of k6's `handleSummary`: `metrics.NAME.{type,contains,values}`,
@@ -318,6 +323,7 @@ impl Report {
             },
             "saturation": {
                 "cpu_seconds": self.cpu.as_secs_f64(),
+                "polling_seconds": tally.polled.as_secs_f64(),
                 "cpu_share": self.cpu_share(),
                 "connections_opened": tally.connections,
                 "connections_peak": tally.peak_connections,
@@ -591,17 +597,13 @@ impl fmt::Display for Report {
             self.target_use(target, f)?;
         }
         for query in &self.target_queries {
-            let shown =
-                |value: Option<f64>| value.map_or_else(|| "none".to_owned(), |v| format!("{v:.4}"));
-            writeln!(
-                f,
-                "  {:<22}{}: mean {}, min {}, max {}",
-                "Query",
-                query.query,
-                shown(query.mean),
-                shown(query.min),
-                shown(query.max),
-            )?;
+            write!(f, "  {:<22}{}: ", "Query", query.query)?;
+            match (query.mean, query.min, query.max) {
+                (Some(mean), Some(min), Some(max)) => {
+                    writeln!(f, "mean {mean:.4}, min {min:.4}, max {max:.4}")?;
+                }
+                _ => writeln!(f, "no number in {} answers", query.without)?,
+            }
         }
         self.write_thresholds(f)?;
         if self.stopped != Stop::Run {

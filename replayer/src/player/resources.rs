@@ -62,11 +62,52 @@ pub(crate) fn cpu_time() -> Duration {
     )
 }
 
+/// Whether this process is stopped for a while when it takes more processor time than it is allowed: it had better
+/// sleep when it has nothing to do.
+pub(crate) fn has_quota() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let may_use = std::thread::available_parallelism();
+    // The standard library counts whole processors of a cgroup's quota; the kernel's mask knows nothing of it.
+    allowed_processors(&status)
+        .zip(may_use.ok())
+        .is_some_and(|(allowed, may_use)| may_use.get() < allowed)
+}
+
+/// Processors that threads may be on, as proc(5) has them: `Cpus_allowed: f,ffffffff`.
+fn allowed_processors(status: &str) -> Option<usize> {
+    let mut lines = status.lines();
+    let mask = lines.find_map(|line| line.strip_prefix("Cpus_allowed:"))?;
+    let mut words = mask.trim().split(',');
+    words.try_fold(0, |sum, word| {
+        let word = u32::from_str_radix(word, 16).ok()?;
+        Some(sum + word.count_ones() as usize)
+    })
+}
+
 /// Processor time over time: 1 is one whole processor.
 pub(crate) fn share_of(cpu: Duration, elapsed: Duration) -> f64 {
     if elapsed.is_zero() {
         0.0
     } else {
         cpu.as_secs_f64() / elapsed.as_secs_f64()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processors_are_counted_as_proc_says() {
+        let of = |mask: &str| allowed_processors(&format!("Name:\ta\nCpus_allowed:\t{mask}\n"));
+        assert_eq!(of("3"), Some(2));
+        assert_eq!(of("f,ffffffff,00000001"), Some(37));
+        assert_eq!(
+            (of(""), of("x"), allowed_processors("")),
+            (None, None, None)
+        );
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let own = allowed_processors(&status).unwrap();
+        assert!(own >= std::thread::available_parallelism().unwrap().get());
     }
 }

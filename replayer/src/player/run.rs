@@ -20,9 +20,9 @@ use crate::player::query::Asker;
 use crate::player::reach::{StdStream, reach_all};
 use crate::player::report::{Report, ScenarioPlan};
 use crate::player::request::Rules;
-use crate::player::resources::{check_ports, raise_descriptor_limit, share_of};
+use crate::player::resources::{check_ports, has_quota, raise_descriptor_limit, share_of};
 use crate::player::scenario::Scenario;
-use crate::player::schedule::{LeftOutCounts, Topology};
+use crate::player::schedule::{LeftOut, LeftOutCounts, Topology};
 use crate::player::seconds::{SecondRow, SoFar};
 use crate::player::source::Source;
 use crate::player::stop::StopFlag;
@@ -145,6 +145,14 @@ pub enum RunError {
         /// What the system said.
         error: io::Error,
     },
+    /// Somebody answers at the target, but the two agree on no TLS.
+    #[error("no TLS with {target}: {error}{}", of_tls(.error))]
+    Handshake {
+        /// The target.
+        target: String,
+        /// What is wrong.
+        error: rustls::Error,
+    },
     /// TLS cannot be used as asked.
     #[error("TLS: {0}")]
     Tls(TlsError),
@@ -153,9 +161,24 @@ pub enum RunError {
     Worker(io::Error),
 }
 
+/// What to do about it.
+const fn of_tls(error: &rustls::Error) -> &'static str {
+    match error {
+        rustls::Error::InvalidMessage(_) => "; does it speak plain http://?",
+        rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer) => {
+            "; --cacert FILE names an authority to believe"
+        }
+        _ => "",
+    }
+}
+
 fn nothing_to_send(left_out: &LeftOutCounts) -> String {
-    if left_out.total() == 0 {
+    let exchanges = left_out.total();
+    if exchanges == 0 {
         return "the archive holds no exchanges".to_owned();
+    }
+    if left_out.of(LeftOut::NotChosen) == exchanges {
+        return format!("the filter chooses none of the {exchanges} exchanges");
     }
     let kinds: Vec<_> = left_out
         .iter()
@@ -293,7 +316,8 @@ pub(crate) fn play<S: Source + 'static>(
     let (elapsed, cpu) = job.gate.since();
     let mut observed = tally.observed();
     (observed.vus, observed.vus_max) = (vus.most(), vus_max(&plan, &scenarios));
-    let (thresholds, evidence) = guard.verdicts(&observed, elapsed, share_of(cpu, elapsed));
+    let share = share_of(cpu.saturating_sub(tally.polled), elapsed);
+    let (thresholds, evidence) = guard.verdicts(&observed, elapsed, share);
     Ok(Report {
         endpoints: endpoints.labels().iter().map(Label::name).collect(),
         target_use: observer
@@ -337,6 +361,7 @@ fn job<S>(
         grace: options.grace,
         reuse: options.reuse,
         min_iteration: options.min_iteration,
+        polls: !has_quota(),
         max_in_flight: (options.limits.in_flight / workers).max(1),
         max_request_bytes: options.limits.request_bytes / u64::from(workers),
         stop: stop.watch(),

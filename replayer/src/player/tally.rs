@@ -331,6 +331,9 @@ pub struct Tally {
     pub bytes_sent: u64,
     /// Bytes read from connections.
     pub bytes_received: u64,
+    /// Time that workers spent looking for answers when there were none, and they had nothing else to do: in a flood
+    /// they do not sleep in between.
+    pub polled: Duration,
     /// By endpoint, in the order of [`Report::endpoints`](crate::player::Report::endpoints); `None`
     /// for those without requests, as for those behind the end.
     pub endpoints: Vec<Option<Box<Signals>>>,
@@ -363,6 +366,7 @@ impl Tally {
             peak_in_flight: 0,
             bytes_sent: 0,
             bytes_received: 0,
+            polled: Duration::ZERO,
         }
     }
 
@@ -377,6 +381,7 @@ impl Tally {
             peak_in_flight: self.peak_in_flight,
             bytes_sent: self.bytes_sent,
             bytes_received: self.bytes_received,
+            polled: self.polled,
         }
     }
 
@@ -591,6 +596,7 @@ impl Tally {
             peak_in_flight,
             bytes_sent,
             bytes_received,
+            polled,
             endpoints,
             scenarios,
             watched,
@@ -627,6 +633,7 @@ impl Tally {
         self.peak_in_flight += peak_in_flight;
         self.bytes_sent += bytes_sent;
         self.bytes_received += bytes_received;
+        self.polled += *polled;
     }
 
     fn explain(&mut self, kind: &'static str, cause: &Cause) {

@@ -282,6 +282,7 @@ pub(crate) struct Observed {
     pub(crate) peak_in_flight: u64,
     pub(crate) bytes_sent: u64,
     pub(crate) bytes_received: u64,
+    pub(crate) polled: Duration,
 }
 
 impl Observed {
@@ -301,6 +302,7 @@ impl Observed {
             peak_in_flight,
             bytes_sent,
             bytes_received,
+            polled,
         } = other;
         self.watched.merge(watched);
         self.vus += vus;
@@ -309,6 +311,7 @@ impl Observed {
         self.peak_in_flight += peak_in_flight;
         self.bytes_sent += bytes_sent;
         self.bytes_received += bytes_received;
+        self.polled += *polled;
     }
 }
 

@@ -201,6 +201,7 @@ pub(crate) struct Replay {
         long,
         value_name = "N",
         default_value = "10000",
+        value_parser = at_least_one,
         help_heading = "Connections"
     )]
     pub(crate) max_connections: NonZeroU32,
@@ -209,6 +210,7 @@ pub(crate) struct Replay {
         long,
         value_name = "N",
         default_value = "100000",
+        value_parser = at_least_one,
         help_heading = "Connections"
     )]
     pub(crate) max_in_flight: NonZeroU32,
@@ -331,6 +333,11 @@ impl FromStr for Think {
             Ok(_) | Err(_) => Err("none, or a factor such as 2x or 0.5x".to_owned()),
         }
     }
+}
+
+fn at_least_one(text: &str) -> Result<NonZeroU32, String> {
+    let wrong = |_| "expected a whole number of at least 1".to_owned();
+    text.parse().map_err(wrong)
 }
 
 /// How many connections are shared; `None`: as recorded.

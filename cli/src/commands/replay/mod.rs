@@ -228,6 +228,13 @@ fn read_file(path: &Path, options: &mut Options) -> Result<()> {
             file.without_meaning.join(", ")
         ));
     }
+    if !file.without_values.is_empty() {
+        output::warn(format_args!(
+            "{}: thresholds on {} are left out: a replay has no such values",
+            path.display(),
+            file.without_values.join(", ")
+        ));
+    }
     options.scenarios = file.scenarios;
     let more = std::mem::replace(&mut options.thresholds, file.thresholds);
     options.thresholds.extend(more);

@@ -39,16 +39,25 @@ impl Live {
         }
         match &self.bar {
             Some(bar) => on_bar(bar, progress, self.second.borrow().as_ref()),
-            None if progress.elapsed >= self.next_line.get() => {
-                self.next_line.set(progress.elapsed + Self::LINE_EVERY);
-                let (elapsed, planned) = (progress.elapsed.as_secs(), progress.planned.as_secs());
-                output::say(format_args!(
-                    "{elapsed}s of {planned}s: {}",
-                    numbers(progress)
-                ));
+            None => {
+                if let Some(line) = self.quiet_line(progress) {
+                    output::say(line);
+                }
             }
-            None => {}
         }
+    }
+
+    /// Where it is time for one.
+    fn quiet_line(&self, progress: &Progress) -> Option<String> {
+        let (elapsed, planned) = (progress.elapsed.as_secs(), progress.planned.as_secs());
+        if progress.elapsed < self.next_line.get() {
+            return None;
+        }
+        let every = Self::LINE_EVERY.as_secs();
+        // At whole tens of seconds, however late the last one was.
+        self.next_line
+            .set(Duration::from_secs((elapsed / every + 1) * every));
+        Some(format!("{elapsed}s of {planned}s: {}", numbers(progress)))
     }
 
     pub(super) fn end(&self) {
@@ -157,6 +166,36 @@ fn numbers(progress: &Progress) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_has_a_line_every_ten_seconds() {
+        let live = Live {
+            bar: None,
+            next_line: Cell::new(Live::LINE_EVERY),
+            second: RefCell::default(),
+        };
+        let at = |millis| Progress {
+            elapsed: Duration::from_millis(millis),
+            planned: Duration::from_secs(60),
+            answered: millis / 10,
+            ..Progress::default()
+        };
+        // The player looks up every 200 ms or so, and once it was busy with something else for long.
+        let looks = (0..60_000)
+            .step_by(210)
+            .filter(|ms| !(19_000..33_000).contains(ms));
+        let lines: Vec<String> = looks.filter_map(|ms| live.quiet_line(&at(ms))).collect();
+        let begun = lines.iter().map(|line| line.split(':').next().unwrap());
+        let begun: Vec<&str> = begun.collect();
+        assert_eq!(
+            begun,
+            ["10s of 60s", "33s of 60s", "40s of 60s", "50s of 60s"]
+        );
+        assert_eq!(
+            lines.first().unwrap(),
+            "10s of 60s: 100/s, 0 in flight, 0 failed, 0 connections"
+        );
+    }
 
     #[test]
     fn the_stage_is_the_one_that_the_clock_is_in() {

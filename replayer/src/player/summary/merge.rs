@@ -256,7 +256,7 @@ impl Report {
         }
         let mut observed = self.tally.observed();
         (observed.vus, observed.vus_max) = (self.vus.1, self.vus_max);
-        let cpu = share_of(self.cpu, self.elapsed);
+        let cpu = share_of(self.busy(), self.elapsed);
         let aborted = self.evidence.aborted.as_ref();
         self.thresholds = judged(&watch, &observed, self.elapsed, cpu, &windows, aborted);
         self.evidence.seconds = windows.into_history();
@@ -447,6 +447,7 @@ impl TallyState {
         tally.peak_in_flight = self.peak_in_flight;
         tally.bytes_sent = self.bytes_sent;
         tally.bytes_received = self.bytes_received;
+        tally.polled = Duration::from_nanos(self.polled_ns);
         Ok(tally)
     }
 }

@@ -65,6 +65,8 @@ pub(crate) struct TallyState {
     pub(crate) peak_in_flight: u64,
     pub(crate) bytes_sent: u64,
     pub(crate) bytes_received: u64,
+    #[serde(default)]
+    pub(crate) polled_ns: u64,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -257,6 +259,7 @@ impl TallyState {
             peak_in_flight: tally.peak_in_flight,
             bytes_sent: tally.bytes_sent,
             bytes_received: tally.bytes_received,
+            polled_ns: nanos(tally.polled),
         }
     }
 }

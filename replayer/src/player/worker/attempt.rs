@@ -183,6 +183,7 @@ impl<S: Source, T: Transport> Attempt<S, T> {
 
 impl<S: Source, T: Transport> Drop for Attempt<S, T> {
     fn drop(&mut self) {
+        self.worker.poller.answered();
         let in_flight = &self.worker.in_flight;
         in_flight.set(in_flight.get().saturating_sub(1));
         let live = &self.worker.live;

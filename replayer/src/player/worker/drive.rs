@@ -27,6 +27,7 @@ use crate::player::worker::attempt::{Attempt, Ready};
 use crate::player::worker::cast::{Part, Work};
 use crate::player::worker::iteration::user;
 use crate::player::worker::open::Open;
+use crate::player::worker::poller::Poller;
 use crate::player::worker::queue::Queue;
 
 /// What all workers of a run share.
@@ -37,6 +38,8 @@ pub(crate) struct Job<S> {
     pub(crate) grace: Duration,
     pub(crate) reuse: Reuse,
     pub(crate) min_iteration: Duration,
+    /// In a flood, workers look for answers instead of sleeping until there is one.
+    pub(crate) polls: bool,
     /// Requests in flight, for each worker.
     pub(crate) max_in_flight: u32,
     /// Bytes of requests, for each worker.
@@ -91,6 +94,7 @@ where
             live,
             tally: RefCell::new(Tally::new(&job.watch)),
             ahead,
+            poller: Poller::default(),
             scratch: RefCell::default(),
             in_flight: Cell::new(0),
             request_bytes: Cell::new(0),
@@ -178,6 +182,7 @@ pub(super) struct Worker<S: Source, T: Transport> {
     pub(super) live: Arc<Live>,
     pub(super) tally: RefCell<Tally>,
     ahead: Arc<Ahead<T::Request>>,
+    pub(super) poller: Poller,
     scratch: RefCell<S::Scratch>,
     pub(super) in_flight: Cell<u32>,
     /// Bytes of requests that are prepared or in flight.
@@ -205,6 +210,9 @@ where
             }
         }
         let start = pass.wait();
+        if self.job.polls && !closed.is_empty() {
+            self.poll();
+        }
         for part in closed {
             self.start_closed(part, start);
         }
@@ -232,6 +240,16 @@ where
             }
         }
         Ok(())
+    }
+
+    /// Answers bring about requests: they are looked for.
+    fn poll(self: &Rc<Self>) {
+        let worker = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let counters = worker.transport.counters();
+            let moved = || counters.bytes_received.get() + counters.bytes_sent.get();
+            worker.poller.run(moved).await;
+        });
     }
 
     fn start_closed(self: &Rc<Self>, part: Part, start: Instant) {
@@ -380,6 +398,7 @@ where
         tally.peak_connections = counters.peak.get().into();
         tally.bytes_sent = counters.bytes_sent.get();
         tally.bytes_received = counters.bytes_received.get();
+        tally.polled = self.poller.in_vain();
     }
 
     pub(super) fn stopped(&self) -> bool {

@@ -11,6 +11,7 @@ mod cast;
 mod drive;
 mod iteration;
 mod open;
+mod poller;
 mod queue;
 
 pub(crate) use ahead::Ahead;

@@ -85,6 +85,8 @@ pub(super) struct Outcome {
     /// Processor time from the first request on, in seconds, where the program tells: the player
     /// reads the whole index of its archive before.
     pub(super) sending: Option<f64>,
+    /// Of that, what went into looking for answers when there were none, in seconds.
+    pub(super) polling: f64,
     /// Of the latency, in milliseconds.
     pub(super) p99: Option<f64>,
     /// Processor time of the target over time, where it was looked at.
@@ -295,6 +297,7 @@ fn ours(json: &Value) -> Result<Outcome> {
         failed: sent - answered + never,
         rate: number(json, "/metrics/http_reqs/values/rate")?,
         sending: number(json, "/tapedeck/saturation/cpu_seconds").ok(),
+        polling: number(json, "/tapedeck/saturation/polling_seconds").unwrap_or(0.0),
         p99: number(json, "/metrics/http_req_duration/values/p(99)").ok(),
         ..Outcome::default()
     })

@@ -46,6 +46,8 @@ pub struct FileOptions {
     pub min_iteration_duration: Duration,
     /// Options of k6 that were given and have no meaning here, because there is no script.
     pub without_meaning: Vec<&'static str>,
+    /// Metrics of k6 that nothing feeds here, whose thresholds are left out.
+    pub without_values: Vec<&'static str>,
 }
 
 /// What is wrong with a scenario file, and where.
@@ -84,17 +86,36 @@ impl FileError {
         self
     }
 
-    fn parsing(error: &serde_saphyr::Error) -> Self {
+    fn parsing(error: &serde_saphyr::Error, file: &str) -> Self {
         let location = error.location().unwrap_or(Location::UNKNOWN);
         let text = error.without_snippet().to_string();
         // The location stands in front of ours already.
         let message = text.split(" at line ").next().unwrap_or(&text);
+        // And what its own options are called is nothing to users.
+        let message = message.split(", set ").next().unwrap_or(message);
         let message = match message.trim_start_matches("error: ") {
             "invalid u32" | "invalid u64" => "expected a whole number of 0 or more",
+            "expected mapping start" => "expected fields with values, as k6's options are",
             message => message,
         };
-        Self::at(location, message)
+        match field_before(file, location) {
+            Some(field) => Self::at(location, format!("{field}: {message}")),
+            None => Self::at(location, message),
+        }
     }
+}
+
+/// The name of the field whose value stands there.
+fn field_before(file: &str, location: Location) -> Option<&str> {
+    let line = usize::try_from(location.line()).ok()?.checked_sub(1)?;
+    let line = file.lines().nth(line)?;
+    let column = usize::try_from(location.column()).ok()?.checked_sub(1)?;
+    let (end, _) = line.char_indices().nth(column)?;
+    let name = line.get(..end)?.trim_end().strip_suffix(':')?.trim_end();
+    let name = name.trim_end_matches(['"', '\'']);
+    let letter = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let begin = name.rfind(|c| !letter(c)).map_or(0, |at| at + 1);
+    name.get(begin..).filter(|name| !name.is_empty())
 }
 
 impl FileOptions {
@@ -104,8 +125,16 @@ impl FileOptions {
     }
 
     fn read(text: &str) -> Result<Self, FileError> {
-        let file: File = serde_saphyr::from_str(text).map_err(|e| FileError::parsing(&e))?;
-        let of_scenarios = file.scenarios.iter().flatten();
+        if text.trim().is_empty() {
+            return Err(FileError {
+                line: 1,
+                column: 1,
+                message: "the file is empty".to_owned(),
+                text: String::new(),
+            });
+        }
+        let file: File = serde_saphyr::from_str(text).map_err(|e| FileError::parsing(&e, text))?;
+        let of_scenarios = file.scenarios.iter().flat_map(|scenarios| &scenarios.value);
         let mut without_meaning = file.without_meaning();
         without_meaning.extend(of_scenarios.flat_map(|(_, raw)| raw.value.without_meaning()));
         without_meaning.dedup();
@@ -120,6 +149,12 @@ impl FileOptions {
             user_agent: file.user_agent,
             min_iteration_duration: file.min_iteration_duration.map_or(Duration::ZERO, |t| t.0),
             without_meaning,
+            without_values: {
+                let series = file.thresholds.iter().flatten().map(|(series, _)| series);
+                let mut without: Vec<_> = series.filter_map(|series| of_scripts(series)).collect();
+                without.dedup();
+                without
+            },
         })
     }
 }
@@ -196,7 +231,7 @@ fields! {
         duration: Spanned<Time> = "duration",
         iterations: Spanned<u64> = "iterations",
         stages: Spanned<Vec<RawStage>> = "stages",
-        scenarios: BTreeMap<String, Spanned<RawScenario>> = "scenarios",
+        scenarios: Spanned<BTreeMap<String, Spanned<RawScenario>>> = "scenarios",
         thresholds: BTreeMap<String, Vec<Spanned<RawThreshold>>> = "thresholds",
         tags: BTreeMap<String, String> = "tags",
         user_agent: String = "userAgent",
@@ -452,8 +487,11 @@ fn scenarios(file: &File) -> Result<Vec<Scenario>, FileError> {
     if let Some((name, at)) = first {
         return Err(FileError::at(at, format!("{name}: excludes scenarios")));
     }
-    scenarios
-        .iter()
+    if scenarios.value.is_empty() {
+        let text = "scenarios: at least one is needed";
+        return Err(FileError::at(scenarios.referenced, text));
+    }
+    (scenarios.value.iter())
         .map(|(name, raw)| scenario(name, raw, file))
         .collect()
 }
@@ -563,9 +601,42 @@ fn of_weights(
     Ok(parsed)
 }
 
+/// The metric of a series, where it is one of k6's own that nothing here can feed: a script does, a browser, or a
+/// protocol that is not replayed.
+fn of_scripts(series: &str) -> Option<&'static str> {
+    const METRICS: [&str; 21] = [
+        "checks",
+        "group_duration",
+        "ws_connecting",
+        "ws_msgs_received",
+        "ws_msgs_sent",
+        "ws_ping",
+        "ws_session_duration",
+        "ws_sessions",
+        "grpc_streams",
+        "grpc_streams_msgs_received",
+        "grpc_streams_msgs_sent",
+        "browser_data_received",
+        "browser_data_sent",
+        "browser_http_req_duration",
+        "browser_http_req_failed",
+        "browser_web_vital_cls",
+        "browser_web_vital_fcp",
+        "browser_web_vital_fid",
+        "browser_web_vital_inp",
+        "browser_web_vital_lcp",
+        "browser_web_vital_ttfb",
+    ];
+    let name = series.split('{').next()?.trim();
+    METRICS.into_iter().find(|metric| *metric == name)
+}
+
 fn thresholds(file: &File) -> Result<Vec<Threshold>, FileError> {
     let mut all = Vec::new();
     for (series, expressions) in file.thresholds.iter().flatten() {
+        if of_scripts(series).is_some() {
+            continue;
+        }
         for raw in expressions {
             let RawThreshold {
                 expression,

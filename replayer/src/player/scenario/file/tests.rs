@@ -143,7 +143,9 @@ fn the_options_of_a_k6_script_are_accepted_as_they_are() {
 	"tags": { "zone": "a", "team": "x" },
 	"thresholds": {
 		"http_req_duration{scenario:peak}": [ "p(95)<500", { "threshold": "p(99)<900", "abortOnFail": true, "delayAbortEval": "10s" } ],
-		"http_req_failed": [ { "threshold": "rate<0.01", "abortOnFail": false, "delayAbortEval": null, "over": "10s" } ]
+		"http_req_failed": [ { "threshold": "rate<0.01", "abortOnFail": false, "delayAbortEval": null, "over": "10s" } ],
+		"checks": [ "rate>0.9" ],
+		"group_duration{group:::pay}": [ { "threshold": "avg<900", "abortOnFail": true } ]
 	},
 	"summaryTrendStats": [ "avg", "p(95)" ]
 }"#,
@@ -169,6 +171,7 @@ fn the_options_of_a_k6_script_are_accepted_as_they_are() {
         options.without_meaning,
         ["setupTimeout", "batch", "summaryTrendStats", "env", "exec"]
     );
+    assert_eq!(options.without_values, ["checks", "group_duration"]);
 }
 
 #[test]
@@ -208,13 +211,23 @@ fn fails(text: &str, line: u64, says: &str) {
 #[test]
 fn mistakes_are_said_with_line_and_field() {
     fails("vus: 1\nduratoin: 5s\n", 2, "duratoin");
-    fails("vus: many\n", 1, "many");
+    fails("vus: many\n", 1, "vus: ");
+    fails("", 1, "the file is empty");
+    fails("[]", 1, "column 1: expected fields with values");
+    fails("scenarios: {}\n", 1, "scenarios: at least one is needed");
+    let twice = FileOptions::parse("vus: 1\nvus: 2\n").unwrap_err();
+    assert_eq!(twice.message, "duplicate mapping key: vus");
     fails(
         "vus: 5\nduration: 5 parsecs\n",
         2,
-        "\"5 parsecs\" is no duration",
+        "duration: \"5 parsecs\" is no duration",
     );
-    fails("vus: -5\n", 1, "");
+    fails("vus: -5\n", 1, "vus: expected a whole number of 0 or more");
+    fails(
+        "{\"scenarios\": {\"a\": {\"executor\": \"constant-vus\",\n \"vus\" : 1.5}}}",
+        2,
+        "vus: expected a whole number of 0 or more",
+    );
     fails(
         "vus: 5\nduration: 5s\nscenarios: {}\n",
         1,
@@ -291,6 +304,11 @@ fn mistakes_are_said_with_line_and_field() {
         "thresholds:\n  http_req_duration:\n  - {threshold: 'p(95)<5', abort: true}\n",
         3,
         "abort",
+    );
+    fails(
+        "thresholds:\n  chekcs: ['rate>0.9']\n",
+        2,
+        "no metric \"chekcs\"",
     );
     fails("sessionBy: user\n", 1, "sessionBy");
 }
