@@ -209,14 +209,18 @@ fn fails(text: &str, line: u64, says: &str) {
 }
 
 #[test]
-fn mistakes_are_said_with_line_and_field() {
-    fails("vus: 1\nduratoin: 5s\n", 2, "duratoin");
-    fails("vus: many\n", 1, "vus: ");
+fn files_without_any_options_are_said() {
     fails("", 1, "the file is empty");
     fails("[]", 1, "column 1: expected fields with values");
     fails("scenarios: {}\n", 1, "scenarios: at least one is needed");
     let twice = FileOptions::parse("vus: 1\nvus: 2\n").unwrap_err();
     assert_eq!(twice.message, "duplicate mapping key: vus");
+}
+
+#[test]
+fn mistakes_are_said_with_line_and_field() {
+    fails("vus: 1\nduratoin: 5s\n", 2, "duratoin");
+    fails("vus: many\n", 1, "vus: ");
     fails(
         "vus: 5\nduration: 5 parsecs\n",
         2,
