@@ -539,6 +539,22 @@ fn removing_leaves_nothing_behind() {
         .server
         .seed(&snapshot("friday"))
         .expect("a snapshot");
+    // What something newer wrote, and this program does not understand, goes, too.
+    let definition = "customresourcedefinitions.apiextensions.k8s.io";
+    let newer = cluster
+        .server
+        .get(definition, "", "snapshots.tapedeck.dev")
+        .expect("it was installed")
+        .to_string()
+        .replace(
+            "\"Pending\",\"Collecting\"",
+            "\"Pending\",\"Collecting\",\"Dreaming\"",
+        );
+    let newer: Value = serde_json::from_str(&newer).expect("JSON");
+    cluster.server.seed(&newer).expect("a newer definition");
+    let mut strange = snapshot("friday");
+    strange["status"] = json!({ "phase": "Dreaming" });
+    cluster.server.seed(&strange).expect("a newer snapshot");
     cluster.report("n1", &json!({}));
     // Nobody is asked when nobody is there: nothing is done.
     let ran = cluster.tapedeck(["uninstall"]).fails(1, &[]);

@@ -95,7 +95,10 @@ impl Cluster {
         let folder = archive.folder.clone();
         let lock = take(&folder)?;
         let vitals = Arc::new(VitalSigns::default());
-        vitals.update(|vitals| vitals.facts = facts());
+        vitals.update(|vitals| {
+            vitals.facts = facts();
+            vitals.facts.encrypted = !archive.encrypt_to.is_empty();
+        });
         info!(node, namespace, "on a node of a cluster");
         Ok(Self {
             config: config.clone(),

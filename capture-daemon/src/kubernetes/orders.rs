@@ -313,7 +313,9 @@ pub fn part(recordings: &Path, order: &Order, file: &Path, node: &str) -> Result
     let archive = Archive::open_all(&folders).context("cannot read what was recorded")?;
     if archive.recipients().any(|of| of.is_some()) {
         anyhow::bail!(
-            "archives are encrypted (archive.encrypt_to), and this daemon has no key to cut them"
+            "archives are encrypted (archive.encrypt_to), and this daemon has no key to cut them: fetch the \
+             folder {} of the node, and open it with the key",
+            recordings.display()
         );
     }
     let (from, to) = (&order.from, &order.to);

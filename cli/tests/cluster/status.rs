@@ -127,17 +127,26 @@ fn what_a_newer_version_wrote_hides_nothing_else() {
         .expect("it is there");
     let text = crd
         .to_string()
-        .replace("\"Waiting\"]", "\"Waiting\",\"Dreaming\"]");
-    assert!(text.contains("Dreaming"));
+        .replace("\"Waiting\",", "\"Waiting\",\"Dreaming\",")
+        .replace(
+            "\"cpuMillis\":{",
+            "\"cpuMillis\":{\"x-kubernetes-preserve-unknown-fields\":true},\"cpuWas\":{",
+        );
+    assert!(text.contains("Dreaming") && text.contains("cpuWas"));
     crd = serde_json::from_str(&text).expect("JSON");
     cluster.server.seed(&crd).expect("a newer definition");
     cluster.report("n1", &ready_node());
     let mut newer = ready_node();
     newer["recordings"] = json!([{ "uid": "u", "namespace": "a", "name": "b", "observedGeneration": 1, "state": "Dreaming" }]);
+    cluster.report("n3", &newer);
+    // And another type.
+    newer["cost"] = json!({ "cpuMillis": "twelve" });
     cluster.report("n2", &newer);
     let ran = cluster.tapedeck(["status"]).succeeds();
     assert!(
-        ran.stdout.contains("a report is not understood: n2") && ran.stdout.contains("n1    ready"),
+        ran.stdout.contains("a report is not understood: n2")
+            && ran.stdout.contains("n1    ready")
+            && ran.stdout.contains("n3    ready"),
         "{}",
         ran.stdout
     );

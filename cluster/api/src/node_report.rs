@@ -89,6 +89,8 @@ pub struct NodeFacts {
     /// The capabilities it was started with.
     #[schemars(length(max = 64))]
     pub capabilities: Vec<String>,
+    /// Whether its archives are encrypted: no snapshot can be cut out of them.
+    pub encrypted: bool,
 }
 
 /// What a daemon takes, over the time since its last report.
@@ -164,24 +166,25 @@ pub struct NodeRecording {
     pub cannot_see: Vec<Blindness>,
 }
 
-/// What a node does about a recording.
+/// What a node does about a recording. Trouble is less than what goes well, so that it comes first.
 #[derive(
     Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, Ord, PartialEq, PartialOrd, Serialize,
 )]
 pub enum NodeRecordingState {
     /// It cannot: the message says why.
-    Refused,
-    /// The node says nothing any more.
-    #[default]
-    Unknown,
+    Refused = 0,
     /// It records the pods that the recording selects.
-    Attached,
+    Attached = 2,
     /// One of its limits was reached.
-    Ended,
+    Ended = 3,
     /// It is paused.
-    Paused,
+    Paused = 4,
     /// None of its pods is on this node.
-    Waiting,
+    Waiting = 5,
+    /// The node says nothing any more, or something that only a newer version knows.
+    #[default]
+    #[serde(other)]
+    Unknown = 1,
 }
 
 /// What a node did for a snapshot.
@@ -212,6 +215,10 @@ pub enum NodeSnapshotState {
     /// It is at work.
     #[default]
     Uploading,
+    /// Something that a newer version knows. Nobody writes it.
+    #[serde(other)]
+    #[schemars(skip)]
+    Unknown,
 }
 
 /// An archive that a node stored for a snapshot.

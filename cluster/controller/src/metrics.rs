@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 type Values = BTreeMap<(&'static str, String), u64>;
 
 /// Name, kind, what it says.
-const KNOWN: [(&str, &str, &str); 10] = [
+const KNOWN: [(&str, &str, &str); 11] = [
     (
         "tapedeck_controller_leader",
         "gauge",
@@ -22,6 +22,11 @@ const KNOWN: [(&str, &str, &str); 10] = [
         "tapedeck_controller_nodes_silent",
         "gauge",
         "Of these: nodes that have said nothing for a while",
+    ),
+    (
+        "tapedeck_controller_not_understood",
+        "gauge",
+        "Objects that this controller does not understand, by resource: something newer wrote them",
     ),
     (
         "tapedeck_controller_pull_bytes_total",

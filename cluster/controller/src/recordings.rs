@@ -7,7 +7,7 @@ use tapedeck_cluster::{
     RecordingSpec, RecordingStatus, Totals,
 };
 
-use crate::world::{Place, World, seconds_between, silent_since};
+use crate::world::{Place, World, seconds_between, silent_since, unread};
 
 /// The status that a recording should have now.
 #[must_use]
@@ -67,8 +67,21 @@ fn sum(recording: &Recording, world: &World, now: &Time) -> Sum {
             brief.state = NodeRecordingState::Unknown;
             brief.message = format!("the node has said nothing since {}", since.0);
             brief.pods = 0;
+        } else if said.state == NodeRecordingState::Unknown && brief.message.is_empty() {
+            brief.message = unread("the state of this recording");
         }
         add(&mut sum, said, &brief, generation);
+        sum.nodes.push(brief);
+    }
+    for (node, why) in &world.unread {
+        // Nobody can tell whether the node records it.
+        let brief = NodeBrief {
+            node: node.clone(),
+            state: NodeRecordingState::Unknown,
+            message: unread(why),
+            ..NodeBrief::default()
+        };
+        add(&mut sum, &NodeRecording::default(), &brief, generation);
         sum.nodes.push(brief);
     }
     // The trouble first, then who has the most of it.

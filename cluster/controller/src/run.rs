@@ -24,7 +24,7 @@ use crate::leader::{Election, Timing};
 use crate::metrics::Metrics;
 use crate::snapshots_at_work::Work;
 use crate::tls::{Certificate, Keeper};
-use crate::watches::{Beginnings, changes, write_status};
+use crate::watches::{Beginnings, Odd, changes, write_status};
 use crate::world::{Place, World, seconds_between, silent_since};
 use crate::{http, recordings};
 
@@ -222,7 +222,7 @@ pub async fn run(
         stores,
         scratch: settings.scratch.clone(),
     });
-    let keeper = Keeper::new(&shared.client, &settings.namespace, &settings.certificate)?;
+    let keeper = Keeper::new(&shared.client, &settings)?;
     let served = tokio::spawn(http::serve(listener, keeper.shown(), Arc::clone(&shared)));
     let kept = tokio::spawn(keeper.run());
     let Settings {
@@ -324,7 +324,11 @@ impl<'a> Leader<'a> {
                 change = changes.next() => match change {
                     // What comes is taken at once; what follows from it waits for the next look, so
                     // that 500 reports make one write and not 500.
-                    Some(change) => self.beginnings.take(&mut self.world, change),
+                    Some(change) => {
+                        if let Some(odd) = self.beginnings.take(&mut self.world, change) {
+                            self.not_understood(odd);
+                        }
+                    }
                     None => return,
                 },
                 _ = look.tick() => {
@@ -335,6 +339,25 @@ impl<'a> Leader<'a> {
                 () = self.work.finished() => {}
             }
         }
+    }
+
+    /// Only this object is left alone: all others go on.
+    fn not_understood(&self, odd: Odd) {
+        let Odd { about, why } = odd;
+        let name = |of: &Option<String>| of.clone().unwrap_or_default();
+        warn!(
+            kind = name(&about.kind),
+            namespace = name(&about.namespace),
+            name = name(&about.name),
+            why,
+            "not understood, and left as it is"
+        );
+        let note = format!(
+            "the controller {} does not understand it, and leaves it as it is; if something newer wrote it, \
+             `tapedeck cluster upgrade`: {why}",
+            env!("CARGO_PKG_VERSION")
+        );
+        self.shared.event(about, true, "NotUnderstood", note);
     }
 
     async fn look(&mut self) {
@@ -468,6 +491,8 @@ impl<'a> Leader<'a> {
         let metrics = &self.shared.metrics;
         metrics.set_by("tapedeck_controller_recordings", "reason", &reasons);
         metrics.set_by("tapedeck_controller_snapshots", "phase", &phases);
+        let odd = self.beginnings.odd(&self.world);
+        metrics.set_by("tapedeck_controller_not_understood", "resource", &odd);
     }
 }
 

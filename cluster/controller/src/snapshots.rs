@@ -7,7 +7,7 @@
 //!    └──────────────► Failed ◄─────────────────────────────────────────────┘
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -18,7 +18,7 @@ use tapedeck_cluster::{
 };
 use tapedeck_filter::Filter;
 
-use crate::world::{Part, Place, World, seconds_between, silent_since};
+use crate::world::{Part, Place, World, seconds_between, silent_since, unread};
 
 /// How long nodes have when the snapshot does not say.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(600);
@@ -173,13 +173,14 @@ pub fn result_key(place: &Place, snapshot: &Snapshot) -> String {
     format!("{}/{}.tape", folder(place, snapshot), place.name)
 }
 
-fn begin(place: &Place, snapshot: &Snapshot, world: &World, now: &Time) -> Step {
+/// The recordings that a snapshot names, or what is to be done without them.
+fn recordings<'a>(
+    place: &Place,
+    snapshot: &Snapshot,
+    world: &'a World,
+    now: &Time,
+) -> Result<Vec<&'a Recording>, Step> {
     let fail = |reason, message| Step::Write(Box::new(failed(snapshot, reason, message, now)));
-    if let Some(filter) = &snapshot.spec.filter
-        && let Err(error) = Filter::parse(filter)
-    {
-        return fail("BadFilter", format!("spec.filter: {error}"));
-    }
     let mut recordings: Vec<&Recording> = Vec::new();
     for name in &snapshot.spec.recordings {
         let wanted = Place {
@@ -188,6 +189,14 @@ fn begin(place: &Place, snapshot: &Snapshot, world: &World, now: &Time) -> Step 
         };
         match world.recordings.get(&wanted) {
             Some(recording) => recordings.push(recording),
+            None if world.unread_recordings.contains_key(&wanted) => {
+                let why = format!(
+                    "the recording {wanted} is not understood by the controller {}: `tapedeck cluster upgrade`, \
+                     then take another snapshot",
+                    env!("CARGO_PKG_VERSION")
+                );
+                return Err(fail("NotUnderstood", why));
+            }
             None => {
                 let age = snapshot
                     .metadata
@@ -195,12 +204,29 @@ fn begin(place: &Place, snapshot: &Snapshot, world: &World, now: &Time) -> Step 
                     .as_ref()
                     .map_or(i64::MAX, |made| seconds_between(made, now));
                 if age < RECORDINGS_MAY_LAG_SECONDS {
-                    return Step::Wait(Some(Duration::from_secs(1)));
+                    return Err(Step::Wait(Some(Duration::from_secs(1))));
                 }
-                return fail("NoSuchRecording", format!("there is no recording {wanted}"));
+                return Err(fail(
+                    "NoSuchRecording",
+                    format!("there is no recording {wanted}"),
+                ));
             }
         }
     }
+    Ok(recordings)
+}
+
+fn begin(place: &Place, snapshot: &Snapshot, world: &World, now: &Time) -> Step {
+    let fail = |reason, message| Step::Write(Box::new(failed(snapshot, reason, message, now)));
+    if let Some(filter) = &snapshot.spec.filter
+        && let Err(error) = Filter::parse(filter)
+    {
+        return fail("BadFilter", format!("spec.filter: {error}"));
+    }
+    let recordings = match recordings(place, snapshot, world, now) {
+        Ok(recordings) => recordings,
+        Err(step) => return step,
+    };
     let named = snapshot.spec.destination.as_ref().or_else(|| {
         recordings
             .first()
@@ -217,12 +243,23 @@ fn begin(place: &Place, snapshot: &Snapshot, world: &World, now: &Time) -> Step 
         };
         return fail("NoSuchStore", what + &world.stores.join(", "));
     };
-    if world.reports.is_empty() {
+    if world.reports.is_empty() && world.unread.is_empty() {
         return fail(
             "NoNodes",
             "no node reports anything: is the DaemonSet tapedeck-node there?".to_owned(),
         );
     }
+    if world.unread.is_empty() && world.reports.values().all(is_encrypted) {
+        return fail("Encrypted", where_the_encrypted_are(&recordings));
+    }
+    let asked: BTreeSet<String> = world
+        .reports
+        .keys()
+        .chain(world.unread.keys())
+        .cloned()
+        .collect();
+    let asked: Vec<String> = asked.into_iter().collect();
+    let count = asked.len();
     let mut status = snapshot.status.clone().unwrap_or_default();
     status.phase = Phase::Collecting;
     status.order = Some(Order {
@@ -239,10 +276,9 @@ fn begin(place: &Place, snapshot: &Snapshot, world: &World, now: &Time) -> Step 
             .or_else(|| Some(end_of_second(now))),
         store: store.clone(),
         prefix: format!("{}/parts", folder(place, snapshot)),
-        nodes: world.reports.keys().cloned().collect(),
+        nodes: asked,
         deadline: Some(deadline(snapshot, now)),
     });
-    let asked = world.reports.len();
     say(
         snapshot,
         &mut status,
@@ -250,15 +286,34 @@ fn begin(place: &Place, snapshot: &Snapshot, world: &World, now: &Time) -> Step 
         ready(
             Some(false),
             "Collecting",
-            format!("0 of {asked} nodes have delivered"),
+            format!("0 of {count} nodes have delivered"),
         ),
     );
     status.completeness = Completeness {
-        nodes: format!("0/{asked}"),
-        nodes_asked: u32::try_from(asked).unwrap_or(u32::MAX),
+        nodes: format!("0/{count}"),
+        nodes_asked: u32::try_from(count).unwrap_or(u32::MAX),
         ..Completeness::default()
     };
     Step::Write(Box::new(status))
+}
+
+/// What somebody can do where no node can cut its archives.
+fn where_the_encrypted_are(recordings: &[&Recording]) -> String {
+    let uids: Vec<&str> = recordings
+        .iter()
+        .filter_map(|recording| recording.metadata.uid.as_deref())
+        .collect();
+    format!(
+        "all nodes keep their archives encrypted (node.archive.encryptTo), and a snapshot takes the key, which no node \
+         has: fetch the folders recordings/{{{}}} below /var/lib/tapedeck of the nodes, and open them with the key \
+         (`tapedeck ls --identity`)",
+        uids.join(",")
+    )
+}
+
+fn is_encrypted(report: &NodeReport) -> bool {
+    let status = report.status.as_ref();
+    status.is_some_and(|status| status.facts.encrypted)
 }
 
 /// Times of the API have whole seconds: what was recorded within this one belongs to the snapshot.
@@ -337,6 +392,11 @@ pub fn delivery(snapshot: &Snapshot, order: &Order, world: &World, now: &Time) -
     let mut delivery = Delivery::default();
     for node in &order.nodes {
         let Some(report) = world.reports.get(node) else {
+            // An upgrade that is under way may be done by the deadline.
+            if world.unread.contains_key(node) {
+                delivery.waiting.push(node.clone());
+                continue;
+            }
             let why = "the node is gone".to_owned();
             delivery.missing.insert(node.clone(), why);
             continue;
@@ -382,6 +442,7 @@ fn collect(snapshot: &Snapshot, mut status: SnapshotStatus, world: &World, now: 
                 .get(&node)
                 .and_then(|report| said(report, uid))
                 .map(|said| format!("not done by the deadline: {}", said.message))
+                .or_else(|| world.unread.get(&node).map(|why| unread(why)))
                 .unwrap_or_else(|| "not begun by the deadline".to_owned());
             delivery.missing.insert(node, cut(&why));
         }

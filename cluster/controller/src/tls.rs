@@ -28,6 +28,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tracing::{info, warn};
 
 use crate::forbidden::{code, explained};
+use crate::run::Settings;
 
 /// Where the certificate of the port comes from.
 #[derive(Clone, Debug)]
@@ -57,8 +58,8 @@ const SKEW: Duration = Duration::from_secs(3600);
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// How often the Secret is looked at: one request an hour.
-const LOOK_EVERY: Duration = Duration::from_secs(3600);
+/// How often the Secret is looked at, in durations of the lease: one request a minute.
+const LOOK_EVERY_LEASES: u32 = 2;
 
 /// Controllers that fill the Secret in at the same time, and are each ahead of this one once.
 const MOST_WRITERS: usize = 8;
@@ -224,6 +225,7 @@ pub(crate) struct Keeper {
     from: Certificate,
     client: Client,
     namespace: String,
+    look_every: Duration,
 }
 
 impl Keeper {
@@ -232,7 +234,13 @@ impl Keeper {
     /// # Errors
     ///
     /// When none can be made, or the files are wrong.
-    pub(crate) fn new(client: &Client, namespace: &str, from: &Certificate) -> Result<Self> {
+    pub(crate) fn new(client: &Client, settings: &Settings) -> Result<Self> {
+        let Settings {
+            namespace,
+            certificate: from,
+            timing,
+            ..
+        } = settings;
         let shown = Arc::new(Shown::nothing());
         match from {
             Certificate::None => {}
@@ -246,7 +254,8 @@ impl Keeper {
             shown,
             from: from.clone(),
             client: client.clone(),
-            namespace: namespace.to_owned(),
+            namespace: namespace.clone(),
+            look_every: timing.lease.saturating_mul(LOOK_EVERY_LEASES),
         })
     }
 
@@ -262,7 +271,7 @@ impl Keeper {
         loop {
             let (pem, pause) = match &self.from {
                 Certificate::None => return,
-                Certificate::Secret(name) => (self.of_secret(name).await, LOOK_EVERY),
+                Certificate::Secret(name) => (self.of_secret(name).await, self.look_every),
                 Certificate::Files { .. } => (read(&self.from), FILES_EVERY),
             };
             let shown = pem.and_then(|pem| {

@@ -43,6 +43,10 @@ pub struct World {
     pub snapshots: BTreeMap<Place, Snapshot>,
     /// What the nodes report, by node.
     pub reports: BTreeMap<String, NodeReport>,
+    /// Recordings that this controller does not understand, and why.
+    pub unread_recordings: BTreeMap<Place, String>,
+    /// Nodes whose report this controller does not understand, and why: a newer daemon wrote it.
+    pub unread: BTreeMap<String, String>,
     /// The parts of snapshots that are put together, by the uid of the snapshot: nodes forget them once the
     /// phase says that they are taken.
     pub parts: BTreeMap<String, Vec<Part>>,
@@ -55,6 +59,14 @@ pub struct Part {
     pub node: String,
     /// What it stored.
     pub part: NodePart,
+}
+
+/// What is said of a node whose report is not understood.
+pub(crate) fn unread(why: &str) -> String {
+    format!(
+        "its report is not understood by the controller {}, which may be older than the daemon: {why}",
+        env!("CARGO_PKG_VERSION")
+    )
 }
 
 /// How many seconds passed between two times.

@@ -413,6 +413,135 @@ fn a_role_that_is_too_tight_is_said_with_the_missing_rule() {
     assert!(!metrics.contains("forbidden"), "{metrics}");
 }
 
+/// Definitions that know more values than the types do.
+fn newer_definitions(cluster: &Cluster) {
+    for (plural, from, to) in [
+        ("recordings", "\"Headers\"]", "\"Headers\",\"Trailers\"]"),
+        ("nodereports", "\"Waiting\",", "\"Waiting\",\"Dreaming\","),
+        (
+            "nodereports",
+            "\"cpuMillis\":{",
+            "\"cpuMillis\":{\"x-kubernetes-preserve-unknown-fields\":true},\"cpuWas\":{",
+        ),
+        (
+            "snapshots",
+            "\"Pending\",\"Collecting\"",
+            "\"Pending\",\"Collecting\",\"Dreaming\"",
+        ),
+    ] {
+        let kind = "customresourcedefinitions.apiextensions.k8s.io";
+        let name = format!("{plural}.tapedeck.dev");
+        let text = cluster.server.get(kind, "", &name).unwrap().to_string();
+        let newer = text.replace(from, to);
+        assert_ne!(newer, text, "{plural} {from}");
+        let newer: Value = serde_json::from_str(&newer).unwrap();
+        cluster.server.seed(&newer).unwrap();
+    }
+}
+
+/// Definitions of a newer version, with values that this one does not know: the objects that have them are named, and
+/// hide no others.
+#[test]
+fn what_a_newer_version_wrote_is_named_and_hides_nothing() {
+    let cluster = Cluster::new();
+    newer_definitions(&cluster);
+    let uid = cluster.recording("shop", json!({}));
+    let newer = json!({
+        "apiVersion": "tapedeck.dev/v1alpha1", "kind": "Recording",
+        "metadata": { "name": "newer" }, "spec": { "selector": {}, "payload": "Trailers" },
+    });
+    cluster.server.seed(&newer).unwrap();
+    cluster.snapshot("strange", json!({ "recordings": ["shop"] }));
+    let mut strange = cluster
+        .server
+        .get("snapshots.tapedeck.dev", "default", "strange")
+        .unwrap();
+    strange["status"] = json!({ "phase": "Dreaming" });
+    cluster.server.seed(&strange).unwrap();
+    cluster.report(NODES[0], &uid, json!({ "state": "Attached", "pods": 2 }));
+    cluster.report(NODES[1], &uid, json!({ "state": "Dreaming", "pods": 1 }));
+    let controller = cluster.controller("a");
+
+    let recording = cluster.until("recordings.tapedeck.dev", "shop", |recording| {
+        condition(recording, "Ready")["reason"] == "NodesFailing"
+    });
+    let why = condition(&recording, "Ready")["message"].as_str().unwrap();
+    assert!(
+        why.contains("node-b: its report is not understood") && why.contains("the state"),
+        "{why}"
+    );
+    assert_eq!(recording["status"]["totals"]["nodesAttached"], 1);
+    // One that cannot be read at all.
+    cluster.write_report(NODES[1], |status| {
+        status["cost"] = json!({ "cpuMillis": "twelve" });
+    });
+    let recording = cluster.until("recordings.tapedeck.dev", "shop", |recording| {
+        let why = &condition(recording, "Ready")["message"];
+        why.as_str().is_some_and(|why| why.contains("twelve"))
+    });
+    assert_eq!(recording["status"]["nodes"][0]["state"], "Unknown");
+    // The watches go on: what comes now is seen.
+    cluster.recording("later", json!({}));
+    cluster.until("recordings.tapedeck.dev", "later", |recording| {
+        condition(recording, "Ready")["reason"] == "NodesFailing"
+    });
+    // A snapshot asks the node all the same, and says at its deadline why it is missing.
+    cluster.snapshot("s", json!({ "recordings": ["shop"], "deadline": "2s" }));
+    let snapshot = cluster.until("snapshots.tapedeck.dev", "s", |snapshot| {
+        snapshot["status"]["phase"] == "Failed"
+    });
+    let missing = &snapshot["status"]["completeness"]["missing"][NODES[1]];
+    assert!(
+        missing.as_str().unwrap().contains("not understood"),
+        "{missing}"
+    );
+    cluster.snapshot("of-newer", json!({ "recordings": ["newer"] }));
+    let snapshot = cluster.until("snapshots.tapedeck.dev", "of-newer", |snapshot| {
+        snapshot["status"]["phase"] == "Failed"
+    });
+    assert_eq!(condition(&snapshot, "Ready")["reason"], "NotUnderstood");
+    // What is not understood is left alone, and named.
+    let newer = cluster
+        .server
+        .get("recordings.tapedeck.dev", "default", "newer")
+        .unwrap();
+    assert!(newer["status"].is_null(), "{newer}");
+    let named = cluster.wait("the events", || {
+        let events = cluster.server.list("events.events.k8s.io");
+        let named: std::collections::BTreeSet<String> = events
+            .iter()
+            .filter(|event| event["reason"] == "NotUnderstood")
+            .map(|event| {
+                let of = &event["regarding"];
+                format!("{} {}", of["kind"], of["name"]).replace('"', "")
+            })
+            .collect();
+        (named.len() == 3).then_some(named)
+    });
+    assert_eq!(
+        named.into_iter().collect::<Vec<_>>(),
+        ["NodeReport node-b", "Recording newer", "Snapshot strange"]
+    );
+    let (_, text) = controller.get("/metrics");
+    for line in [
+        "tapedeck_controller_not_understood{resource=\"nodereports\"} 1",
+        "tapedeck_controller_not_understood{resource=\"recordings\"} 1",
+        "tapedeck_controller_not_understood{resource=\"snapshots\"} 1",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    assert!(
+        !text.contains("tapedeck_controller_watch_failures_total{"),
+        "{text}"
+    );
+    // Once it is understood again, all is well.
+    cluster.write_report(NODES[1], |status| status["cost"] = json!({}));
+    cluster.report(NODES[1], &uid, json!({ "state": "Attached", "pods": 1 }));
+    cluster.until("recordings.tapedeck.dev", "shop", |recording| {
+        condition(recording, "Ready")["status"] == "True"
+    });
+}
+
 #[test]
 fn what_it_asks_of_the_api_server_is_little() {
     let cluster = Cluster::new();
@@ -502,6 +631,12 @@ fn the_controllers_make_a_certificate_keep_it_and_renew_it() {
         cluster.is_of(&third, &renewed).then_some(())
     });
     assert!(!cluster.is_of(&third, &authority));
+    // Those that were there before come to show it, too.
+    for before in [&first, &second] {
+        cluster.wait("the new one at an older port", || {
+            cluster.is_of(before, &renewed).then_some(())
+        });
+    }
 }
 
 /// A certificate for the controller's name, by an authority: both, and the key.

@@ -57,6 +57,17 @@ where
     }
 }
 
+/// All objects of a kind in all namespaces, understood or not.
+pub(super) async fn all<K>(session: &Session) -> Result<Vec<DynamicObject>>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    let api = api::<K>(session, None);
+    let mut all = Vec::new();
+    pages(session, &api, |object| all.push(object)).await?;
+    Ok(all)
+}
+
 async fn list<K>(session: &Session, api: Api<DynamicObject>) -> Result<Listed<K>>
 where
     K: DeserializeOwned + Resource,
@@ -65,20 +76,30 @@ where
         items: Vec::new(),
         odd: Vec::new(),
     };
+    pages(session, &api, |object| {
+        let name = object.name_any();
+        match object.try_parse() {
+            Ok(item) => listed.items.push(item),
+            Err(error) => listed.odd.push(format!("{name}: {error}")),
+        }
+    })
+    .await?;
+    Ok(listed)
+}
+
+async fn pages(
+    session: &Session,
+    api: &Api<DynamicObject>,
+    mut take: impl FnMut(DynamicObject),
+) -> Result<()> {
     let mut params = ListParams::default().limit(PAGE);
     loop {
         let page = api.list(&params).await;
         let page = page.map_err(|error| session.explain(error))?;
         let next = page.metadata.continue_.filter(|token| !token.is_empty());
-        for object in page.items {
-            let name = object.name_any();
-            match object.try_parse() {
-                Ok(item) => listed.items.push(item),
-                Err(error) => listed.odd.push(format!("{name}: {error}")),
-            }
-        }
+        page.items.into_iter().for_each(&mut take);
         let Some(next) = next else {
-            return Ok(listed);
+            return Ok(());
         };
         params = params.continue_token(&next);
     }

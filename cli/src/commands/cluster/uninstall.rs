@@ -5,11 +5,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams};
+use k8s_openapi::NamespaceResourceScope;
+use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams};
 use kube::runtime::wait::await_condition;
 use kube::{Api, Resource, ResourceExt};
 use serde_json::{Value, json};
-use tapedeck_cluster::Snapshot;
+use tapedeck_cluster::{Recording, Snapshot};
 use tokio::time::Instant;
 
 use super::args::{Uninstall, Wipe};
@@ -42,8 +43,8 @@ pub(super) async fn uninstall(session: &Session, args: &Uninstall) -> Result<Exi
         return Ok(ExitCode::SUCCESS);
     };
     let namespace = installed.namespace.clone();
-    let snapshots = listing::snapshots(session, None).await?.items;
-    let recordings = listing::recordings(session, None).await?.items;
+    let snapshots = listing::all::<Snapshot>(session).await?;
+    let recordings = listing::all::<Recording>(session).await?;
     if !args.yes {
         let what = format!(
             "{} with what they stored, {}, the namespace {namespace} and all in it",
@@ -53,7 +54,7 @@ pub(super) async fn uninstall(session: &Session, args: &Uninstall) -> Result<Exi
         confirm(&what, args)?;
     }
     delete_snapshots(session, args, &snapshots).await?;
-    delete_all(session, args.timeout, &recordings).await?;
+    delete_all::<Recording>(session, args.timeout, &recordings).await?;
     if !args.keep_archives {
         wipe_nodes(session, args, &namespace).await?;
     }
@@ -88,13 +89,12 @@ fn confirm(what: &str, args: &Uninstall) -> Result<()> {
 async fn delete_snapshots(
     session: &Session,
     args: &Uninstall,
-    snapshots: &[Snapshot],
+    snapshots: &[DynamicObject],
 ) -> Result<()> {
     if args.abandon_stored {
         for snapshot in snapshots {
-            let api: Api<Snapshot> = of(session, snapshot);
             let none = json!({ "metadata": { "finalizers": null } });
-            let patched = api
+            let patched = of::<Snapshot>(session, snapshot)
                 .patch(
                     &snapshot.name_any(),
                     &PatchParams::default(),
@@ -102,42 +102,39 @@ async fn delete_snapshots(
                 )
                 .await;
             patched.map_err(|error| session.explain(error))?;
-            let location = snapshot
-                .status
-                .as_ref()
-                .and_then(|status| status.location.as_ref());
-            if let Some(location) = location {
-                output::say(format_args!("{} stays", location.url));
+            if let Some(url) = snapshot.data["status"]["location"]["url"].as_str() {
+                output::say(format_args!("{} stays", output::visible(url)));
             }
         }
     }
-    delete_all(session, args.timeout, snapshots).await.context(
+    delete_all::<Snapshot>(session, args.timeout, snapshots).await.context(
         "the controller has not removed what snapshots stored (`tapedeck cluster logs --controller`); \
          --abandon-stored leaves it there",
     )
 }
 
-fn of<K>(session: &Session, object: &K) -> Api<K>
+/// Objects are deleted by their names: what is in them need not be understood.
+fn of<K>(session: &Session, object: &DynamicObject) -> Api<DynamicObject>
 where
-    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
-    Api::namespaced(
-        session.client.clone(),
-        &object.namespace().unwrap_or_default(),
-    )
+    let namespace = object.namespace().unwrap_or_default();
+    let kind = ApiResource::erase::<K>(&());
+    Api::namespaced_with(session.client.clone(), &namespace, &kind)
 }
 
 /// Deletes objects, and waits until they are gone.
-async fn delete_all<K>(session: &Session, timeout: Duration, objects: &[K]) -> Result<()>
+async fn delete_all<K>(
+    session: &Session,
+    timeout: Duration,
+    objects: &[DynamicObject],
+) -> Result<()>
 where
-    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-        + Clone
-        + std::fmt::Debug
-        + serde::de::DeserializeOwned,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
     let deadline = Instant::now() + timeout;
     for object in objects {
-        let deleted = of(session, object)
+        let deleted = of::<K>(session, object)
             .delete(&object.name_any(), &DeleteParams::background())
             .await;
         match deleted {
@@ -148,7 +145,7 @@ where
     }
     for object in objects {
         let name = object.name_any();
-        let api = of(session, object);
+        let api = of::<K>(session, object);
         loop {
             let there = api.get_metadata_opt(&name).await;
             if there.map_err(|error| session.explain(error))?.is_none() {
@@ -174,12 +171,11 @@ pub(super) async fn delete_named<K>(
     wait: Option<Duration>,
 ) -> Result<()>
 where
-    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-        + Clone
-        + std::fmt::Debug
-        + serde::de::DeserializeOwned,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
-    let api: Api<K> = Api::namespaced(session.client.clone(), &session.namespace);
+    let kind = ApiResource::erase::<K>(&());
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(session.client.clone(), &session.namespace, &kind);
     let mut objects = Vec::new();
     for name in names {
         objects.push(
@@ -189,7 +185,7 @@ where
         );
     }
     match wait {
-        Some(timeout) => delete_all(session, timeout, &objects).await,
+        Some(timeout) => delete_all::<K>(session, timeout, &objects).await,
         None => {
             for name in names {
                 let deleted = api.delete(name, &DeleteParams::background()).await;

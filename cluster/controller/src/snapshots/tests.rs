@@ -102,6 +102,24 @@ fn an_order_names_all_that_the_nodes_need() {
     assert_eq!(order.deadline, Some(time(NOW + 60)));
 }
 
+/// One node that can deliver is enough for a snapshot; one whose report is not understood may be able to.
+#[test]
+fn some_encrypted_nodes_do_not_hold_a_snapshot_up() {
+    let (place, snapshot) = snapshot(json!({}), true);
+    let mut world = world(&["n1", "n2"]);
+    let encrypt = |world: &mut World, node: &str| {
+        let status = world.reports.get_mut(node).unwrap().status.as_mut();
+        status.unwrap().facts.encrypted = true;
+    };
+    encrypt(&mut world, "n1");
+    let status = written(step(&place, &snapshot, &world, &time(NOW)));
+    assert_eq!(status.order.unwrap().nodes, ["n1", "n2"]);
+    world.reports.remove("n2");
+    world.unread.insert("n2".to_owned(), "why".to_owned());
+    let status = written(step(&place, &snapshot, &world, &time(NOW)));
+    assert_eq!(status.order.unwrap().nodes, ["n1", "n2"]);
+}
+
 #[test]
 fn what_cannot_be_made_fails_at_once_with_the_reason() {
     let no_nodes = world(&[]);
@@ -110,6 +128,14 @@ fn what_cannot_be_made_fails_at_once_with_the_reason() {
         ..world(&["n"])
     };
     let some = world(&["n"]);
+    let mut encrypted = world(&["n", "m"]);
+    for report in encrypted.reports.values_mut() {
+        report.status.as_mut().unwrap().facts.encrypted = true;
+    }
+    let mut not_understood = world(&["n"]);
+    let (place, _) = not_understood.recordings.pop_first().unwrap();
+    let why_not = "unknown variant".to_owned();
+    not_understood.unread_recordings.insert(place, why_not);
     for (world, spec, later, reason) in [
         (
             &some,
@@ -125,6 +151,8 @@ fn what_cannot_be_made_fails_at_once_with_the_reason() {
         ),
         (&no_stores, json!({}), 0, "NoSuchStore"),
         (&no_nodes, json!({}), 0, "NoNodes"),
+        (&encrypted, json!({}), 0, "Encrypted"),
+        (&not_understood, json!({}), 0, "NotUnderstood"),
         (
             &some,
             json!({ "recordings": ["a", "b"] }),

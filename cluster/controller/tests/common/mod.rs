@@ -335,7 +335,7 @@ impl Cluster {
             .unwrap();
     }
 
-    fn write_report(&self, node: &str, change: impl FnOnce(&mut Value)) {
+    pub(crate) fn write_report(&self, node: &str, change: impl FnOnce(&mut Value)) {
         let mut report = self
             .server
             .get("nodereports.tapedeck.dev", "", node)
