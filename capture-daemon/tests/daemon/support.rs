@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use caps::{CapSet, Capability};
 
 /// How long something may take that takes a moment; much, as the machine may be busy.
-pub(crate) const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_secs(240);
 
 /// Whether this machine can capture with BPF; else says why, or fails where that is not allowed.
 pub(crate) fn is_possible() -> bool {

@@ -22,7 +22,7 @@ use tapedeckd::sources::libpcap;
 use crate::support::{has, record, recording_options, writer};
 
 /// How long something may take that takes a moment; much, as the machine may be busy.
-pub(crate) const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_secs(240);
 
 /// Everything that watches one port.
 pub(crate) struct Witnesses {

@@ -1,7 +1,7 @@
 //! `record`.
 
 use serde_json::{Value, json};
-use tapedeck_cluster_standin::Standin;
+use tapedeck_cluster_standin::{Fault, Standin, When};
 
 use crate::common::cluster::{Cluster, condition};
 
@@ -211,4 +211,38 @@ fn objects_that_are_only_printed_are_those_that_would_be_made() {
         assert_eq!(printed["spec"], made["spec"]);
         assert_eq!(printed["metadata"]["namespace"], "default");
     }
+}
+
+#[test]
+fn a_server_that_fails_for_a_while_is_waited_for() {
+    let cluster = Cluster::with_definitions();
+    let _controller = cluster.play(|server| {
+        decide(server, |recording| {
+            let generation = recording["metadata"]["generation"].as_u64().expect("a generation");
+            Some(json!({
+                "conditions": [condition("Accepted", "True", "Valid", "", generation), condition("Ready", "True", "Attached", "", generation)],
+                "totals": { "nodesAttached": 1, "pods": 1 },
+            }))
+        });
+    });
+    let asks = |verb| When {
+        resource: Some("recordings"),
+        verb: Some(verb),
+        ..When::default()
+    };
+    cluster.server.fault(asks("list"), Fault::Broken, 2);
+    cluster.server.fault(asks("watch"), Fault::Cut, 1);
+    let ran = cluster
+        .tapedeck(["record", "create", "shop", "-n", "shop", "-l", "app=shop"])
+        .succeeds();
+    assert!(
+        ran.stderr.contains("shop is recorded: 1 pod on 1 node"),
+        "{}",
+        ran.stderr
+    );
+    assert!(cluster.server.count("list", "recordings") >= 3);
+    cluster.server.fault(asks("list"), Fault::Forbidden, 9);
+    cluster
+        .tapedeck(["record", "pause", "shop", "-n", "shop"])
+        .fails(1, &["cannot watch recording shop"]);
 }

@@ -10,7 +10,7 @@ use kube::api::{
     ValidationDirective,
 };
 use kube::core::GroupVersionKind;
-use kube::runtime::wait::{await_condition, conditions};
+use kube::runtime::wait::conditions;
 use kube::{Api, ResourceExt};
 use serde_json::Value;
 
@@ -19,6 +19,7 @@ use super::args::{Access, Applying, Install, Text, Upgrade};
 use super::manifests::{Settings, VERSION};
 use super::output::print_objects;
 use super::session::{Installation, MANAGER, SYSTEM, Session};
+use super::waiting::until;
 use crate::output;
 
 /// What is ours and made by this program.
@@ -173,8 +174,7 @@ async fn established(session: &Session) -> Result<()> {
     let definitions: Api<CustomResourceDefinition> = Api::all(session.client.clone());
     for kind in ["recordings", "snapshots", "nodereports"] {
         let name = format!("{kind}.{}", tapedeck_cluster::GROUP);
-        let condition =
-            await_condition(definitions.clone(), &name, conditions::is_crd_established());
+        let condition = until(definitions.clone(), &name, conditions::is_crd_established());
         let waited = tokio::time::timeout(ESTABLISHED_WITHIN, condition).await;
         let waited = waited.with_context(|| {
             format!(
@@ -318,8 +318,8 @@ async fn wait(session: &Session, namespace: &str, applying: &Applying) -> Result
     let daemons = api(session, "apps/v1", "DaemonSet", Some(namespace))?;
     let controller = api(session, "apps/v1", "Deployment", Some(namespace))?;
     let waited = tokio::time::timeout(applying.timeout, async {
-        await_condition(daemons.clone(), "tapedeck-node", is_rolled_out).await?;
-        await_condition(controller, "tapedeck-controller", is_rolled_out).await
+        until(daemons.clone(), "tapedeck-node", is_rolled_out).await?;
+        until(controller, "tapedeck-controller", is_rolled_out).await
     });
     match waited.await {
         Ok(Ok(_)) => {

@@ -17,5 +17,6 @@ mod session;
 mod snapshot;
 mod status;
 mod uninstall;
+mod waiting;
 
 pub(crate) use run::run;

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use kube::api::{Patch, PatchParams, PostParams};
-use kube::runtime::wait::await_condition;
 use kube::{Api, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -19,6 +18,7 @@ use super::args::{Access, Delete, RecordCreate, RecordSwitch, Text, Waiting};
 use super::output::{count, print_objects};
 use super::session::{MANAGER, Session};
 use super::uninstall;
+use super::waiting::until;
 use crate::output;
 
 /// The object, on standard output.
@@ -156,7 +156,7 @@ async fn wait_for(session: &Session, recording: &Recording, waiting: &Waiting) -
         None => true,
         Some(recording) => verdict(recording, generation, is_paused).is_some(),
     };
-    let watched = await_condition(api(session), &name, is_decided);
+    let watched = until(api(session), &name, is_decided);
     let decided = match tokio::time::timeout(waiting.timeout, watched).await {
         Ok(decided) => decided.with_context(|| format!("cannot watch recording {name}"))?,
         Err(_) => return Err(too_late(session, &name, waiting.timeout).await),

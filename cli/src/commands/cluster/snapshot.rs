@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow, bail};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::runtime::wait::await_condition;
 use kube::{Api, ResourceExt};
 use tapedeck_cluster::{Destination, Phase, Snapshot, SnapshotSpec, SnapshotStatus, conditions};
 
@@ -14,6 +13,7 @@ use super::output::{count, print_objects};
 use super::record::create_whole;
 use super::session::Session;
 use super::uninstall;
+use super::waiting::until;
 use crate::output;
 
 /// The object, on standard output.
@@ -46,7 +46,7 @@ pub(super) async fn create(session: &Session, args: &SnapshotCreate) -> Result<E
         progress.set_message(format!("{:?} {}", status.phase, status.completeness.nodes));
         matches!(status.phase, Phase::Ready | Phase::Failed)
     };
-    let watched = await_condition(api(session), name, is_over);
+    let watched = until(api(session), name, is_over);
     let over = tokio::time::timeout(args.timeout, watched).await;
     progress.finish_and_clear();
     let over = over.with_context(|| {

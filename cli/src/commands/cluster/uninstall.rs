@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::NamespaceResourceScope;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams};
-use kube::runtime::wait::await_condition;
 use kube::{Api, Resource, ResourceExt};
 use serde_json::{Value, json};
 use tapedeck_cluster::{Recording, Snapshot};
@@ -18,6 +17,7 @@ use super::install::{Found, api, inventory, is_rolled_out, ours};
 use super::listing;
 use super::output::count;
 use super::session::{MANAGER, Session};
+use super::waiting::until;
 use crate::output;
 
 /// How often is looked whether something is gone: deletions take seconds.
@@ -209,7 +209,7 @@ async fn wipe_nodes(session: &Session, args: &Uninstall, namespace: &str) -> Res
     let params = PatchParams::apply(MANAGER).force();
     let applied = sets.patch(WIPERS, &params, &Patch::Apply(&wipers)).await;
     applied.map_err(|error| session.explain(error))?;
-    let all_done = await_condition(sets.clone(), WIPERS, is_rolled_out);
+    let all_done = until(sets.clone(), WIPERS, is_rolled_out);
     match tokio::time::timeout(args.timeout, all_done).await {
         Ok(waited) => waited.context("cannot watch the pods that empty the nodes' folders")?,
         Err(_) => bail!(
@@ -230,7 +230,7 @@ async fn delete_set(
 ) -> Result<()> {
     let deleted = sets.delete(name, &DeleteParams::foreground()).await;
     deleted.map_err(|error| session.explain(error))?;
-    let gone = await_condition(sets.clone(), name, |set: Option<&DynamicObject>| {
+    let gone = until(sets.clone(), name, |set: Option<&DynamicObject>| {
         set.is_none()
     });
     let waited = tokio::time::timeout(args.timeout, gone).await;
