@@ -707,6 +707,10 @@ fn settings_that_make_no_sense_are_refused() {
             "expected s3://BUCKET/PREFIX",
         ),
         (&["--store", "file:///snapshots"], "--snapshot-claim"),
+        (
+            &["--store", "s3://b", "--store-option", "secret_access_key=x"],
+            "the key AWS_SECRET_ACCESS_KEY of a Secret",
+        ),
     ] {
         let all = ["cluster", "install", "--dry-run"].iter().chain(args);
         let ran = Tapedeck::new(all).fails(1, &[]);

@@ -14,6 +14,10 @@ use super::session::SYSTEM;
 const CRDS: &str = include_str!("../../../../deploy/manifests/crds.yaml");
 const OBJECTS: &str = include_str!("../../../../deploy/manifests/tapedeck.yaml");
 
+/// Options of stores that are secrets, and the key of a `Secret` that each should be; the chart's, too.
+const SECRET_OPTIONS: &str =
+    include_str!("../../../../deploy/helm/tapedeck/files/secret-options.json");
+
 /// The image of the manifests.
 const IMAGE: &str = concat!("tapedeck:", env!("CARGO_PKG_VERSION"));
 
@@ -68,6 +72,9 @@ impl Settings {
                 bail!(
                     "--store {url}: expected s3://BUCKET/PREFIX, gs://.., az://.. or file:///snapshots"
                 );
+            }
+            for (option, _) in &args.store_option {
+                refuse_secret(option)?;
             }
             self.stores = vec![Store {
                 name: "default".to_owned(),
@@ -208,4 +215,17 @@ fn rename(value: &mut Value, namespace: &str) {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What is configured stands in a ConfigMap, which many may read.
+fn refuse_secret(option: &str) -> Result<()> {
+    let table: BTreeMap<String, String> =
+        serde_json::from_str(SECRET_OPTIONS).context("the table of secret options")?;
+    if let Some(key) = table.get(option) {
+        bail!(
+            "--store-option {option}: is a secret, and would stand in a ConfigMap: make it the key {key} of a Secret, and \
+             name that by --store-secret"
+        );
+    }
+    Ok(())
 }
