@@ -200,6 +200,7 @@ fn a_certificate_that_nobody_vouches_for_is_refused() {
     let address = format!("https://127.0.0.1:{}", nginx.tls);
     let key = nginx.file("client.key");
     for (target, options, says) in [
+        (&localhost, vec![], "--cacert"),
         (&localhost, vec!["--cacert", &key], "no certificate"),
         (&address, vec!["--cacert", &ca], "certificate"),
     ] {
@@ -222,7 +223,8 @@ fn a_certificate_that_nobody_vouches_for_is_refused() {
     );
     assert_eq!(ran.code, 1, "{}", ran.stderr);
     assert!(
-        ran.stderr.contains("cannot connect to https://"),
+        ran.stderr.contains("no TLS with https://")
+            && ran.stderr.contains("does it speak plain http://?"),
         "{}",
         ran.stderr
     );
