@@ -71,6 +71,16 @@ impl Chain {
         self.heads >= CHAIN
     }
 
+    /// How far its streams are from each other and from those that are known; those of calls that are
+    /// under way together are all the same.
+    pub(crate) fn spread(&self, expect: &Expect) -> u32 {
+        let lowest = match expect.highest {
+            0 => self.lowest,
+            known => self.lowest.min(known),
+        };
+        self.highest.saturating_sub(lowest) / TOGETHER
+    }
+
     /// Adds the next head; `false`: a real one would not come here.
     pub(crate) fn accepts(&mut self, head: &FrameHead, expect: &Expect) -> bool {
         // A field block is not interrupted, and CONTINUATION comes only within one (RFC 9113
@@ -153,6 +163,9 @@ const NEAR: u32 = 1 << 20;
 
 /// The same where nothing else speaks for HTTP/2: calls that are under way together.
 const NEAR_BLIND: u32 = 1 << 16;
+
+/// Of two chains, streams that are no further apart speak for neither.
+const TOGETHER: u32 = 256;
 
 /// How many heads in a row make a chain.
 const CHAIN: usize = 3;

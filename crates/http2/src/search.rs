@@ -1,9 +1,11 @@
 //! Finding frames in the middle of a byte stream.
 //!
 //! Every place is tried: where a plausible head stands, the chain of frames that would begin there
-//! is followed. The chain that is complete first wins; of several the one that began last. A true
-//! chain goes through all frames, so a false one that jumps over some of them comes later. The
-//! outcome depends on the bytes alone, never on how they were cut into packets.
+//! is followed. The chain that is complete first wins; of several the one whose streams are nearest
+//! to each other, then the one that began last. A true chain goes through all frames, so a false one
+//! that jumps over some of them comes later; but the stream and the priority of a HEADERS frame may
+//! read as the head of a frame that ends where the true one does. The outcome depends on the bytes
+//! alone, never on how they were cut into packets.
 
 use std::collections::BTreeMap;
 
@@ -169,7 +171,7 @@ impl Search {
     /// Follows the chains whose next head is at a place; gives the start of one that is complete.
     fn follow(&mut self, place: usize, expect: &Expect, window: usize) -> Option<usize> {
         let head = self.head(place)?;
-        let mut complete = None;
+        let mut complete: Option<(u32, usize)> = None;
         while let Some(entry) = self.chains.first_entry()
             && entry.key().0 == place
         {
@@ -178,7 +180,10 @@ impl Search {
                 continue;
             }
             if chain.complete() {
-                complete = Some(start);
+                let spread = chain.spread(expect);
+                if complete.is_none_or(|(least, _)| spread <= least) {
+                    complete = Some((spread, start));
+                }
                 continue;
             }
             let next = place + HEAD_LEN + head.len as usize;
@@ -186,7 +191,7 @@ impl Search {
                 self.chains.insert((next, start), chain);
             }
         }
-        complete
+        complete.map(|(_, start)| start)
     }
 
     /// Lets go of the bytes before a place.
@@ -287,6 +292,14 @@ mod tests {
         let fill = [b'.'; 3072 + 9 - 20 - 17 * 180];
         let parts = [&small[1..], &PING.repeat(180), &fill, PING, PING, PING];
         check(&parts, Some(small.len() - 1));
+    }
+
+    /// Found by a property test: stream 21, and 21 bytes from there on to the end of the frame.
+    #[test]
+    fn a_priority_is_no_head() {
+        let request = b"\0\0\x1b\x01\x25\0\0\0\x15\0\0\0\0\x07\xc7\xcf\xc9\xcd\xc4\x0f\x2f\x03*/*\x7f\x03\x08cookie-8";
+        check(&[request, GET, BODY], Some(0));
+        check(&[b"the end", request, GET, PING], Some(7));
     }
 
     #[test]
