@@ -711,6 +711,15 @@ fn settings_that_make_no_sense_are_refused() {
             &["--store", "s3://b", "--store-option", "secret_access_key=x"],
             "the key AWS_SECRET_ACCESS_KEY of a Secret",
         ),
+        (
+            &[
+                "--store",
+                "s3://b",
+                "--store-option",
+                "AWS_SECRET_ACCESS_KEY=x",
+            ],
+            "the key AWS_SECRET_ACCESS_KEY of a Secret",
+        ),
     ] {
         let all = ["cluster", "install", "--dry-run"].iter().chain(args);
         let ran = Tapedeck::new(all).fails(1, &[]);

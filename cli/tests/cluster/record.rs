@@ -20,19 +20,27 @@ fn decide(server: &Standin, of: impl Fn(&Value) -> Option<Value>) {
     }
 }
 
+/// All is well: the recording is on two nodes, unless it is paused.
+fn attach(recording: &Value) -> Option<Value> {
+    let generation = recording["metadata"]["generation"].as_u64()?;
+    let (status, reason, nodes) = if recording["spec"]["paused"] == true {
+        ("False", "Paused", 0)
+    } else {
+        ("True", "Attached", 2)
+    };
+    Some(json!({
+        "conditions": [
+            condition("Accepted", "True", "Valid", "", generation),
+            condition("Ready", status, reason, "", generation),
+        ],
+        "totals": { "nodesAttached": nodes, "pods": 3 },
+    }))
+}
+
 #[test]
 fn a_recording_is_made_and_waited_for_paused_resumed_and_deleted() {
     let cluster = Cluster::with_definitions();
-    let _controller = cluster.play(|server| {
-        decide(server, |recording| {
-            let generation = recording["metadata"]["generation"].as_u64().expect("a generation");
-            let (status, reason, nodes) = if recording["spec"]["paused"] == true { ("False", "Paused", 0) } else { ("True", "Attached", 2) };
-            Some(json!({
-                "conditions": [condition("Accepted", "True", "Valid", "", generation), condition("Ready", status, reason, "", generation)],
-                "totals": { "nodesAttached": nodes, "pods": 3 },
-            }))
-        });
-    });
+    let _controller = cluster.play(|server| decide(server, attach));
     let ran = cluster
         .tapedeck([
             "record",
@@ -216,15 +224,7 @@ fn objects_that_are_only_printed_are_those_that_would_be_made() {
 #[test]
 fn a_server_that_fails_for_a_while_is_waited_for() {
     let cluster = Cluster::with_definitions();
-    let _controller = cluster.play(|server| {
-        decide(server, |recording| {
-            let generation = recording["metadata"]["generation"].as_u64().expect("a generation");
-            Some(json!({
-                "conditions": [condition("Accepted", "True", "Valid", "", generation), condition("Ready", "True", "Attached", "", generation)],
-                "totals": { "nodesAttached": 1, "pods": 1 },
-            }))
-        });
-    });
+    let _controller = cluster.play(|server| decide(server, attach));
     let asks = |verb| When {
         resource: Some("recordings"),
         verb: Some(verb),
@@ -236,7 +236,7 @@ fn a_server_that_fails_for_a_while_is_waited_for() {
         .tapedeck(["record", "create", "shop", "-n", "shop", "-l", "app=shop"])
         .succeeds();
     assert!(
-        ran.stderr.contains("shop is recorded: 1 pod on 1 node"),
+        ran.stderr.contains("shop is recorded: 3 pods on 2 nodes"),
         "{}",
         ran.stderr
     );

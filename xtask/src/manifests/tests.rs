@@ -356,6 +356,10 @@ fn values_that_make_no_sense_are_refused_with_their_place() {
             "the key AWS_SECRET_ACCESS_KEY of the Secret",
         ),
         (
+            "--set-json=stores=[{\"name\":\"a\",\"url\":\"s3://b\",\"options\":{\"AWS_SECRET_ACCESS_KEY\":\"x\"}}]",
+            "the key AWS_SECRET_ACCESS_KEY of the Secret",
+        ),
+        (
             "--set-json=stores=[{\"name\":\"a\",\"url\":\"az://b\",\"options\":{\"account_key\":\"x\"}}]",
             "the key AZURE_STORAGE_ACCOUNT_KEY of the Secret",
         ),

@@ -217,11 +217,12 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What is configured stands in a ConfigMap, which many may read.
+/// What is configured stands in a ConfigMap, which many may read. No option has capitals; who takes one for a variable of
+/// the environment writes them.
 fn refuse_secret(option: &str) -> Result<()> {
     let table: BTreeMap<String, String> =
         serde_json::from_str(SECRET_OPTIONS).context("the table of secret options")?;
-    if let Some(key) = table.get(option) {
+    if let Some(key) = table.get(&option.to_ascii_lowercase()) {
         bail!(
             "--store-option {option}: is a secret, and would stand in a ConfigMap: make it the key {key} of a Secret, and \
              name that by --store-secret"

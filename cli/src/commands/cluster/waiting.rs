@@ -26,8 +26,8 @@ where
         match seen.next().await {
             Some(Ok(object)) if condition.matches_object(object.as_ref()) => return Ok(object),
             Some(Err(error)) if !may_pass(&error) => return Err(error),
-            // The stream of a watch has no end; one that ended would be none to wait for.
-            None => return Err(watcher::Error::NoResourceVersion),
+            // The stream of a watch has no end. If it had one, nothing more would come.
+            None => return std::future::pending().await,
             Some(_) => {}
         }
     }

@@ -63,7 +63,7 @@ kubernetes:
 {{- end }}
 {{- end }}
 {{- range $option, $_ := .options }}
-{{- with get $secrets $option }}
+{{- with get $secrets (lower $option) }}
 {{- fail (printf "stores: %s: %s is a secret, and would stand in a ConfigMap: make it the key %s of the Secret that `secret` names" $store.name $option .) }}
 {{- end }}
 {{- end }}
