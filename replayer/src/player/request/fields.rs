@@ -77,7 +77,7 @@ fn next_line<'a>(lines: &mut &'a [u8]) -> Option<Field<'a>> {
     }
     *lines = rest;
     let line = all.get(..all.len() - rest.len()).unwrap_or_default();
-    let (name, value) = match line.iter().position(|byte| *byte == b':') {
+    let (name, value) = match memchr::memchr(b':', line) {
         Some(colon) => (
             line.get(..colon).unwrap_or_default().trim_ascii_end(),
             line.get(colon + 1..).unwrap_or_default().trim_ascii(),
@@ -88,9 +88,6 @@ fn next_line<'a>(lines: &mut &'a [u8]) -> Option<Field<'a>> {
 }
 
 fn split_line(bytes: &[u8]) -> (&[u8], &[u8]) {
-    let end = bytes
-        .iter()
-        .position(|byte| *byte == b'\n')
-        .map_or(bytes.len(), |at| at + 1);
+    let end = memchr::memchr(b'\n', bytes).map_or(bytes.len(), |at| at + 1);
     bytes.split_at(end)
 }
