@@ -21,6 +21,8 @@ mod packets;
 mod program;
 mod scratch;
 mod sets;
+#[cfg(feature = "programs")]
+mod settings;
 mod stored;
 mod texts;
 
@@ -35,8 +37,10 @@ pub use luck::luck;
 pub use messages::{hpack, http1, http2, tls};
 pub use packets::{assert_laws, capture, engine, fragments, packet, record, segments};
 pub use sets::folder;
+#[cfg(feature = "programs")]
+pub use settings::{chaos, configuration, place, player_option, scenario};
 pub use stored::{Blocks, archive, write_sample};
-pub use texts::{chaos, configuration, filter, key_log, place, player_option, scenario};
+pub use texts::{filter, key_log};
 
 /// A reader to be fed.
 #[derive(Clone, Copy, Debug)]
@@ -76,9 +80,9 @@ impl Target {
 }
 
 macro_rules! targets {
-    ($($name:ident: $mib:literal),* $(,)?) => {
+    ($($(#[$only:meta])? $name:ident: $mib:literal),* $(,)?) => {
         /// Every target.
-        pub const TARGETS: &[Target] = &[$(Target {
+        pub const TARGETS: &[Target] = &[$($(#[$only])? Target {
             name: stringify!($name),
             run: $name,
             memory: $mib << 20,
@@ -89,7 +93,9 @@ macro_rules! targets {
 targets! {
     archive: 64,
     capture: 64,
+    #[cfg(feature = "programs")]
     chaos: 64,
+    #[cfg(feature = "programs")]
     configuration: 64,
     content: 64,
     conversation: 64,
@@ -108,10 +114,13 @@ targets! {
     key_log: 64,
     luck: 128,
     packet: 64,
+    #[cfg(feature = "programs")]
     place: 64,
+    #[cfg(feature = "programs")]
     player_option: 64,
     protobuf: 64,
     record: 64,
+    #[cfg(feature = "programs")]
     scenario: 64,
     segments: 64,
     tls: 64,
