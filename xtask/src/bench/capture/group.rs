@@ -80,7 +80,8 @@ fn usage(text: &str) -> Option<Duration> {
 ///
 /// All time but that in which they slept: the kernel measures their sleep from its beginning to its end, while
 /// it only samples, at each tick of its clock, who runs. What is over before the next tick, as all that a
-/// light load does, and what the tick itself wakes up, is counted far too low or far too high by that.
+/// light load does, and what the tick itself wakes up, is counted far too low or far too high by that. What the
+/// hypervisor stole is known as exactly as sleep, and is nobody's work here.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Busy {
     at: Instant,
@@ -106,7 +107,8 @@ impl Busy {
     }
 }
 
-/// How many processors there are, and for how long they slept: the idle and iowait of the first line.
+/// How many processors there are, and for how long they slept or were not there: the idle, iowait and steal of the
+/// first line.
 fn slept(stat: &str) -> Option<(u32, Duration)> {
     let mut lines = stat.lines();
     let line = lines.next()?.strip_prefix("cpu ")?;
@@ -114,9 +116,9 @@ fn slept(stat: &str) -> Option<(u32, Duration)> {
         .split_whitespace()
         .map_while(|n| n.parse().ok())
         .collect();
-    let (idle, iowait) = (ticks.get(3)?, ticks.get(4)?);
+    let (idle, iowait, steal) = (ticks.get(3)?, ticks.get(4)?, ticks.get(7)?);
     let processors = lines.take_while(|line| line.starts_with("cpu")).count();
-    Some((processors.try_into().ok()?, TICK * (idle + iowait)))
+    Some((processors.try_into().ok()?, TICK * (idle + iowait + steal)))
 }
 
 #[cfg(test)]
@@ -139,7 +141,7 @@ mod tests {
     #[test]
     fn the_kernels_files_are_read() {
         let stat = "cpu  100 20 30 4000 500 6 7 800 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n";
-        assert_eq!(slept(stat), Some((1, Duration::from_secs(45))));
+        assert_eq!(slept(stat), Some((1, Duration::from_secs(53))));
         assert_eq!(slept("intr 1"), None);
         let text = "usage_usec 1500\nuser_usec 1000\nsystem_usec 500\n";
         assert_eq!(usage(text), Some(Duration::from_micros(1_500)));
