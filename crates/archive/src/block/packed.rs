@@ -212,10 +212,41 @@ impl ArchivedPacked {
 
     /// A value; the base for one that is not there, which [`ArchivedPacked::has`] rules out.
     pub(crate) fn get(&self, number: usize) -> u64 {
-        let base = self.base.to_native();
-        let bytes = self.bytes.as_slice();
-        let offset = match self.width {
-            0 => 0,
+        self.column().get(number)
+    }
+
+    /// The column, for those who read many of its values.
+    pub(crate) fn column(&self) -> Column<'_> {
+        Column {
+            base: self.base.to_native(),
+            bytes: self.bytes.as_slice(),
+            width: self.width,
+        }
+    }
+}
+
+/// A column of a block, where it lies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Column<'a> {
+    base: u64,
+    bytes: &'a [u8],
+    width: u8,
+}
+
+impl Column<'_> {
+    /// As [`ArchivedPacked::get`].
+    #[inline]
+    pub(crate) fn get(&self, number: usize) -> u64 {
+        // Most columns do not vary.
+        if self.width == 0 {
+            return self.base;
+        }
+        self.base.wrapping_add(self.offset(number))
+    }
+
+    fn offset(&self, number: usize) -> u64 {
+        let bytes = self.bytes;
+        match self.width {
             1 => bytes.get(number).copied().unwrap_or(0).into(),
             2 => bytes
                 .as_chunks::<2>()
@@ -235,25 +266,24 @@ impl ArchivedPacked {
                         .unwrap_or_default(),
                 )
             }
-        };
-        base.wrapping_add(offset)
+        }
     }
 
     /// The sum of `len` values.
+    #[inline]
     pub(crate) fn sum(&self, start: usize, len: usize) -> u64 {
-        let base = self.base.to_native().wrapping_mul(len as u64);
-        let bytes = self.bytes.as_slice();
+        let base = self.base.wrapping_mul(len as u64);
         let offsets = match self.width {
             0 => 0,
-            1 => bytes
+            1 => self
+                .bytes
                 .get(start..start + len)
                 .unwrap_or_default()
                 .iter()
                 .map(|byte| u64::from(*byte))
                 .sum(),
-            _ => (start..start + len).fold(0_u64, |sum, number| {
-                sum.wrapping_add(self.get(number).wrapping_sub(self.base.to_native()))
-            }),
+            _ => (start..start + len)
+                .fold(0_u64, |sum, number| sum.wrapping_add(self.offset(number))),
         };
         base.wrapping_add(offsets)
     }
@@ -303,7 +333,7 @@ mod tests {
                 prop_assert_eq!(found.get(number), *value);
             }
             let sum = values.iter().fold(0_u64, |sum, value| sum.wrapping_add(*value));
-            prop_assert_eq!(found.sum(0, values.len()), sum);
+            prop_assert_eq!(found.column().sum(0, values.len()), sum);
         }
     }
 
