@@ -1,8 +1,11 @@
 //! Several streams, rules, and what the programs count for each socket.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -144,6 +147,67 @@ fn a_quarter_of_the_ring_wakes_its_reader() {
     });
     assert!(start.elapsed() < options.pause / 2, "nobody woke it");
     assert_eq!(tap.drops().unwrap().total(), 0);
+}
+
+/// A wake-up costs the sender an interrupt, so that only what comes next to the end of a quarter may wake the
+/// reader, and not whatever comes near it.
+#[test]
+fn a_quarter_of_the_ring_wakes_its_reader_a_few_times() {
+    const LEN: usize = 1_000;
+    // Records of 2 KiB, 128 to a quarter: eleven quarters and some.
+    const RECORDS: usize = 1_500;
+    const QUARTERS: usize = 11;
+    // Two quarters and more: what is under way always wakes a reader that sleeps, and never fills the ring.
+    const AHEAD: usize = 300;
+    let server = Server::bind(Ipv4Addr::LOCALHOST.into());
+    let mut options = ebpf_options(&[server.address.port()]);
+    // The smallest there is, 1 MiB.
+    options.ring_bytes = 0;
+    options.pause = Duration::from_secs(60);
+    let Some(source) = or_skip(Ebpf::open(&options)) else {
+        return;
+    };
+    let Source {
+        mut streams,
+        mut tap,
+    } = source.into();
+    let seen = AtomicUsize::new(0);
+    let slept = thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut client = TcpStream::connect(server.address).unwrap();
+            let (mut accepted, _) = server.listener.accept().unwrap();
+            for sent in 0..RECORDS {
+                while sent > seen.load(Ordering::Relaxed) + AHEAD {
+                    thread::yield_now();
+                }
+                client.write_all(&[b'x'; LEN]).unwrap();
+                accepted.read_exact(&mut [0; LEN]).unwrap();
+            }
+        });
+        let before = sleeps();
+        while seen.load(Ordering::Relaxed) < RECORDS - AHEAD {
+            let mut take = |_: &Captured<'_>| {
+                seen.fetch_add(1, Ordering::Relaxed);
+            };
+            streams[0].next_batch(options.pause, &mut take).unwrap();
+        }
+        sleeps() - before
+    });
+    // Four records reach into the next quarter when their longest size and what may slip in are added.
+    assert!(slept <= QUARTERS * 6, "slept {slept} times");
+    assert_eq!(tap.drops().unwrap().total(), 0);
+}
+
+/// How often this thread went to sleep.
+fn sleeps() -> usize {
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+    let count = |line: &str| {
+        line.strip_prefix("voluntary_ctxt_switches:")?
+            .trim()
+            .parse()
+            .ok()
+    };
+    status.lines().find_map(count).unwrap()
 }
 
 #[test]

@@ -281,7 +281,7 @@ pub(crate) struct Conversation {
 /// A server on a port of its own, which answers each connection with what [`response`] says.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
-    listener: TcpListener,
+    pub(crate) listener: TcpListener,
 }
 
 impl Server {

@@ -16,8 +16,10 @@ use crate::{headers, loss, quarter, written};
 /// sender more than the event itself.
 const QUIETLY: u64 = BPF_RB_NO_WAKEUP as u64;
 
-/// Other processors may have reserved this much by the time that we do.
-const BESIDE: u64 = 64 << 10;
+/// Other processors may have reserved this much by the time that we do: a few records of common sizes. Each
+/// record this close to the next quarter wakes the reader, which costs its sender an interrupt, so it is not
+/// more. Where a longer one slips in between, the reader wakes by the clock, or with the next quarter.
+const BESIDE: u64 = 4 << 10;
 
 const HEADER: usize = PacketHeader::LEN;
 
@@ -96,13 +98,25 @@ fn record<const SIZE: usize>(
     record.submit(flags);
 }
 
-/// Wakes the reader (`BPF_RB_FORCE_WAKEUP` is the number after `BPF_RB_NO_WAKEUP`) where a record of that
-/// length may begin another quarter of the ring. Without a branch, for which the verifier would walk all
+/// A record is at most this many times as long as its packet, and [`BESIDE`] longer.
+const ROUNDED_UP: u64 = 4;
+
+const _: () = {
+    let mut class = 1;
+    while class < CLASSES.len() {
+        let shortest = CLASSES[class - 1] - HEADER + 1;
+        assert!(CLASSES[class] as u64 <= shortest as u64 * ROUNDED_UP + BESIDE);
+        class += 1;
+    }
+};
+
+/// Wakes the reader (`BPF_RB_FORCE_WAKEUP` is the number after `BPF_RB_NO_WAKEUP`) where the record of a packet
+/// of that length may begin another quarter of the ring. Without a branch, for which the verifier would walk all
 /// that follows twice.
 #[inline(always)]
 fn flags(ring: &RingBuf, len: u64) -> u64 {
     let written = written(ring);
-    QUIETLY + ((quarter(written) ^ quarter(written + len + BESIDE)) & 1)
+    QUIETLY + ((quarter(written) ^ quarter(written + len * ROUNDED_UP + BESIDE)) & 1)
 }
 
 #[inline(always)]
