@@ -61,6 +61,7 @@ pub(crate) fn run(args: &Archive) -> Result<()> {
         build()?;
     }
     fs::create_dir_all(FOLDER)?;
+    forget_interrupted(Path::new(FOLDER))?;
     let load = report::load();
     let bench = Bench { core: args.core };
     let mut all = Vec::new();
@@ -84,6 +85,17 @@ impl Archive {
     const fn tenths(&self) -> u32 {
         if self.quick { 1 } else { 10 }
     }
+}
+
+/// Removes what a run that was interrupted was writing: no writer touches what another one left.
+fn forget_interrupted(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|it| it == "partial") {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 fn build() -> Result<()> {
@@ -228,4 +240,22 @@ fn mitmproxy(har: &str, flow: &str) -> Result<Option<u64>> {
 fn len(path: &str) -> Result<u64> {
     let metadata = fs::metadata(path).with_context(|| format!("failed to look at {path}"))?;
     Ok(metadata.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_interrupted_run_left_is_in_nobodys_way() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in [".out.tape.partial", "out.tape", "concert-10.pcap"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        forget_interrupted(folder.path()).unwrap();
+        let names = fs::read_dir(folder.path()).unwrap();
+        let mut names: Vec<_> = names.map(|it| it.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["concert-10.pcap", "out.tape"]);
+    }
 }
