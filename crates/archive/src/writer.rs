@@ -62,7 +62,7 @@ impl WriterOptions {
 /// What a [`Writer`] holds at most.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Raw bytes of a block. A reader decompresses this much for one exchange: at 192 KiB in about 100
+    /// Raw bytes of a block. A reader decompresses this much for one exchange: at 256 KiB in about 100
     /// microseconds, and 99 times of 100 in about 200 (ADR 12).
     pub block: usize,
     /// Raw bytes of exchange blocks, or bytes of the file, between two index pages. A crash costs
@@ -90,7 +90,7 @@ pub struct Limits {
 
 impl Limits {
     pub(crate) const DEFAULT: Self = Self {
-        block: 192 << 10,
+        block: 256 << 10,
         group: 4 << 20,
         inline_body: 64 << 10,
         min_shared_body: 4 << 10,
