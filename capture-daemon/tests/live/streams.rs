@@ -119,22 +119,29 @@ fn too_many_rules_or_sockets_are_refused() {
     assert!(bytes > 2_000, "the rules before are gone");
 }
 
+/// Longer than a test takes: only what fills the ring wakes its reader.
+const ASLEEP: Duration = Duration::from_secs(60);
+
+/// A source for a server, with the smallest ring there is, 1 MiB.
+fn asleep(server: &Server) -> Option<Source> {
+    let mut options = ebpf_options(&[server.address.port()]);
+    options.ring_bytes = 0;
+    options.pause = ASLEEP;
+    or_skip(Ebpf::open(&options)).map(Source::from)
+}
+
 /// Whoever sleeps for long is woken by what fills the ring.
 #[test]
 fn a_quarter_of_the_ring_wakes_its_reader() {
     const LEN: usize = 200 << 10;
     let server = Server::bind(Ipv4Addr::LOCALHOST.into());
-    let mut options = ebpf_options(&[server.address.port()]);
-    // The smallest there is, 1 MiB.
-    options.ring_bytes = 0;
-    options.pause = Duration::from_secs(60);
-    let Some(source) = or_skip(Ebpf::open(&options)) else {
-        return;
-    };
-    let Source {
+    let Some(Source {
         mut streams,
         mut tap,
-    } = source.into();
+    }) = asleep(&server)
+    else {
+        return;
+    };
     let start = Instant::now();
     thread::scope(|scope| {
         scope.spawn(|| server.converse(LEN, Sending::Write));
@@ -142,10 +149,10 @@ fn a_quarter_of_the_ring_wakes_its_reader() {
         // Not all: the last quarter is not full.
         while seen < LEN {
             let mut take = |captured: &Captured<'_>| seen += captured.packet.data.len();
-            streams[0].next_batch(options.pause, &mut take).unwrap();
+            streams[0].next_batch(ASLEEP, &mut take).unwrap();
         }
     });
-    assert!(start.elapsed() < options.pause / 2, "nobody woke it");
+    assert!(start.elapsed() < ASLEEP / 2, "nobody woke it");
     assert_eq!(tap.drops().unwrap().total(), 0);
 }
 
@@ -160,17 +167,13 @@ fn a_quarter_of_the_ring_wakes_its_reader_a_few_times() {
     // Two quarters and more: what is under way always wakes a reader that sleeps, and never fills the ring.
     const AHEAD: usize = 300;
     let server = Server::bind(Ipv4Addr::LOCALHOST.into());
-    let mut options = ebpf_options(&[server.address.port()]);
-    // The smallest there is, 1 MiB.
-    options.ring_bytes = 0;
-    options.pause = Duration::from_secs(60);
-    let Some(source) = or_skip(Ebpf::open(&options)) else {
-        return;
-    };
-    let Source {
+    let Some(Source {
         mut streams,
         mut tap,
-    } = source.into();
+    }) = asleep(&server)
+    else {
+        return;
+    };
     let seen = AtomicUsize::new(0);
     let slept = thread::scope(|scope| {
         scope.spawn(|| {
@@ -189,7 +192,7 @@ fn a_quarter_of_the_ring_wakes_its_reader_a_few_times() {
             let mut take = |_: &Captured<'_>| {
                 seen.fetch_add(1, Ordering::Relaxed);
             };
-            streams[0].next_batch(options.pause, &mut take).unwrap();
+            streams[0].next_batch(ASLEEP, &mut take).unwrap();
         }
         sleeps() - before
     });
