@@ -144,6 +144,9 @@ impl<S: Source, T: Transport> Attempt<S, T> {
             );
         }
         self.worker.live.answered.fetch_add(1, Ordering::Relaxed);
+        if let Some(sent) = self.timeline.sent.get() {
+            self.worker.poller.took(now.saturating_duration_since(sent));
+        }
         self.settled = true;
     }
 

@@ -211,7 +211,7 @@ where
         }
         let start = pass.wait();
         if self.job.polls && !closed.is_empty() {
-            self.poll();
+            self.poll(open.is_empty());
         }
         for part in closed {
             self.start_closed(part, start);
@@ -242,13 +242,13 @@ where
         Ok(())
     }
 
-    /// Answers bring about requests: they are looked for.
-    fn poll(self: &Rc<Self>) {
+    /// Answers bring about requests: they are looked for. They may gather where nothing else is due.
+    fn poll(self: &Rc<Self>, gathers: bool) {
         let worker = Rc::clone(self);
         tokio::task::spawn_local(async move {
             let counters = worker.transport.counters();
             let moved = || counters.bytes_received.get() + counters.bytes_sent.get();
-            worker.poller.run(moved).await;
+            worker.poller.run(moved, gathers).await;
         });
     }
 

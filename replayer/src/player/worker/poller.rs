@@ -4,6 +4,11 @@
 //! as much again passes until the next request is on its way. In a flood, where the next answer is nearer than that,
 //! a worker does not sleep: it looks again and again, and lets others have the core in between. Where answers come
 //! less often it sleeps, as programs do.
+//!
+//! Who looks too often finds answers one by one. HTTP/2 has many in flight on a connection: read together they cost
+//! one system call, and so do the requests behind them, here and at the target. So a worker lets answers gather, for a
+//! small share of the latency that they have anyhow: of the shortest, so that whoever is answered soon among many that
+//! are not is looked for soon.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -17,6 +22,8 @@ pub(super) struct Poller {
     rests: Cell<u32>,
     waker: RefCell<Option<Waker>>,
     in_vain: Cell<Duration>,
+    /// The shortest latency since it looked last.
+    shortest: Cell<Option<Duration>>,
 }
 
 impl Poller {
@@ -26,6 +33,10 @@ impl Poller {
     const ENOUGH: u32 = 4;
     /// Looking in vain costs that many answers hardly anything.
     const LONGEST_REST: u32 = 1024;
+    /// The share of a latency that it lets answers gather for, and so the most that it adds to one.
+    const SHARE: u32 = 64;
+    /// However long latencies are.
+    const LONGEST_PAUSE: Duration = Duration::from_micros(200);
 
     /// Something was answered.
     pub(super) fn answered(&self) {
@@ -38,17 +49,23 @@ impl Poller {
         }
     }
 
+    /// A request was answered so long after it was sent.
+    pub(super) fn took(&self, latency: Duration) {
+        let shortest = self.shortest.get().map_or(latency, |it| it.min(latency));
+        self.shortest.set(Some(shortest));
+    }
+
     /// Time spent looking in vain.
     pub(super) const fn in_vain(&self) -> Duration {
         self.in_vain.get()
     }
 
     /// Keeps the worker from sleeping while answers come in quick succession. `moved` counts what came and went: bytes.
-    /// Never returns.
-    pub(super) async fn run(&self, moved: impl Fn() -> u64) {
+    /// `gathers` lets it wait for more answers than one. Never returns.
+    pub(super) async fn run(&self, moved: impl Fn() -> u64, gathers: bool) {
         let mut rest = 1;
         loop {
-            rest = match self.look(&moved).await {
+            rest = match self.look(&moved, gathers).await {
                 Self::ENOUGH.. => 1,
                 _ => Self::LONGEST_REST.min(rest * 2),
             };
@@ -65,7 +82,7 @@ impl Poller {
     }
 
     /// Looks until nothing has come for a while; gives how often it found something.
-    async fn look(&self, moved: &impl Fn() -> u64) -> u32 {
+    async fn look(&self, moved: &impl Fn() -> u64, gathers: bool) -> u32 {
         let mut before = Instant::now();
         let (mut last, mut seen) = (before, moved());
         let mut found = 0_u32;
@@ -90,9 +107,21 @@ impl Poller {
             } else {
                 (seen, last) = (moved, now);
                 found = found.saturating_add(1);
+                if gathers && let Some(shortest) = self.shortest.take() {
+                    self.pause(now, shortest / Self::SHARE);
+                }
             }
             before = now;
         }
+    }
+
+    /// Lets answers gather, and others have the core.
+    fn pause(&self, now: Instant, pause: Duration) {
+        let end = now + pause.min(Self::LONGEST_PAUSE);
+        while Instant::now() < end {
+            std::thread::yield_now();
+        }
+        self.in_vain.set(self.in_vain.get() + now.elapsed());
     }
 }
 
@@ -103,6 +132,59 @@ mod tests {
     use tokio::task::{LocalSet, spawn_local, yield_now};
 
     use super::*;
+
+    #[test]
+    fn a_pause_is_short_and_counts_as_looking_in_vain() {
+        // What was to end long ago leaves nothing to wait for.
+        let poller = Poller::default();
+        let begun = Instant::now();
+        let long_ago = begun.checked_sub(Duration::from_secs(1)).unwrap();
+        poller.pause(long_ago, Duration::from_secs(3600));
+        assert!(begun.elapsed() < Duration::from_secs(1));
+
+        let poller = Poller::default();
+        let begun = Instant::now();
+        poller.pause(begun, Duration::from_secs(3600));
+        let took = begun.elapsed();
+        assert!(took >= Poller::LONGEST_PAUSE && took < Duration::from_secs(60));
+        assert!((Poller::LONGEST_PAUSE..=took).contains(&poller.in_vain()));
+    }
+
+    /// How often it looks in 50 ms where something is answered each time, after so long.
+    async fn looks(gathers: bool, latencies: &[Duration]) -> u32 {
+        let poller = Rc::new(Poller::default());
+        let moved = Rc::new(Cell::new(0));
+        let (its_own, bytes) = (Rc::clone(&poller), Rc::clone(&moved));
+        LocalSet::new()
+            .run_until(async {
+                spawn_local(async move { its_own.run(move || bytes.get(), gathers).await });
+                let begun = Instant::now();
+                let mut looks = 0;
+                while begun.elapsed() < Duration::from_millis(50) {
+                    for latency in latencies {
+                        poller.took(*latency);
+                        poller.answered();
+                    }
+                    moved.set(moved.get() + 1);
+                    looks += 1;
+                    yield_now().await;
+                }
+                looks
+            })
+            .await
+    }
+
+    #[tokio::test]
+    async fn slow_answers_gather_and_one_that_is_quick_is_not_kept_waiting() {
+        let (slow, quick) = (Duration::from_secs(1), Duration::from_micros(1));
+        // 200 us for each look.
+        let gathered = looks(true, &[slow, slow]).await;
+        assert!(gathered <= 251, "{gathered}");
+        let beside_a_quick_one = looks(true, &[slow, quick, slow]).await;
+        let one_by_one = looks(false, &[slow, slow]).await;
+        assert!(beside_a_quick_one > 2 * gathered, "{beside_a_quick_one}");
+        assert!(one_by_one > 2 * gathered, "{one_by_one}");
+    }
 
     #[tokio::test]
     async fn it_rests_for_longer_and_longer_where_nothing_comes_and_not_in_a_flood() {
@@ -118,7 +200,7 @@ mod tests {
         let tasks = LocalSet::new();
         tasks
             .run_until(async {
-                spawn_local(async move { its_own.run(move || bytes.get()).await });
+                spawn_local(async move { its_own.run(move || bytes.get(), true).await });
                 for rest in [2, 4, 8] {
                     let in_vain = poller.in_vain();
                     assert_eq!(rested().await, rest);
