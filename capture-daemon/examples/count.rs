@@ -31,6 +31,7 @@ fn main() -> Result<()> {
             streams: NonZeroUsize::MIN,
             ignore_own_cgroup: false,
             pause: EbpfOptions::PAUSE,
+            burst: EbpfOptions::BURST,
         })?
         .into(),
         "af-packet" => AfPacket::open(&AfPacketOptions {

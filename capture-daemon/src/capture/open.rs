@@ -119,6 +119,7 @@ pub(super) fn open_one(backend: Backend, options: &Options) -> Result<Source, So
                 streams: options.threads,
                 ignore_own_cgroup: options.ignore_own_cgroup,
                 pause: EbpfOptions::PAUSE,
+                burst: EbpfOptions::BURST,
             })?;
             Ok(source.into())
         }

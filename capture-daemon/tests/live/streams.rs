@@ -127,6 +127,7 @@ fn asleep(server: &Server) -> Option<Source> {
     let mut options = ebpf_options(&[server.address.port()]);
     options.ring_bytes = 0;
     options.pause = ASLEEP;
+    options.burst = u32::MAX;
     or_skip(Ebpf::open(&options)).map(Source::from)
 }
 

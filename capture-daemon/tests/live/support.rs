@@ -71,6 +71,7 @@ pub(crate) fn ebpf_options(ports: &[u16]) -> EbpfOptions {
         streams: NonZeroUsize::MIN,
         ignore_own_cgroup: false,
         pause: EbpfOptions::PAUSE,
+        burst: EbpfOptions::BURST,
     }
 }
 
