@@ -146,40 +146,40 @@ mod tests {
         assert_eq!(poller.in_vain(), Poller::LONGEST_PAUSE);
     }
 
-    /// How often it looks in 50 ms where something is answered each time, after so long.
-    async fn looks(gathers: bool, latencies: &[Duration]) -> u32 {
+    /// How long it lets answers gather in twenty looks, each of which finds answers of these latencies.
+    async fn gathers(gathers: bool, latencies: &[Duration]) -> Duration {
         let poller = Rc::new(Poller::default());
         let moved = Rc::new(Cell::new(0));
         let (its_own, bytes) = (Rc::clone(&poller), Rc::clone(&moved));
-        LocalSet::new()
-            .run_until(async {
-                spawn_local(async move { its_own.run(move || bytes.get(), gathers).await });
-                let begun = Instant::now();
-                let mut looks = 0;
-                while begun.elapsed() < Duration::from_millis(50) {
-                    for latency in latencies {
-                        poller.took(*latency);
-                        poller.answered();
-                    }
-                    moved.set(moved.get() + 1);
-                    looks += 1;
-                    yield_now().await;
+        let run = async {
+            spawn_local(async move { its_own.run(move || bytes.get(), gathers).await });
+            // It begins to look.
+            yield_now().await;
+            for _ in 0..20 {
+                for latency in latencies {
+                    poller.took(*latency);
+                    poller.answered();
                 }
-                looks
-            })
-            .await
+                moved.set(moved.get() + 1);
+                yield_now().await;
+            }
+        };
+        LocalSet::new().run_until(run).await;
+        poller.in_vain()
     }
 
     #[tokio::test]
     async fn slow_answers_gather_and_one_that_is_quick_is_not_kept_waiting() {
-        let (slow, quick) = (Duration::from_secs(1), Duration::from_micros(1));
-        // 200 us for each look.
-        let gathered = looks(true, &[slow, slow]).await;
-        assert!(gathered <= 251, "{gathered}");
-        let beside_a_quick_one = looks(true, &[slow, quick, slow]).await;
-        let one_by_one = looks(false, &[slow, slow]).await;
-        assert!(beside_a_quick_one > 2 * gathered, "{beside_a_quick_one}");
-        assert!(one_by_one > 2 * gathered, "{one_by_one}");
+        let (slow, quick) = (Duration::from_secs(1), Duration::from_micros(64));
+        assert_eq!(
+            gathers(true, &[slow, slow]).await,
+            20 * Poller::LONGEST_PAUSE
+        );
+        assert_eq!(
+            gathers(true, &[slow, quick, slow]).await,
+            Duration::from_micros(20)
+        );
+        assert_eq!(gathers(false, &[slow, slow]).await, Duration::ZERO);
     }
 
     #[tokio::test]
