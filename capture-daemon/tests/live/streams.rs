@@ -157,6 +157,55 @@ fn a_quarter_of_the_ring_wakes_its_reader() {
     assert_eq!(tap.drops().unwrap().total(), 0);
 }
 
+/// A busy ring is looked at by the clock, before so much is in it that its reader is woken.
+#[test]
+fn a_reader_comes_back_for_little_at_a_time() {
+    const LEN: usize = 100;
+    // Records of 256 bytes, of which a quarter of the ring holds about a thousand: nine quarters.
+    const RECORDS: usize = 10_000;
+    let server = Server::bind(Ipv4Addr::LOCALHOST.into());
+    let mut options = ebpf_options(&[server.address.port()]);
+    options.ring_bytes = 0;
+    options.pause = ASLEEP;
+    let Some(Source {
+        mut streams,
+        mut tap,
+    }) = or_skip(Ebpf::open(&options)).map(Source::from)
+    else {
+        return;
+    };
+    let (sent, seen) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let start = Instant::now();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut client = TcpStream::connect(server.address).unwrap();
+            let (mut accepted, _) = server.listener.accept().unwrap();
+            // It goes on until all is seen: whoever looks while nothing comes sleeps for long.
+            while seen.load(Ordering::Relaxed) < RECORDS && start.elapsed() < ASLEEP {
+                client.write_all(&[b'x'; LEN]).unwrap();
+                accepted.read_exact(&mut [0; LEN]).unwrap();
+                sent.fetch_add(1, Ordering::Relaxed);
+                thread::sleep(Duration::from_micros(50));
+            }
+        });
+        while sent.load(Ordering::Relaxed) == 0 {
+            thread::yield_now();
+        }
+        let mut batches = 0;
+        while seen.load(Ordering::Relaxed) < RECORDS {
+            let mut take = |_: &Captured<'_>| {
+                seen.fetch_add(1, Ordering::Relaxed);
+            };
+            streams[0].next_batch(ASLEEP, &mut take).unwrap();
+            batches += 1;
+        }
+        // 64 each time make 156. Quarters alone make nine, or six times as many where records beside wake it, too.
+        assert!(batches > 75, "{batches} times");
+    });
+    assert!(start.elapsed() < ASLEEP / 2, "it slept");
+    assert_eq!(tap.drops().unwrap().total(), 0);
+}
+
 /// A wake-up costs the sender an interrupt, so that only what comes next to the end of a quarter may wake the
 /// reader, and not whatever comes near it.
 #[test]
