@@ -33,9 +33,9 @@ impl Poller {
     const ENOUGH: u32 = 4;
     /// Looking in vain costs that many answers hardly anything.
     const LONGEST_REST: u32 = 1024;
-    /// The share of a latency that it lets answers gather for, and so the most that it adds to one.
+    /// It lets answers gather for this part of the shortest latency that it found last.
     const SHARE: u32 = 64;
-    /// However long latencies are.
+    /// However long latencies are: the most that it adds to that of an answer which comes sooner than those before.
     const LONGEST_PAUSE: Duration = Duration::from_micros(200);
 
     /// Something was answered.
