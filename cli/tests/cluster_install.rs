@@ -143,6 +143,8 @@ fn what_is_printed_is_applied_by_kubectl_and_is_what_install_applies() {
     };
     let (by_kubectl, by_us) = (Cluster::bare(), Cluster::bare());
     let file = by_kubectl.folder.path().join("tapedeck.yaml");
+    // Else it keeps what it learned of this server in the home of whoever runs the tests.
+    let cache = by_kubectl.folder.path().join("kubectl-cache");
     let ran = by_kubectl
         .tapedeck(["install", "--dry-run", "-o", "yaml"])
         .succeeds();
@@ -151,6 +153,8 @@ fn what_is_printed_is_applied_by_kubectl_and_is_what_install_applies() {
         let output = Command::new(&kubectl)
             .args(["--kubeconfig"])
             .arg(by_kubectl.kubeconfig())
+            .arg("--cache-dir")
+            .arg(&cache)
             .args(args)
             .arg("-f")
             .arg(&file)

@@ -555,6 +555,7 @@ fn a_mistake_in_a_scenario_is_wrong_usage_with_line_and_field() {
         &["--max-connections", "0"],
         &["expected a whole number of at least 1"],
     );
+    run(&["--threads", "0"], &["0 is not in 1..=256"]);
 }
 
 /// It is there, unlike one that refuses connections.

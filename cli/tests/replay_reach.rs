@@ -392,11 +392,8 @@ fn an_answer_of_a_gibibyte_takes_no_memory() {
     assert!(0 < most && most < 256 << 10, "{most} KiB");
 }
 
-/// The target never answers; the first signal awaits it, the second does not. The summary is written.
-#[test]
-fn a_second_signal_stops_at_once() {
-    let folder = temp_folder();
-    let tape = tape(folder.path());
+/// A target that never answers, and a word for each connection on which it was asked.
+fn silent() -> (String, std::sync::mpsc::Receiver<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let target = format!("http://{}", listener.local_addr().unwrap());
     let (asked, was_asked) = std::sync::mpsc::channel();
@@ -411,6 +408,15 @@ fn a_second_signal_stops_at_once() {
             kept.push(stream);
         }
     });
+    (target, was_asked)
+}
+
+/// The target never answers; the first signal awaits it, the second does not. The summary is written.
+#[test]
+fn a_second_signal_stops_at_once() {
+    let folder = temp_folder();
+    let tape = tape(folder.path());
+    let (target, was_asked) = silent();
     let summary = folder.path().join("summary.json");
     let args = ["replay", &tape, "--target", &target, "--vus", "1"];
     let more = ["--duration", "10m", "--timeout", "10m", "--summary"];
@@ -432,6 +438,27 @@ fn a_second_signal_stops_at_once() {
     let own = &summary["tapedeck"];
     assert_eq!(own["stopped_early"], true);
     assert_eq!(own["failures"]["unanswered"], 1, "{own}");
+}
+
+#[test]
+fn as_many_threads_send_as_asked_for() {
+    let folder = temp_folder();
+    let tape = tape(folder.path());
+    let (target, was_asked) = silent();
+    let args = ["replay", &tape, "--target", &target, "--vus", "8"];
+    let more = ["--duration", "10m", "--threads", "3"];
+    let mut child = Tapedeck::new(args.into_iter().chain(more)).spawn();
+    for _ in 0..8 {
+        was_asked.recv().unwrap();
+    }
+    let threads = fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
+    let senders = threads.filter(|thread| {
+        let name = thread.as_ref().unwrap().path().join("comm");
+        fs::read_to_string(name).is_ok_and(|name| name.trim() == "player")
+    });
+    assert_eq!(senders.count(), 3);
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 const GRPC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/tools/grpc");

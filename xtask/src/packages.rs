@@ -56,6 +56,7 @@ pub(crate) const FOR_TESTS: &[Package] = &[
     package("wget", "wget", "a client of the mock"),
     package("apache2-utils", "ab", "a client of the mock"),
     package("ruby", "ruby", "a client of the mock"),
+    package("libwww-perl", "lwp-request", "LWP, a client of the mock"),
     package("wrk", "wrk", "a crowd that is recorded live"),
     package("tcpdump", "tcpdump", "a witness of what is recorded live"),
     package(

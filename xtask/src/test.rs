@@ -31,6 +31,13 @@ pub(crate) fn run_tests(args: &Test) -> Result<()> {
     let programs = test_fresh_programs()?;
     let mut sum = cargo_test(&[])?;
     sum.merge(programs);
+    // Far above, and among what tests print that are to fail inside, nobody finds it.
+    if sum.failed > 0 {
+        say(&format!(
+            "what the tests that failed said:\n{}",
+            sum.reasons
+        ));
+    }
     #[expect(
         clippy::print_stdout,
         reason = "the runner's summary is this chore's result"
@@ -55,6 +62,10 @@ struct Sum {
     marked_skipped: u64,
     /// The tests that failed.
     names: BTreeSet<String>,
+    /// What they printed.
+    reasons: String,
+    /// Whether that is being read.
+    in_reasons: bool,
     succeeded: bool,
 }
 
@@ -113,6 +124,9 @@ fn again(all: &[&str], sum: &mut Sum) -> Result<()> {
         sum.passed += sum.failed;
         sum.failed = 0;
         sum.succeeded = true;
+    } else {
+        sum.reasons.push_str("\nand alone:\n");
+        sum.reasons.push_str(&second.reasons);
     }
     Ok(())
 }
@@ -154,6 +168,7 @@ impl Sum {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
+        self.reasons.push_str(&other.reasons);
         self.succeeded &= other.succeeded;
     }
 
@@ -167,6 +182,15 @@ impl Sum {
             .strip_prefix("test ")
             .and_then(|t| t.strip_suffix(" ... FAILED"));
         self.names.extend(failed.map(str::to_owned));
+        // `failures:`, for each of them `---- NAME stdout ----` and what it printed, `failures:` and their names.
+        match text {
+            "failures:" => self.in_reasons = !self.in_reasons,
+            _ if self.in_reasons => {
+                self.reasons.push_str(text);
+                self.reasons.push('\n');
+            }
+            _ => {}
+        }
         let Some((_, counts)) = text
             .strip_prefix("test result: ")
             .and_then(|t| t.split_once(". "))
@@ -222,5 +246,15 @@ mod tests {
         sum.add("test a::c ... FAILED");
         assert_eq!((sum.passed, sum.failed, sum.skipped), (12, 3, 1));
         assert_eq!(Vec::from_iter(sum.names), ["a::c"]);
+    }
+
+    #[test]
+    fn what_failed_is_kept_and_what_passed_is_not() {
+        let mut sum = Sum::default();
+        let said = "successes:\n\n---- a::b stdout ----\nfine\n\n\nsuccesses:\n    a::b\n\nfailures:\n\n\
+                    ---- a::c stdout ----\nno such file\n\n\nfailures:\n    a::c\n\n\
+                    test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out";
+        said.lines().for_each(|line| sum.add(line));
+        assert_eq!(sum.reasons.trim(), "---- a::c stdout ----\nno such file");
     }
 }

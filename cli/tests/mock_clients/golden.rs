@@ -11,9 +11,20 @@ use serde_json::{Value, json};
 use crate::common::{Tapedeck, cases, pcaps, temp_folder};
 use crate::{KEYS, Mock, exchanges, has_program, import, python_path};
 
-/// Programs of recorded clients.
-const CLIENTS: [&str; 11] = [
-    "ab", "curl", "h2load", "hey", "java", "nghttp", "node", "perl", "python3", "ruby", "wget",
+/// Programs of recorded clients, and what shows that each is there.
+const CLIENTS: [(&str, &str); 11] = [
+    ("ab", "ab"),
+    ("curl", "curl"),
+    ("h2load", "h2load"),
+    ("hey", "hey"),
+    ("java", "java"),
+    ("nghttp", "nghttp"),
+    ("node", "node"),
+    // The client is a module, LWP, which comes with this program.
+    ("perl", "lwp-request"),
+    ("python3", "python3"),
+    ("ruby", "ruby"),
+    ("wget", "wget"),
 ];
 
 /// Cases whose clients ask what was not recorded whole, and so get 501.
@@ -98,12 +109,15 @@ fn commands(case: &Path, port: &str) -> (Vec<String>, bool) {
         // The secrets of these connections are nobody's business.
         let line = line.strip_prefix("SSLKEYLOGFILE=keys.log ").unwrap_or(line);
         let program = line.split(' ').next().unwrap_or_default();
-        let is_client = CLIENTS.contains(&program) && !line.ends_with('&');
-        if !is_client || line.contains("rewrite.py") {
+        let client = CLIENTS.iter().find(|(name, _)| *name == program);
+        let Some((_, shown_by)) = client else {
+            continue;
+        };
+        if line.ends_with('&') || line.contains("rewrite.py") {
             continue;
         }
         // What was sent lay in a file, or is not printed whole.
-        if line.contains("$WORK") || line.contains("...") || !has_program(program) {
+        if line.contains("$WORK") || line.contains("...") || !has_program(shown_by) {
             all = false;
             continue;
         }

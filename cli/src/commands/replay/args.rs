@@ -214,6 +214,14 @@ pub(crate) struct Replay {
         help_heading = "Connections"
     )]
     pub(crate) max_in_flight: NonZeroU32,
+    /// Send with so many threads, 256 at most [default: one for each processor, 16 at most]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=256),
+        help_heading = "Load"
+    )]
+    pub(crate) threads: Option<u32>,
     /// Give a request up after this time
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "60s", help_heading = "Connections")]
     pub(crate) timeout: Duration,

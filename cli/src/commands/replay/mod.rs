@@ -6,6 +6,7 @@ mod series;
 mod show;
 
 use std::fs;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -123,6 +124,7 @@ fn options(args: &Replay) -> Options {
         duration: args.duration,
         session_by: args.session_by.clone(),
         connections: args.connections.0,
+        workers: args.threads.and_then(NonZeroU32::new),
         timeout: args.timeout,
         preserve_host: args.preserve_host,
         filter: args.filter.clone(),
