@@ -62,6 +62,14 @@ impl Mock {
     }
 }
 
+impl Drop for Mock {
+    fn drop(&mut self) {
+        // Where a test failed before it was stopped.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
 fn import(case: &Path, tape: &Path) {
     let (input, keys) = (input_of(case), case.join(KEYS));
     let mut args = vec![

@@ -5,6 +5,7 @@
 //! included, and not what else the machine does; the busy time of the whole machine stands beside
 //! it, less that of the same machine at rest.
 
+mod even;
 mod group;
 mod load;
 mod observer;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
+use self::even::Even;
 use self::group::{Busy, Group};
 use self::load::{Load, Outcome, SHAPES, Shape, nginx};
 use self::observer::{Observer, Seen};
@@ -26,6 +28,8 @@ use crate::shell::{cargo, run as run_command, say};
 
 /// Where archives, captures and nginx's files go.
 const FOLDER: &str = "target/bench";
+
+const PROGRAM: &str = "target/release/tapedeck";
 
 /// How long a recorder is left alone before it is asked for its memory at rest.
 const SETTLE: Duration = Duration::from_millis(1_500);
@@ -38,6 +42,9 @@ pub(crate) struct Capture {
     /// Runs of each, of which the median counts; with nothing, three times as many
     #[arg(long, default_value_t = 3)]
     runs: usize,
+    /// Rounds of requests that come evenly, a second each, of which the median p99 counts
+    #[arg(long, default_value_t = 9)]
+    rounds: usize,
     /// Only the loads whose name has this in it
     #[arg(long, default_value = "")]
     only: String,
@@ -65,6 +72,8 @@ pub(crate) struct Run {
 pub(crate) struct Figures {
     pub(crate) shape: Shape,
     pub(crate) runs: Vec<(Observer, Vec<Run>)>,
+    /// Latencies of requests that come evenly.
+    pub(crate) even: Even,
 }
 
 pub(crate) fn run(args: &Capture) -> Result<()> {
@@ -85,7 +94,7 @@ pub(crate) fn run(args: &Capture) -> Result<()> {
             all.push(figures);
         }
     }
-    let text = tables::markdown(&all, args.seconds, args.runs, &load_before, rest);
+    let text = tables::markdown(&all, args, &load_before, rest);
     print(&text);
     if args.write {
         report::write("capture", &text)?;
@@ -122,6 +131,7 @@ fn measure(args: &Capture, shape: Shape, rest: f64) -> Result<Figures> {
     let mut figures = Figures {
         shape,
         runs: observers.map(|observer| (observer, Vec::new())).to_vec(),
+        even: Even::measure(shape, args.rounds)?,
     };
     // In turn, so that what else the machine does meets all of them.
     for number in 0..args.runs.max(1) {

@@ -7,8 +7,8 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use super::FOLDER;
 use super::group::Group;
+use super::{FOLDER, PROGRAM};
 use crate::bench::nginx::Nginx;
 
 /// Who looks on.
@@ -120,7 +120,7 @@ fn tcpdump(group: &Group, nginx: &Nginx) -> Command {
 }
 
 fn tapedeck(group: &Group, nginx: &Nginx, backend: &str) -> Command {
-    let mut command = group.command("target/release/tapedeck");
+    let mut command = group.command(PROGRAM);
     command.args(["record", "--force", "--backend", backend, "-o"]);
     command.arg(format!("{FOLDER}/capture.tape"));
     for port in [nginx.http1, nginx.h2c] {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::load::What;
 use super::observer::Observer;
-use super::{Figures, Run};
+use super::{Capture, Figures, Run};
 use crate::bench::report;
 
 /// The bounds of issue 5.
@@ -17,17 +17,14 @@ const IDLE_MIB_AT_MOST: f64 = 64.0;
 const BUSY_MIB_AT_MOST: f64 = 128.0;
 
 /// The tables of all loads.
-pub(super) fn markdown(
-    all: &[Figures],
-    seconds: u64,
-    runs: usize,
-    load: &str,
-    rest: f64,
-) -> String {
+pub(super) fn markdown(all: &[Figures], args: &Capture, load: &str, rest: f64) -> String {
     let mut text = format!(
-        "{}; runs of {seconds} s, the median of {runs}, in turn; load average {load} before, {rest:.2} cores \
-         busy at rest.\n",
-        report::place()
+        "{}; runs of {} s, the median of {}, in turn; p99 of HTTP/1.1 in {} rounds; load average {load} before, \
+         {rest:.2} cores busy at rest.\n",
+        report::place(),
+        args.seconds,
+        args.runs,
+        args.rounds,
     );
     for figures in all {
         text.push_str(&table(figures));
@@ -45,7 +42,7 @@ pub(super) fn table(figures: &Figures) -> String {
     );
     for (observer, runs) in &figures.runs {
         let of = |value: &dyn Fn(&Run) -> f64| median(runs.iter().map(value));
-        let p99 = p99(runs).map_or_else(|| "–".to_owned(), |ms| format!("{ms:.2}"));
+        let p99 = p99(figures, *observer).map_or_else(|| "–".to_owned(), |ms| format!("{ms:.2}"));
         let added = added(figures, *observer);
         let (added_text, share) = match (*observer, added) {
             (Observer::Nobody, _) | (_, None) => ("–".to_owned(), "–".to_owned()),
@@ -69,11 +66,8 @@ pub(super) fn table(figures: &Figures) -> String {
             ),
         );
     }
-    if let Some((low, high)) = spread(figures) {
-        line(
-            &mut text,
-            format_args!("\nThe runs with nothing had a p99 from {low:.2} to {high:.2} ms."),
-        );
+    if let Some(spread) = spread(figures) {
+        line(&mut text, format_args!("\n{spread}"));
     }
     text
 }
@@ -106,31 +100,63 @@ fn ratio(figures: &Figures, observer: Observer) -> Option<f64> {
 }
 
 /// The median of the runs' p99, in milliseconds.
-fn p99(runs: &[Run]) -> Option<f64> {
-    let all: Vec<_> = runs
-        .iter()
-        .filter_map(|run| run.outcome.p99)
-        .map(millis)
-        .collect();
-    (!all.is_empty()).then(|| median(all.into_iter()))
+fn p99(figures: &Figures, observer: Observer) -> Option<f64> {
+    figures.even.p99(observer).or_else(|| {
+        let all = sorted_p99(figures, observer);
+        all.get(all.len() / 2).copied()
+    })
 }
 
-/// The p99 of who looks on, as a multiple of that with nothing.
-fn p99_ratio(figures: &Figures, wanted: Observer) -> Option<f64> {
-    let of = |wanted| {
-        let (_, runs) = figures.runs.iter().find(|(o, _)| *o == wanted)?;
-        p99(runs)
-    };
-    Some(of(wanted)? / of(Observer::Nobody)?.max(1e-6))
+/// As h2load has it.
+fn sorted_p99(figures: &Figures, observer: Observer) -> Vec<f64> {
+    let runs = figures.runs.iter().filter(|(of, _)| *of == observer);
+    let all = runs.flat_map(|(_, runs)| runs);
+    let mut all: Vec<_> = all.filter_map(|run| run.outcome.p99).map(millis).collect();
+    all.sort_by(f64::total_cmp);
+    all
 }
 
-fn spread(figures: &Figures) -> Option<(f64, f64)> {
-    let (_, runs) = figures.runs.iter().find(|(o, _)| *o == Observer::Nobody)?;
-    let all = runs.iter().filter_map(|run| run.outcome.p99).map(millis);
-    let all: Vec<_> = all.collect();
-    let low = all.iter().copied().reduce(f64::min)?;
-    let high = all.iter().copied().reduce(f64::max)?;
-    Some((low, high))
+/// The p99 of who looks on, as a multiple of that with nothing, and the most that nothing is of itself.
+fn p99_ratio(figures: &Figures, observer: Observer) -> Option<(f64, f64)> {
+    if let (Some(with), Some(again)) = (
+        figures.even.ratio(observer),
+        figures.even.ratio(Observer::Nobody),
+    ) {
+        return Some((with.median, again.high));
+    }
+    let nothing = p99(figures, Observer::Nobody)?.max(1e-6);
+    let most = sorted_p99(figures, Observer::Nobody).last().copied()?;
+    Some((p99(figures, observer)? / nothing, most / nothing))
+}
+
+/// How far runs with nothing are from each other.
+fn spread(figures: &Figures) -> Option<String> {
+    if figures.even.ratio(Observer::Nobody).is_some() {
+        let mut text =
+            "p99 by that with nothing in the same round, median and quartiles:".to_owned();
+        for (observer, _) in &figures.runs {
+            let ratio = figures.even.ratio(*observer)?;
+            let name = match observer {
+                Observer::Nobody => "nothing again",
+                of => of.name(),
+            };
+            // Writing to a string does not fail.
+            write!(
+                text,
+                " {name} {:.2} ({:.2} to {:.2}),",
+                ratio.median, ratio.low, ratio.high
+            )
+            .unwrap_or_default();
+        }
+        text.pop();
+        text.push('.');
+        return Some(text);
+    }
+    let all = sorted_p99(figures, Observer::Nobody);
+    let (low, high) = (all.first()?, all.last()?);
+    Some(format!(
+        "The runs with nothing had a p99 from {low:.2} to {high:.2} ms."
+    ))
 }
 
 fn millis(time: Duration) -> f64 {
@@ -176,7 +202,7 @@ fn verdicts(all: &[Figures]) -> String {
             }
             for (what, measured, bound, verdict) in bounds(figures, *observer, runs) {
                 let theirs = if what == P99 {
-                    p99_ratio(figures, Observer::Tcpdump)
+                    p99_ratio(figures, Observer::Tcpdump).map(|(ratio, _)| ratio)
                 } else {
                     None
                 };
@@ -236,13 +262,12 @@ fn bounds(figures: &Figures, observer: Observer, runs: &[Run]) -> Vec<Bound> {
             (ratio <= ADDED_AT_MOST).into(),
         ));
     }
-    if let (Some(ratio), Some(with)) = (p99_ratio(figures, observer), p99(runs)) {
-        let verdict =
-            if ratio > P99_AT_MOST && spread(figures).is_some_and(|(_, high)| with <= high) {
-                Verdict::InTheSpread
-            } else {
-                (ratio <= P99_AT_MOST).into()
-            };
+    if let Some((ratio, most)) = p99_ratio(figures, observer) {
+        let verdict = if ratio > P99_AT_MOST && ratio <= most {
+            Verdict::InTheSpread
+        } else {
+            (ratio <= P99_AT_MOST).into()
+        };
         bounds.push((
             P99,
             format!("{ratio:.2}"),
@@ -305,6 +330,7 @@ fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::even::Even;
     use super::super::load::{Outcome, Shape};
     use super::super::observer::Seen;
     use super::*;
@@ -338,6 +364,7 @@ mod tests {
                 (Observer::Ebpf, vec![run(125, Some(1_000))]),
                 (Observer::AfPacket, vec![run(104, Some(999))]),
             ],
+            even: Even::default(),
         };
         assert_eq!(ratio(&figures, Observer::Ebpf), Some(2.5));
         let verdicts = |figures: &Figures, observer| -> Vec<_> {
@@ -371,6 +398,23 @@ mod tests {
         assert_eq!(
             verdicts(&noisy, Observer::Ebpf)[2],
             ("p99 / with nothing", Verdict::InTheSpread)
+        );
+        // Where requests came evenly as well, that counts, and each round by itself.
+        let of = |round| Figures {
+            even: Even::of(&[round; 4]),
+            ..figures.clone()
+        };
+        assert_eq!(
+            verdicts(&of([1.0, 1.02, 1.0, 1.04, 1.0, 1.0]), Observer::Ebpf)[2].1,
+            Verdict::Holds
+        );
+        assert_eq!(
+            verdicts(&of([1.0, 1.08, 1.0, 1.07, 1.0, 1.0]), Observer::Ebpf)[2].1,
+            Verdict::InTheSpread
+        );
+        assert_eq!(
+            verdicts(&of([1.0, 1.02, 1.0, 1.07, 1.0, 1.0]), Observer::Ebpf)[2].1,
+            Verdict::Over
         );
     }
 }
