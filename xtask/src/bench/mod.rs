@@ -1,6 +1,7 @@
 //! Benchmarks: our figures beside those of the peers, in one run on one machine.
 
 mod archive;
+mod calm;
 mod capture;
 mod figures;
 mod measure;

@@ -12,7 +12,7 @@ use crate::player::source::Source;
 use crate::player::transport::Transport;
 use crate::player::worker::ahead::{Lent, Made};
 use crate::player::worker::alarm::Alarm;
-use crate::player::worker::drive::Worker;
+use crate::player::worker::drive::{Worker, add};
 
 /// A request that waits for its due time.
 pub(super) struct Ready<S: Source, T: Transport> {
@@ -105,8 +105,8 @@ impl<S: Source, T: Transport> Attempt<S, T> {
         }
     }
 
-    /// Sends it, and gives it up in time.
-    pub(super) async fn run(mut self, alarm: &mut Alarm) {
+    /// Sends it, and gives it up in time; when that was over.
+    pub(super) async fn run(mut self, alarm: &mut Alarm) -> Instant {
         // In open loop this runs when the task does: what the player did before counts as lag.
         self.timeline.taken = Instant::now();
         let lane = self.ready.entry.lane;
@@ -130,6 +130,7 @@ impl<S: Source, T: Transport> Attempt<S, T> {
                 self.lose(now, lost, &Cause::None);
             }
         }
+        now
     }
 
     fn answered(&mut self, now: Instant, reply: Reply) {
@@ -143,7 +144,7 @@ impl<S: Source, T: Transport> Attempt<S, T> {
                 now.saturating_duration_since(self.timeline.due),
             );
         }
-        self.worker.live.answered.fetch_add(1, Ordering::Relaxed);
+        add(&self.worker.live.answered, 1);
         if let Some(sent) = self.timeline.sent.get() {
             self.worker.poller.took(now.saturating_duration_since(sent));
         }
@@ -190,7 +191,8 @@ impl<S: Source, T: Transport> Drop for Attempt<S, T> {
         let in_flight = &self.worker.in_flight;
         in_flight.set(in_flight.get().saturating_sub(1));
         let live = &self.worker.live;
-        live.in_flight.fetch_sub(1, Ordering::Relaxed);
+        live.in_flight
+            .store(in_flight.get().into(), Ordering::Relaxed);
         let counters = self.worker.transport.counters();
         for (live, own) in [
             (&live.connections, counters.open.get().into()),

@@ -70,6 +70,11 @@ pub(crate) struct Live {
     seconds: Mutex<Vec<Second>>,
 }
 
+/// Adds to a counter that nobody else writes, and so without what an exclusive access to it takes.
+pub(super) fn add(counter: &AtomicU64, n: u64) {
+    counter.store(counter.load(Ordering::Relaxed) + n, Ordering::Relaxed);
+}
+
 /// Runs a worker to its end on this thread.
 pub(crate) fn run<S, T>(
     job: &Arc<Job<S>>,
@@ -211,7 +216,8 @@ where
         }
         let start = pass.wait();
         if self.job.polls && !closed.is_empty() {
-            self.poll(open.is_empty());
+            // Where an answer is a read of its own, gathering spares nobody anything.
+            self.poll(open.is_empty() && self.transport.is_multiplexed());
         }
         for part in closed {
             self.start_closed(part, start);
@@ -385,7 +391,9 @@ where
             return None;
         }
         self.in_flight.set(in_flight + 1);
-        self.live.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.live
+            .in_flight
+            .store(u64::from(in_flight) + 1, Ordering::Relaxed);
         let mut tally = self.tally.borrow_mut();
         tally.peak_in_flight = tally.peak_in_flight.max(u64::from(in_flight) + 1);
         Some(Attempt::new(Rc::clone(self), ready, due, single))

@@ -37,13 +37,14 @@ pub(super) enum First<S: Source, T: Transport> {
 }
 
 impl Turn {
-    /// Does the iteration, and counts it.
+    /// Does the iteration, and counts it; when that was over.
     pub(super) async fn run<S, T>(
         self,
         worker: &Rc<Worker<S, T>>,
         first: First<S, T>,
         alarm: &mut Alarm,
-    ) where
+    ) -> Instant
+    where
         S: Source + 'static,
         T: Transport + 'static,
     {
@@ -51,15 +52,17 @@ impl Turn {
             worker: Rc::clone(worker),
             scenario: self.cast.index,
             start: self.start,
-            whole: false,
+            end: None,
         };
         let (lane, begun, kill) = (self.lane, self.start, self.kill);
         let steps = self.steps(worker, first, alarm);
-        let whole = match kill {
-            Some(kill) => tokio::time::timeout_at(kill.into(), steps).await == Ok(true),
+        let end = match kill {
+            Some(kill) => tokio::time::timeout_at(kill.into(), steps)
+                .await
+                .unwrap_or(None),
             None => steps.await,
         };
-        counted.end(whole);
+        counted.end(end);
         if worker.job.reuse != Reuse::Always {
             worker.transport.forget(lane);
         }
@@ -67,16 +70,18 @@ impl Turn {
             let next = begun + worker.job.min_iteration;
             let next = kill.map_or(next, |kill| next.min(kill));
             worker.sleep_until(next).await;
+            return Instant::now();
         }
+        end.unwrap_or_else(Instant::now)
     }
 
-    /// Whether it came to its end.
+    /// When it came to its end; `None`: it did not.
     async fn steps<S, T>(
         self,
         worker: &Rc<Worker<S, T>>,
         first: First<S, T>,
         alarm: &mut Alarm,
-    ) -> bool
+    ) -> Option<Instant>
     where
         S: Source + 'static,
         T: Transport + 'static,
@@ -92,17 +97,15 @@ impl Turn {
             .roots()
             .filter_map(|index| Some((index, self.start + self.think(steps.get(index)?.delay))))
             .collect();
-        let mut at_once: JoinSet<(usize, bool)> = JoinSet::new();
+        let mut at_once: JoinSet<(usize, Option<Instant>)> = JoinSet::new();
         loop {
             let (index, done) = match due.as_slice() {
                 // Most sessions do one thing after the other: that needs no other task.
                 [(index, at)] if at_once.is_empty() => {
                     let (index, at) = (*index, *at);
                     due.clear();
-                    let Some(step) = steps.get(index) else {
-                        return false;
-                    };
-                    let done = self.step(worker, *step, at, &mut first, alarm).await;
+                    let step = *steps.get(index)?;
+                    let done = self.step(worker, step, at, &mut first, alarm).await;
                     (index, done)
                 }
                 _ => {
@@ -120,27 +123,24 @@ impl Turn {
                     match at_once.join_next().await {
                         Some(Ok(ended)) => ended,
                         // Nobody cancels them, and none of them panics.
-                        Some(Err(_)) => return false,
-                        None => return true,
+                        Some(Err(_)) => return None,
+                        None => return Some(Instant::now()),
                     }
                 }
             };
-            if !done {
-                return false;
-            }
-            let now = Instant::now();
+            let done = done?;
             due.extend(
                 session
                     .waiting_for(index)
-                    .filter_map(|next| Some((next, now + self.think(steps.get(next)?.delay)))),
+                    .filter_map(|next| Some((next, done + self.think(steps.get(next)?.delay)))),
             );
             if due.is_empty() && at_once.is_empty() {
-                return true;
+                return Some(done);
             }
         }
     }
 
-    /// Sends one exchange when it is due. `false`: the run is stopped.
+    /// Sends one exchange when it is due; when that was over. `None`: the run is stopped.
     async fn step<S, T>(
         &self,
         worker: &Rc<Worker<S, T>>,
@@ -148,7 +148,7 @@ impl Turn {
         due: Instant,
         first: &mut Option<First<S, T>>,
         alarm: &mut Alarm,
-    ) -> bool
+    ) -> Option<Instant>
     where
         S: Source + 'static,
         T: Transport + 'static,
@@ -161,15 +161,17 @@ impl Turn {
             }
         };
         if due > self.start && !worker.sleep_until(due).await {
-            return false;
+            return None;
         }
         if worker.stopped() {
-            return false;
+            return None;
         }
-        if let Some(attempt) = ready.and_then(|ready| worker.begin(ready, due, false)) {
-            attempt.run(alarm).await;
-        }
-        true
+        let attempt = ready.and_then(|ready| worker.begin(ready, due, false));
+        Some(match attempt {
+            Some(attempt) => attempt.run(alarm).await,
+            // It was counted as never sent.
+            None => Instant::now(),
+        })
     }
 
     fn think(&self, recorded: Duration) -> Duration {
@@ -185,20 +187,21 @@ struct Counted<S: Source, T: Transport> {
     worker: Rc<Worker<S, T>>,
     scenario: u8,
     start: Instant,
-    whole: bool,
+    /// Of one that came to its end.
+    end: Option<Instant>,
 }
 
 impl<S: Source, T: Transport> Counted<S, T> {
-    fn end(mut self, whole: bool) {
-        self.whole = whole;
+    fn end(mut self, end: Option<Instant>) {
+        self.end = end;
     }
 }
 
 impl<S: Source, T: Transport> Drop for Counted<S, T> {
     fn drop(&mut self) {
         let mut tally = self.worker.tally.borrow_mut();
-        if self.whole {
-            tally.iteration(self.scenario, self.start.elapsed());
+        if let Some(end) = self.end {
+            tally.iteration(self.scenario, end.saturating_duration_since(self.start));
         } else {
             tally.interrupted(self.scenario);
         }
@@ -229,8 +232,8 @@ pub(super) async fn user<S, T>(
         let _active = worker.active();
         let until = start + window.until;
         let turns = async {
+            let mut now = Instant::now();
             loop {
-                let now = Instant::now();
                 if now >= until {
                     return true;
                 }
@@ -251,7 +254,7 @@ pub(super) async fn user<S, T>(
                     start: now,
                     kill: None,
                 };
-                turn.run(worker, First::Unread, &mut alarm).await;
+                now = turn.run(worker, First::Unread, &mut alarm).await;
                 // An iteration whose requests cannot be sent never waits: others must have their turn.
                 tokio::task::coop::consume_budget().await;
             }

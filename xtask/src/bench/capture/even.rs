@@ -15,6 +15,7 @@ use super::group::Group;
 use super::load::{Shape, What, nginx};
 use super::observer::Observer;
 use super::{FOLDER, PROGRAM};
+use crate::bench::calm::Calm;
 use crate::bench::nginx::Nginx;
 use crate::shell::{run, say};
 
@@ -49,7 +50,7 @@ pub(crate) struct Quartiles {
 impl Even {
     /// Of one kind of load; nothing where none is at a rate, or over HTTP/2, whose answers wait for the delayed
     /// acknowledgment of the one before where streams are few.
-    pub(super) fn measure(shape: Shape, rounds: usize) -> Result<Self> {
+    pub(super) fn measure(shape: Shape, rounds: usize, calm: &mut Calm) -> Result<Self> {
         let mut even = Self::default();
         let (Some(rate), What::Json | What::Body) = (shape.rate, shape.what) else {
             return Ok(even);
@@ -62,11 +63,16 @@ impl Even {
             let mut round = [0.0; ROUND.len()];
             for place in drawn() {
                 let observer = ROUND[place];
-                let mut watching = observer.start(&group, &nginx)?;
-                thread::sleep(SETTLE);
-                round[place] = p99(&archive, &nginx, rate)
+                let once = || {
+                    let mut watching = observer.start(&group, &nginx)?;
+                    thread::sleep(SETTLE);
+                    let p99 = p99(&archive, &nginx, rate)?;
+                    watching.stop(0)?;
+                    Ok(p99)
+                };
+                round[place] = calm
+                    .run(once)
                     .with_context(|| format!("{shape}: {}", observer.name()))?;
-                watching.stop(0)?;
             }
             even.0.push(round);
         }

@@ -22,6 +22,7 @@ use self::even::Even;
 use self::group::{Busy, Group};
 use self::load::{Load, Outcome, SHAPES, Shape, nginx};
 use self::observer::{Observer, Seen};
+use super::calm::{Calm, Patience};
 use super::report;
 use crate::packages;
 use crate::shell::{cargo, run as run_command, say};
@@ -45,6 +46,8 @@ pub(crate) struct Capture {
     /// Rounds of requests that come evenly, a second each, of which the median p99 counts
     #[arg(long, default_value_t = 9)]
     rounds: usize,
+    #[command(flatten)]
+    patience: Patience,
     /// Only the loads whose name has this in it
     #[arg(long, default_value = "")]
     only: String,
@@ -85,16 +88,17 @@ pub(crate) fn run(args: &Capture) -> Result<()> {
     fs::create_dir_all(FOLDER)?;
     let load_before = report::load();
     let rest = at_rest()?;
+    let mut calm = Calm::new(args.patience)?;
     let mut all = Vec::new();
     for shape in SHAPES {
         if shape.to_string().contains(&args.only) {
-            let figures = measure(args, shape, rest)?;
+            let figures = measure(args, shape, rest, &mut calm)?;
             // At once: a later load may fail, and this took long.
             print(&tables::table(&figures));
             all.push(figures);
         }
     }
-    let text = tables::markdown(&all, args, &load_before, rest);
+    let text = tables::markdown(&all, args, &load_before, rest, &calm.said());
     print(&text);
     if args.write {
         report::write("capture", &text)?;
@@ -126,18 +130,19 @@ fn at_rest() -> Result<f64> {
     Ok(Busy::now()?.since(before).as_secs_f64() / begun.elapsed().as_secs_f64())
 }
 
-fn measure(args: &Capture, shape: Shape, rest: f64) -> Result<Figures> {
+fn measure(args: &Capture, shape: Shape, rest: f64, calm: &mut Calm) -> Result<Figures> {
     let observers = Observer::ALL;
     let mut figures = Figures {
         shape,
         runs: observers.map(|observer| (observer, Vec::new())).to_vec(),
-        even: Even::measure(shape, args.rounds)?,
+        even: Even::measure(shape, args.rounds, calm)?,
     };
     // In turn, so that what else the machine does meets all of them.
     for number in 0..args.runs.max(1) {
         for observer in Observer::ROUND {
             say(&format!("{shape}: {}, run {}", observer.name(), number + 1));
-            let run = once(shape, observer, args.seconds, rest)
+            let run = calm
+                .run(|| once(shape, observer, args.seconds, rest))
                 .with_context(|| format!("{shape}: {}", observer.name()))?;
             let of = figures.runs.iter_mut().find(|(of, _)| *of == observer);
             if let Some((_, runs)) = of {

@@ -17,10 +17,16 @@ const IDLE_MIB_AT_MOST: f64 = 64.0;
 const BUSY_MIB_AT_MOST: f64 = 128.0;
 
 /// The tables of all loads.
-pub(super) fn markdown(all: &[Figures], args: &Capture, load: &str, rest: f64) -> String {
+pub(super) fn markdown(
+    all: &[Figures],
+    args: &Capture,
+    load: &str,
+    rest: f64,
+    stolen: &str,
+) -> String {
     let mut text = format!(
         "{}; runs of {} s, the median of {}, in turn; p99 of HTTP/1.1 in {} rounds; load average {load} before, \
-         {rest:.2} cores busy at rest.\n",
+         {rest:.2} cores busy at rest; {stolen}.\n",
         report::place(),
         args.seconds,
         args.runs,

@@ -14,6 +14,7 @@ use clap::Parser;
 use self::peers::{Load, Peer, Shape};
 use self::tables::{Figures, Flood, Open};
 use self::targets::{Arrivals, nginx};
+use super::calm::{Calm, Patience};
 use super::{measure, report};
 use crate::packages;
 use crate::shell::{cargo, run as run_command, say};
@@ -30,6 +31,8 @@ pub(crate) struct Replay {
     /// Runs of each program; the median counts
     #[arg(long, default_value_t = 3)]
     runs: usize,
+    #[command(flatten)]
+    patience: Patience,
     /// The core of the targets
     #[arg(long, default_value_t = 0)]
     target_core: usize,
@@ -71,6 +74,7 @@ pub(crate) fn run(args: &Replay) -> Result<()> {
     fs::create_dir_all(FOLDER)?;
     let load_before = report::load();
     let archive = archive(args)?;
+    let mut calm = Calm::new(args.patience)?;
     let mut figures = Figures {
         exchanges: archive.exchanges,
         ..Figures::default()
@@ -78,9 +82,9 @@ pub(crate) fn run(args: &Replay) -> Result<()> {
     if let Some(minutes) = args.soak {
         figures.soak = Some((minutes, soak(args, &archive, minutes)?));
     } else {
-        floods(args, &archive, &mut figures)?;
+        floods(args, &archive, &mut figures, &mut calm)?;
         if args.only.is_none() {
-            open_loop(args, &archive, &mut figures)?;
+            open_loop(args, &archive, &mut figures, &mut calm)?;
         }
         if args.wants(Part::Stall) {
             stall(args, &archive, &mut figures)?;
@@ -89,7 +93,13 @@ pub(crate) fn run(args: &Replay) -> Result<()> {
             many_connections(args, &archive, &mut figures)?;
         }
     }
-    let text = tables::markdown(&figures, args.seconds, args.runs, &load_before);
+    let text = tables::markdown(
+        &figures,
+        args.seconds,
+        args.runs,
+        &load_before,
+        &calm.said(),
+    );
     #[expect(clippy::print_stdout, reason = "the tables are this chore's result")]
     {
         println!("{text}");
@@ -178,7 +188,7 @@ impl Replay {
 }
 
 /// As many requests as there can be.
-fn floods(args: &Replay, archive: &Archive, figures: &mut Figures) -> Result<()> {
+fn floods(args: &Replay, archive: &Archive, figures: &mut Figures, calm: &mut Calm) -> Result<()> {
     let nginx = nginx(args.target_core)?;
     for (part, shape, url, peers) in [
         (
@@ -207,10 +217,13 @@ fn floods(args: &Replay, archive: &Archive, figures: &mut Figures) -> Result<()>
         for run in 0..args.runs {
             for flood in &mut floods {
                 say(&format!("{shape}: {}, run {}", flood.peer.name(), run + 1));
-                let (begun, before) = (Instant::now(), measure::cpu_of(nginx.worker()?)?);
-                let mut outcome = flood.peer.flood(&load)?;
-                let taken = measure::cpu_of(nginx.worker()?)?.saturating_sub(before);
-                outcome.target_busy = taken.as_secs_f64() / begun.elapsed().as_secs_f64();
+                let outcome = calm.run(|| {
+                    let (begun, before) = (Instant::now(), measure::cpu_of(nginx.worker()?)?);
+                    let mut outcome = flood.peer.flood(&load)?;
+                    let taken = measure::cpu_of(nginx.worker()?)?.saturating_sub(before);
+                    outcome.target_busy = taken.as_secs_f64() / begun.elapsed().as_secs_f64();
+                    Ok(outcome)
+                })?;
                 flood.runs.push(outcome);
             }
         }
@@ -220,7 +233,12 @@ fn floods(args: &Replay, archive: &Archive, figures: &mut Figures) -> Result<()>
 }
 
 /// Requests at a rate, and when they come.
-fn open_loop(args: &Replay, archive: &Archive, figures: &mut Figures) -> Result<()> {
+fn open_loop(
+    args: &Replay,
+    archive: &Archive,
+    figures: &mut Figures,
+    calm: &mut Calm,
+) -> Result<()> {
     let half = |peer: Peer| {
         let flood = figures.flood(Shape::Http1 { connections: 64 }, peer);
         flood.map(|flood| ((flood.rate() / 2.0) as u64).max(1))
@@ -232,13 +250,13 @@ fn open_loop(args: &Replay, archive: &Archive, figures: &mut Figures) -> Result<
     }
     for (peer, rate) in plans {
         say(&format!("open loop: {}, {rate}/s", peer.name()));
-        let target = Arrivals::start(args.target_core, false)?;
-        let load = args.load(archive, Shape::Rate { rate }, target.url());
-        let outcome = peer.flood(&load)?;
-        let arrivals = target.end()?;
-        figures
-            .open
-            .push(Open::new(peer, rate, args.time(), &arrivals, outcome)?);
+        let open = calm.run(|| {
+            let target = Arrivals::start(args.target_core, false)?;
+            let load = args.load(archive, Shape::Rate { rate }, target.url());
+            let outcome = peer.flood(&load)?;
+            Open::new(peer, rate, args.time(), &target.end()?, outcome)
+        })?;
+        figures.open.push(open);
     }
     Ok(())
 }

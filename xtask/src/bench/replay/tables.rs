@@ -235,9 +235,15 @@ fn memory_bounds(what: &str, memory: Memory, bounds: &mut Vec<Bound>) {
 }
 
 /// The tables.
-pub(super) fn markdown(figures: &Figures, seconds: u64, runs: usize, load: &str) -> String {
+pub(super) fn markdown(
+    figures: &Figures,
+    seconds: u64,
+    runs: usize,
+    load: &str,
+    stolen: &str,
+) -> String {
     let mut text = format!(
-        "{}; runs of {seconds} s, median of {runs}; an archive of {} distinct GETs; load average {load} before.\n",
+        "{}; runs of {seconds} s, median of {runs}; an archive of {} distinct GETs; load average {load} before; {stolen}.\n",
         report::place(),
         figures.exchanges,
     );
@@ -375,7 +381,7 @@ mod tests {
             )),
             ..Figures::default()
         };
-        let text = markdown(&figures, 1, 3, "0");
+        let text = markdown(&figures, 1, 3, "0", "nothing was taken");
         let of = |what: &str| text.lines().find(|line| line.contains(what)).unwrap();
         assert!(of("requests/s / those of `wrk` in").ends_with("| 1.11 | ≥ 1 | holds |"));
         assert_eq!(
