@@ -167,6 +167,7 @@ fn a_reader_comes_back_for_little_at_a_time() {
     let mut options = ebpf_options(&[server.address.port()]);
     options.ring_bytes = 0;
     options.pause = ASLEEP;
+    options.burst = 64;
     let Some(Source {
         mut streams,
         mut tap,
