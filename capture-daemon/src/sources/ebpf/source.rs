@@ -53,7 +53,7 @@ impl EbpfOptions {
     /// Reading that many takes a few hundred microseconds. On a processor that what is recorded wants, too, the
     /// scheduler gives us our share in one piece, in which nobody interrupts us: of what 100 ms bring at 20,000
     /// requests a second, which takes 14 ms, that is milliseconds of somebody else's latency.
-    pub const BURST: u32 = 256;
+    pub const BURST: u32 = 64;
 }
 
 /// A live source of packets: the attached programs and their ring buffers.
