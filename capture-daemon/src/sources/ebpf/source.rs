@@ -318,7 +318,13 @@ impl Pace {
                 let found = packets.max(bytes / Self::RECORD) as u128;
                 let pause = passed.as_nanos() * u128::from(self.burst) / found;
                 let pause = Duration::from_nanos(pause.try_into().unwrap_or(u64::MAX));
-                pause.max(Self::LEAST).min(self.most)
+                // All of the longest pause brings four times that at most: at so little traffic a look costs more
+                // than it finds.
+                if pause > self.most / 4 {
+                    self.most
+                } else {
+                    pause.max(Self::LEAST)
+                }
             }
         };
     }
@@ -435,6 +441,8 @@ mod tests {
         check(100, 0, 0, 100);
         check(100, 1, 100, 100);
         check(100, 64, 64 << 10, 100);
+        // 1,000 requests a second: 200 records in all of the pause.
+        check(100, 200, 200_000, 100);
         // 2,000 requests a second, then 20,000, then more than can be looked at in time.
         check(100, 400, 400_000, 16);
         check(16, 1_024, 1_024_000, 1);
