@@ -556,6 +556,7 @@ fn a_mistake_in_a_scenario_is_wrong_usage_with_line_and_field() {
         &["expected a whole number of at least 1"],
     );
     run(&["--threads", "0"], &["0 is not in 1..=256"]);
+    run(&["--threads", "257"], &["257 is not in 1..=256"]);
 }
 
 /// It is there, unlike one that refuses connections.

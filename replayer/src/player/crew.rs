@@ -29,7 +29,7 @@ pub(crate) struct Crew<S> {
     pub(crate) workers: u32,
     /// Requests that are made ready before the run.
     pub(crate) ahead: Arc<Ahead<Routed>>,
-    /// Connections of each worker, at most.
+    /// Connections of all workers together, at most.
     pub(crate) connections: u32,
 }
 
@@ -112,7 +112,7 @@ impl<S: Source + 'static> Crew<S> {
             let connector = Connector::new(
                 reached.destination.clone(),
                 reached.secure.clone(),
-                self.connections,
+                share(self.connections, self.workers, worker).max(1),
                 spare.map(StdStream::into_tokio).transpose()?,
                 Rc::clone(&counters),
             );

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::player::endpoints::Endpoints;
-use crate::player::options::Options;
+use crate::player::options::{Limits, Options};
 use crate::player::request::Fields;
 use crate::player::scenario::{
     Arrivals, Detector, Executor, Iteration, Member, Mix, Scenario, SessionKey, Sessions, Window,
@@ -302,7 +302,7 @@ fn topology(options: &Options, scenarios: &[Scenario]) -> Topology {
     }
 }
 
-/// A worker without a lane would have nothing to do.
+/// A worker without a lane, or without a share of what is limited, would have nothing to do.
 fn workers(
     options: &Options,
     drafts: &[Draft],
@@ -330,7 +330,13 @@ fn workers(
         },
         NonZeroU32::get,
     );
-    NonZeroU32::new(workers.min(lanes)).unwrap_or(NonZeroU32::MIN)
+    let Limits {
+        connections,
+        in_flight,
+        ..
+    } = options.limits;
+    let workers = workers.min(lanes).min(connections).min(in_flight);
+    NonZeroU32::new(workers).unwrap_or(NonZeroU32::MIN)
 }
 
 /// The exchanges that are sent, each with the scenarios that do.

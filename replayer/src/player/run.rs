@@ -278,7 +278,7 @@ pub(crate) fn play<S: Source + 'static>(
             options.limits.ahead_beside(plan.connections),
         )),
         // A pool is its own limit.
-        connections: (options.limits.connections.min(descriptors) / workers).max(1),
+        connections: options.limits.connections.min(descriptors),
     };
 
     let parts = std::mem::take(&mut plan.parts);
@@ -362,7 +362,8 @@ fn job<S>(
         reuse: options.reuse,
         min_iteration: options.min_iteration,
         polls: !has_quota(),
-        max_in_flight: (options.limits.in_flight / workers).max(1),
+        workers,
+        max_in_flight: options.limits.in_flight,
         max_request_bytes: options.limits.request_bytes / u64::from(workers),
         stop: stop.watch(),
         watch: Arc::clone(watch),

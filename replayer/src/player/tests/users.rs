@@ -1,14 +1,15 @@
 //! k6's executors against a real server: who sends what, how often, and when not.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::recording::{Call, call, play_users};
 use super::server::{OK, Seen, options, polite, serve};
 use crate::player::{
-    Executor, Iteration, Options, PerTime, Report, Reuse, Scenario, SessionKey, Stage, Stop,
-    StopFlag,
+    Executor, Iteration, Limits, Options, PerTime, Report, Reuse, Scenario, SessionKey, Stage,
+    Stop, StopFlag,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -51,6 +52,34 @@ fn two_users() -> Vec<Call> {
 fn counts(report: &Report) -> (u64, u64, u64) {
     let tally = &report.tally;
     (tally.iterations(), tally.interruptions(), tally.dropped())
+}
+
+/// However many threads send: what a user needs is dealt out as the users are, and no thread has more than its share.
+#[test]
+fn limits_are_those_of_the_whole_run() {
+    for workers in [1, 2, 3, 8] {
+        let (address, _) = polite();
+        let run = |limit| {
+            let limits = Limits {
+                connections: limit,
+                in_flight: limit,
+                ..Limits::default()
+            };
+            let options = Options {
+                limits,
+                workers: NonZeroU32::new(workers),
+                ..options(address)
+            };
+            play_users(two_users(), &with(options, scenario(shared(7, 70)))).tally
+        };
+        let tally = run(7);
+        assert_eq!(tally.never_sent.total(), 0, "{workers} workers");
+        assert_eq!(tally.answered(), 210);
+        let tally = run(2);
+        assert!(tally.answered() > 0, "{workers} workers");
+        assert!(tally.peak_connections <= 2, "{}", tally.peak_connections);
+        assert!(tally.peak_in_flight <= 2, "{}", tally.peak_in_flight);
+    }
 }
 
 #[test]

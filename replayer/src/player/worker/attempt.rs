@@ -12,7 +12,7 @@ use crate::player::source::Source;
 use crate::player::transport::Transport;
 use crate::player::worker::ahead::{Lent, Made};
 use crate::player::worker::alarm::Alarm;
-use crate::player::worker::drive::{Worker, add};
+use crate::player::worker::drive::Worker;
 
 /// A request that waits for its due time.
 pub(super) struct Ready<S: Source, T: Transport> {
@@ -144,7 +144,7 @@ impl<S: Source, T: Transport> Attempt<S, T> {
                 now.saturating_duration_since(self.timeline.due),
             );
         }
-        add(&self.worker.live.answered, 1);
+        self.worker.live.answered.fetch_add(1, Ordering::Relaxed);
         if let Some(sent) = self.timeline.sent.get() {
             self.worker.poller.took(now.saturating_duration_since(sent));
         }

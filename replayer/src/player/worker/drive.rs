@@ -14,7 +14,7 @@ use tokio::task::LocalSet;
 use crate::player::gate::{Gate, Pass};
 use crate::player::options::Reuse;
 use crate::player::outcome::{Cause, NeverSent};
-use crate::player::schedule::Entry;
+use crate::player::schedule::{Entry, share};
 use crate::player::seconds::{Second, SecondTally};
 use crate::player::source::Source;
 use crate::player::stop::Stop;
@@ -40,7 +40,8 @@ pub(crate) struct Job<S> {
     pub(crate) min_iteration: Duration,
     /// In a flood, workers look for answers instead of sleeping until there is one.
     pub(crate) polls: bool,
-    /// Requests in flight, for each worker.
+    pub(crate) workers: u32,
+    /// Requests in flight, of all workers together.
     pub(crate) max_in_flight: u32,
     /// Bytes of requests, for each worker.
     pub(crate) max_request_bytes: u64,
@@ -70,11 +71,6 @@ pub(crate) struct Live {
     seconds: Mutex<Vec<Second>>,
 }
 
-/// Adds to a counter that nobody else writes, and so without what an exclusive access to it takes.
-pub(super) fn add(counter: &AtomicU64, n: u64) {
-    counter.store(counter.load(Ordering::Relaxed) + n, Ordering::Relaxed);
-}
-
 /// Runs a worker to its end on this thread.
 pub(crate) fn run<S, T>(
     job: &Arc<Job<S>>,
@@ -101,6 +97,7 @@ where
             ahead,
             poller: Poller::default(),
             scratch: RefCell::default(),
+            max_in_flight: share(job.max_in_flight, job.workers, number),
             in_flight: Cell::new(0),
             request_bytes: Cell::new(0),
             running: Cell::new(0),
@@ -189,6 +186,8 @@ pub(super) struct Worker<S: Source, T: Transport> {
     ahead: Arc<Ahead<T::Request>>,
     pub(super) poller: Poller,
     scratch: RefCell<S::Scratch>,
+    /// This worker's share of what all may have in flight.
+    max_in_flight: u32,
     pub(super) in_flight: Cell<u32>,
     /// Bytes of requests that are prepared or in flight.
     pub(super) request_bytes: Cell<u64>,
@@ -386,7 +385,7 @@ where
         single: bool,
     ) -> Option<Attempt<S, T>> {
         let in_flight = self.in_flight.get();
-        if in_flight >= self.job.max_in_flight {
+        if in_flight >= self.max_in_flight {
             self.skip(ready.entry, NeverSent::InFlightLimit, &Cause::None, single);
             return None;
         }
