@@ -55,6 +55,7 @@ pub(crate) const FOR_TESTS: &[Package] = &[
     package("default-jdk-headless", "javac", "a client of the mock"),
     package("wget", "wget", "a client of the mock"),
     package("apache2-utils", "ab", "a client of the mock"),
+    package("hey", "hey", "a client of the mock"),
     package("ruby", "ruby", "a client of the mock"),
     package("libwww-perl", "lwp-request", "LWP, a client of the mock"),
     package("wrk", "wrk", "a crowd that is recorded live"),

@@ -207,6 +207,17 @@ fn the_clients_of_the_golden_captures_get_what_they_got() {
     let Some(python_path) = python_path() else {
         return;
     };
+    let required = std::env::var_os("TAPEDECK_REQUIRE_TOOLS").is_some_and(|one| one == "1");
+    for (client, shown_by) in CLIENTS {
+        let is_there = has_program(shown_by);
+        assert!(is_there || !required, "{shown_by} is not installed");
+        if !is_there {
+            #[expect(clippy::print_stdout, reason = "a test says what it leaves out")]
+            {
+                println!("left out: {client}, {shown_by} is not installed");
+            }
+        }
+    }
     let cases: Vec<_> = cases()
         .into_iter()
         .filter(|case| {

@@ -4,15 +4,12 @@
 //! woken thousands of times a second loses far more by that than whoever only reckons: up to nine tenths, from one
 //! second to the next. What is measured then is the host. So such a run is tried again, and what was taken is said.
 
-use std::fs;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
 
-/// Linux counts steal in hundredths of a second (`USER_HZ`).
-const TICK: Duration = Duration::from_millis(10);
+use super::processors::Processors;
 
 /// A run of which less was taken is calm.
 const CALM: f64 = 0.015;
@@ -21,7 +18,7 @@ const CALM: f64 = 0.015;
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct Patience {
     /// Try a run so often, until the host took less than 1.5 % of the processors; the calmest try counts
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     tries: u32,
     /// Keep the processors from halting, by programs that everybody goes before (`SCHED_IDLE`): where the host is slow
     /// to wake them. They make switching dearer, and the busy time of the machine means nothing beside them
@@ -40,7 +37,7 @@ pub(crate) struct Calm {
 
 impl Calm {
     pub(crate) fn new(patience: Patience) -> Result<Self> {
-        let processors = processors(&stat()?);
+        let processors = Processors::now()?.count;
         let awake = if patience.awake { processors } else { 0 };
         Ok(Self {
             patience,
@@ -51,23 +48,13 @@ impl Calm {
 
     /// The calmest of so many tries, or the first that is calm.
     pub(crate) fn run<T>(&mut self, mut run: impl FnMut() -> Result<T>) -> Result<T> {
-        let mut once = || {
-            let before = Stolen::now()?;
+        let (stolen, outcome) = calmest(self.patience.tries, || {
+            let before = Processors::now()?;
             let outcome = run()?;
-            Ok::<_, anyhow::Error>((Stolen::now()?.share_since(&before), outcome))
-        };
-        let mut best = once()?;
-        for _ in 1..self.patience.tries {
-            if best.0 < CALM {
-                break;
-            }
-            let next = once()?;
-            if next.0 < best.0 {
-                best = next;
-            }
-        }
-        self.stolen.push(best.0);
-        Ok(best.1)
+            Ok((Processors::now()?.stolen_since(&before), outcome))
+        })?;
+        self.stolen.push(stolen);
+        Ok(outcome)
     }
 
     /// What was taken, for the head of a table.
@@ -88,6 +75,21 @@ impl Calm {
             self.patience.tries
         )
     }
+}
+
+/// Of so many tries, each with the share that was taken of it, the first that is calm, else the calmest.
+fn calmest<T>(tries: u32, mut once: impl FnMut() -> Result<(f64, T)>) -> Result<(f64, T)> {
+    let mut best = once()?;
+    for _ in 1..tries {
+        if best.0 < CALM {
+            break;
+        }
+        let next = once()?;
+        if next.0 < best.0 {
+            best = next;
+        }
+    }
+    Ok(best)
 }
 
 /// A program that keeps a processor busy while nobody else wants it.
@@ -112,85 +114,27 @@ impl Drop for Awake {
     }
 }
 
-/// What the host has taken since the machine started, of all processors together.
-struct Stolen {
-    at: Instant,
-    processors: usize,
-    taken: Duration,
-}
-
-impl Stolen {
-    fn now() -> Result<Self> {
-        let stat = stat()?;
-        Ok(Self {
-            at: Instant::now(),
-            processors: processors(&stat).max(1),
-            taken: taken(&stat).context("/proc/stat is not as proc_stat(5) says")?,
-        })
-    }
-
-    /// As a share of all the time that the processors had since then.
-    fn share_since(&self, before: &Self) -> f64 {
-        let all = self.at.duration_since(before.at).as_secs_f64() * self.processors as f64;
-        let taken = self.taken.saturating_sub(before.taken);
-        taken.as_secs_f64() / all.max(1e-9)
-    }
-}
-
-fn stat() -> Result<String> {
-    fs::read_to_string("/proc/stat").context("no /proc: not a Linux?")
-}
-
-fn processors(stat: &str) -> usize {
-    let lines = stat.lines().skip(1);
-    lines.take_while(|line| line.starts_with("cpu")).count()
-}
-
-/// The eighth number of the first line.
-fn taken(stat: &str) -> Option<Duration> {
-    let line = stat.lines().next()?.strip_prefix("cpu ")?;
-    let ticks: u32 = line.split_whitespace().nth(7)?.parse().ok()?;
-    Some(TICK * ticks)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_was_taken_is_a_share_of_all_processors() {
-        let stat = "cpu  1 2 3 4 5 6 7 800 0 0\ncpu0 1 1 1\ncpu1 1 1 1\nintr 1\n";
-        assert_eq!((taken(stat), processors(stat)), (Some(TICK * 800), 2));
-        assert_eq!(taken("intr 1"), None);
-        let at = Instant::now();
-        let stolen = |seconds, taken| Stolen {
-            at: at + Duration::from_secs(seconds),
-            processors: 2,
-            taken: Duration::from_secs(taken),
-        };
-        let share = stolen(10, 105).share_since(&stolen(0, 100));
-        assert!((share - 0.25).abs() < 1e-9);
-        // Since a machine moved to another host the kernel may count less.
-        assert!(stolen(10, 90).share_since(&stolen(0, 100)) < 1e-9);
-    }
-
-    #[test]
     fn a_run_is_tried_again_until_it_is_calm() {
-        let patience = Patience {
-            tries: 1,
-            awake: false,
+        let check = |tries, taken: &[f64], expect: f64, runs| {
+            let mut left = taken.iter();
+            let mut ran = 0;
+            let once = || {
+                ran += 1;
+                Ok((*left.next().unwrap(), ran))
+            };
+            let (share, _) = calmest(tries, once).unwrap();
+            assert!((share - expect).abs() < 1e-9, "{share}");
+            assert_eq!(ran, runs);
         };
-        let mut calm = Calm::new(patience).unwrap();
-        let mut runs = 0;
-        let mut run = || {
-            runs += 1;
-            Ok(runs)
-        };
-        assert_eq!(calm.run(&mut run).unwrap(), 1);
-        assert_eq!(calm.stolen.len(), 1);
-        calm.run(|| anyhow::bail!("it failed"))
-            .map(|(): ()| ())
-            .unwrap_err();
-        assert_eq!(calm.stolen.len(), 1);
+        check(3, &[0.01], 0.01, 1);
+        check(3, &[0.5, 0.2, 0.3], 0.2, 3);
+        check(3, &[0.5, 0.0], 0.0, 2);
+        check(1, &[0.5], 0.5, 1);
+        calmest(3, || -> Result<(f64, ())> { anyhow::bail!("it failed") }).unwrap_err();
     }
 }

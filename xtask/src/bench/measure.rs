@@ -15,7 +15,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// Linux counts processor time in hundredths of a second for user space, on every architecture
 /// (`USER_HZ`).
-const TICK: Duration = Duration::from_millis(10);
+pub(super) const TICK: Duration = Duration::from_millis(10);
 
 /// What one run took.
 #[derive(Clone, Copy, Debug, Default)]

@@ -7,6 +7,8 @@ mod figures;
 mod measure;
 mod mock;
 mod nginx;
+mod processors;
+mod random;
 mod replay;
 mod report;
 mod wire;

@@ -39,8 +39,8 @@ pub struct EbpfOptions {
     pub ignore_own_cgroup: bool,
     /// How long a ring is left alone at most, unless the programs wake us: [`PAUSE`](Self::PAUSE).
     pub pause: Duration,
-    /// Records that one look at a ring is to find, of 2 KiB each: [`BURST`](Self::BURST). Where more come it is
-    /// looked at sooner.
+    /// Records that one look at a ring is to find, of 2 KiB each: [`BURST`](Self::BURST). Where they come within a
+    /// quarter of [`pause`](Self::pause) the ring is looked at sooner, once for so many of them.
     pub burst: u32,
 }
 
@@ -441,8 +441,10 @@ mod tests {
         check(100, 0, 0, 100);
         check(100, 1, 100, 100);
         check(100, 64, 64 << 10, 100);
-        // 1,000 requests a second: 200 records in all of the pause.
+        // 1,000 requests a second: 200 records in all of the pause; and where looking more often begins.
         check(100, 200, 200_000, 100);
+        check(100, 255, 255_000, 100);
+        check(100, 256, 256_000, 25);
         // 2,000 requests a second, then 20,000, then more than can be looked at in time.
         check(100, 400, 400_000, 16);
         check(16, 1_024, 1_024_000, 1);

@@ -17,6 +17,7 @@ use super::observer::Observer;
 use super::{FOLDER, PROGRAM};
 use crate::bench::calm::Calm;
 use crate::bench::nginx::Nginx;
+use crate::bench::random::numbers;
 use crate::shell::{run, say};
 
 /// How long requests are sent for.
@@ -106,13 +107,11 @@ fn quartiles(values: impl Iterator<Item = f64>) -> Option<Quartiles> {
 /// The places of a round in an order that nobody chose, so that what the machine does in between meets all.
 fn drawn() -> [usize; ROUND.len()] {
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-    let mut state = now.as_nanos() as u64 | 1;
+    let mut numbers = numbers(now.as_nanos() as u64 | 1);
     let mut order = std::array::from_fn(|place| place);
     for last in (1..order.len()).rev() {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        order.swap(last, (state % (last as u64 + 1)) as usize);
+        let drawn = numbers.next().unwrap_or_default();
+        order.swap(last, (drawn % (last as u64 + 1)) as usize);
     }
     order
 }

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use super::FOLDER;
 use super::group::Group;
 use crate::bench::nginx::Nginx;
+use crate::bench::random::numbers;
 
 /// Connections of a load at a fixed rate.
 const CONNECTIONS: u64 = 16;
@@ -266,16 +267,8 @@ fn json(len: usize) -> String {
 
 /// Bytes that do not compress, as images do not.
 fn noise(len: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut bytes = Vec::with_capacity(len + 8);
-    while bytes.len() < len {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend(state.to_le_bytes());
-    }
-    bytes.truncate(len);
-    bytes
+    let numbers = numbers(0x9e37_79b9_7f4a_7c15);
+    numbers.flat_map(u64::to_le_bytes).take(len).collect()
 }
 
 #[cfg(test)]

@@ -19,10 +19,11 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
 use self::even::Even;
-use self::group::{Busy, Group};
+use self::group::Group;
 use self::load::{Load, Outcome, SHAPES, Shape, nginx};
 use self::observer::{Observer, Seen};
 use super::calm::{Calm, Patience};
+use super::processors::Processors;
 use super::report;
 use crate::packages;
 use crate::shell::{cargo, run as run_command, say};
@@ -125,9 +126,9 @@ fn build() -> Result<()> {
 
 /// Cores that are busy while we do nothing.
 fn at_rest() -> Result<f64> {
-    let (before, begun) = (Busy::now()?, Instant::now());
+    let (before, begun) = (Processors::now()?, Instant::now());
     thread::sleep(Duration::from_secs(2));
-    Ok(Busy::now()?.since(before).as_secs_f64() / begun.elapsed().as_secs_f64())
+    Ok(Processors::now()?.busy_since(&before).as_secs_f64() / begun.elapsed().as_secs_f64())
 }
 
 fn measure(args: &Capture, shape: Shape, rest: f64, calm: &mut Calm) -> Result<Figures> {
@@ -161,7 +162,7 @@ fn once(shape: Shape, observer: Observer, seconds: u64, rest: f64) -> Result<Run
         thread::sleep(SETTLE);
     }
     let resident_at_rest = watching.resident_kib();
-    let (time, busy, begun) = (group.processor_time()?, Busy::now()?, Instant::now());
+    let (time, busy, begun) = (group.processor_time()?, Processors::now()?, Instant::now());
     let outcome = Load::new(shape, seconds).run(&group, &nginx)?;
     // What a recorder has still to do belongs to it: until it has written everything.
     let seen = watching.stop(resident_at_rest)?;
@@ -170,6 +171,6 @@ fn once(shape: Shape, observer: Observer, seconds: u64, rest: f64) -> Result<Run
         outcome,
         seen,
         group: group.processor_time()?.saturating_sub(time),
-        machine: Busy::now()?.since(busy).saturating_sub(elapsed),
+        machine: Processors::now()?.busy_since(&busy).saturating_sub(elapsed),
     })
 }

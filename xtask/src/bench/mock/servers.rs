@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::super::measure::pinned;
+use super::super::measure::{cpu_of, pinned};
 use super::super::nginx::{Nginx, free_port};
 use super::clients::Shape;
 use super::{FOLDER, FOR_MITMPROXY, Stage};
@@ -20,8 +20,6 @@ use crate::shell::has;
 
 /// How long a server may take until it answers: WireMock reads its mappings, mitmproxy its flows.
 const WAIT: Duration = Duration::from_secs(120);
-/// Linux counts processor time in hundredths of a second for user space (`USER_HZ`).
-const TICKS_A_SECOND: f64 = 100.0;
 
 /// Who answers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -141,13 +139,7 @@ impl Server {
 
     /// Processor time so far, in seconds, of all threads.
     pub(super) fn cpu(&self) -> Result<f64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
-        // The name in parentheses may contain anything. Fields 14 and 15 of proc(5); 3 comes behind it.
-        let (_, fields) = stat.rsplit_once(')').context("no stat")?;
-        let mut fields = fields.split_ascii_whitespace().skip(14 - 3);
-        let mut ticks = || fields.next()?.parse::<f64>().ok();
-        let sum = ticks().zip(ticks()).map(|(user, system)| user + system);
-        Ok(sum.context("no times")? / TICKS_A_SECOND)
+        Ok(cpu_of(self.pid())?.as_secs_f64())
     }
 
     /// Anonymous memory in bytes when it is ready and at rest, and what of it is answers kept ready.

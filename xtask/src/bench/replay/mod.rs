@@ -6,7 +6,7 @@ mod targets;
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -218,10 +218,10 @@ fn floods(args: &Replay, archive: &Archive, figures: &mut Figures, calm: &mut Ca
             for flood in &mut floods {
                 say(&format!("{shape}: {}, run {}", flood.peer.name(), run + 1));
                 let outcome = calm.run(|| {
-                    let (begun, before) = (Instant::now(), measure::cpu_of(nginx.worker()?)?);
+                    let before = measure::cpu_of(nginx.worker()?)?;
                     let mut outcome = flood.peer.flood(&load)?;
                     let taken = measure::cpu_of(nginx.worker()?)?.saturating_sub(before);
-                    outcome.target_busy = taken.as_secs_f64() / begun.elapsed().as_secs_f64();
+                    outcome.target_busy = taken.as_secs_f64() / outcome.seconds();
                     Ok(outcome)
                 })?;
                 flood.runs.push(outcome);

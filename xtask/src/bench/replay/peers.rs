@@ -94,6 +94,11 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
+    /// For how long it was sending: what it does before, and behind, is not part of it.
+    pub(super) fn seconds(&self) -> f64 {
+        self.requests / self.rate
+    }
+
     /// Processor time of sending, in seconds.
     pub(super) fn sending(&self) -> f64 {
         let whole = self.cost.cpu.as_secs_f64();
