@@ -18,13 +18,13 @@ const CLIPPY: &[&str] = &[
     "warnings",
 ];
 
-/// What only the feature brings in.
+/// With what only the feature brings in. Of the whole workspace again: of a single package, cargo chooses fewer
+/// features for what all depend on, and everything would be built once more for that.
 const CLIPPY_LIBPCAP: &[&str] = &[
     "clippy",
-    "--package",
-    "tapedeckd",
+    "--workspace",
     "--features",
-    "libpcap",
+    packages::WITH_LIBPCAP,
     "--all-targets",
     "--quiet",
     "--",

@@ -304,6 +304,9 @@ pub(crate) fn ensure_wiremock() {
     ensure_node("wiremock", &["wiremock@3.13.2"]);
 }
 
+/// What a build has to be told to have the backend `libpcap`.
+pub(crate) const WITH_LIBPCAP: &str = "tapedeckd/libpcap,tapedeck/libpcap";
+
 /// Whether the backend `libpcap` can be built here. Where it cannot, its tests are left out.
 pub(crate) fn has_libpcap() -> bool {
     let has = has("pcap-config");

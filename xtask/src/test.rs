@@ -93,7 +93,7 @@ fn test_fresh_programs() -> Result<Sum> {
 /// Runs the tests of the workspace, or only `some`, passes their output through, and adds up their results.
 fn cargo_test(some: &[&str]) -> Result<Sum> {
     let features = if packages::has_libpcap() {
-        &["--features", "tapedeckd/libpcap,tapedeck/libpcap"][..]
+        &["--features", packages::WITH_LIBPCAP][..]
     } else {
         &[]
     };
