@@ -5,9 +5,10 @@
 //! several, all of them are reported as never answered, and the response as never asked: a pair
 //! that is missing can be seen in the archive, a wrong one cannot.
 //!
-//! Two things can still deceive it, both far-fetched: a body that holds a whole head exactly where
-//! a segment behind a loss begins; and a client that never pipelined until the very moment at which
-//! a lone interim response was lost.
+//! Three things can still deceive it, all far-fetched: a body that holds a whole head exactly where
+//! a segment behind a loss begins; a client that never pipelined until the very moment at which
+//! a lone interim response was lost; and one that pipelines with as many requests outstanding all the
+//! time, of which each loss hid that there were several: it looks like one that waits.
 //!
 //! What makes it possible to recover at all is that almost every client is *sequential*: it sends
 //! a request when the response before it is over. Once two requests were outstanding at a time the
@@ -25,8 +26,11 @@
 //!      │
 //!      │     gap ToServer
 //!      │   ──────────────────────────────────────────► hole: requests were lost
-//!      └───────────────────────────────────────────────── a request, and the server had spoken
-//!                                                          in between (sequential clients only)
+//!      ├───────────────────────────────────────────────── a request, and the server had spoken
+//!      │                                                   in between (sequential clients only)
+//!      └───────────────────────────────────────────────── one request at once, then a gap ToClient,
+//!                                                          a response, and a request: lost were whole
+//!                                                          exchanges (sequential clients only)
 //! ```
 
 use std::collections::VecDeque;
@@ -99,6 +103,11 @@ struct Hole {
     activity: bool,
     /// It came while a request was unanswered: the client pipelines, or the answer was lost too.
     suspicious: bool,
+    /// A request followed before the server sent anything: the same two may be why. Its response
+    /// cannot be told from those of the lost ones.
+    followed: bool,
+    /// A response with a head came since: that one's, at the earliest.
+    answered: bool,
 }
 
 /// The book of requests and responses of one connection.
@@ -186,10 +195,21 @@ impl Pairing {
             self.ghosts = self.ghosts.saturating_add(1);
             return Some(self.ghost_cause);
         }
-        if let Some(hole) = self.hole {
-            if self.pipelined || !hole.activity || self.orphan.is_some() {
+        if let Some(hole) = &mut self.hole {
+            let cause = hole.cause;
+            if self.pipelined || self.orphan.is_some() {
                 self.pipelined = true;
-                return Some(hole.cause);
+                return Some(cause);
+            }
+            if hole.followed && !hole.answered {
+                self.pipelined = true;
+                return Some(cause);
+            }
+            if !hole.activity && !hole.followed {
+                // Where whole exchanges were lost, the next response will come behind a gap.
+                hole.followed = true;
+                hole.suspicious = true;
+                return Some(cause);
             }
             self.hole = None;
         }
@@ -218,6 +238,14 @@ impl Pairing {
             return front.key;
         }
         let key = self.next_key();
+        if let Some(hole) = &mut self.hole
+            && hole.followed
+            && hole.suspicious
+        {
+            // No response was lost, so the lost request was not answered before the next one came.
+            hole.suspicious = false;
+            self.pipelined = true;
+        }
         let cause = if self.ghosts > 0 {
             self.ghost_cause
         } else if let Some(hole) = self.hole {
@@ -276,6 +304,9 @@ impl Pairing {
     pub(crate) fn final_head(&mut self, key: StreamKey) {
         if let Some(orphan) = self.orphan.as_mut().filter(|orphan| orphan.key == key) {
             orphan.answered = true;
+            if let Some(hole) = &mut self.hole {
+                hole.answered = true;
+            }
             // It answers a ghost, or a request behind all ghosts that were answered: one less.
             self.ghosts = self.ghosts.saturating_sub(1);
         } else if let Some(pending) = self.pending(key) {
@@ -327,9 +358,15 @@ impl Pairing {
             cause,
             activity: false,
             suspicious: false,
+            followed: false,
+            answered: false,
         });
         hole.cause.insert(cause);
         hole.activity = false;
+        // What followed the hole before this one was answered, so that it begins anew.
+        if std::mem::take(&mut hole.answered) {
+            hole.followed = false;
+        }
         hole.suspicious |= between && !self.queue.is_empty() && self.doubt.is_none();
         self.hole = Some(hole);
     }

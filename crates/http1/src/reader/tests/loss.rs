@@ -482,6 +482,64 @@ fn loss_in_both_directions_at_once() {
 }
 
 #[test]
+fn a_lost_exchange_costs_the_one_behind_it_and_no_more() {
+    // A loss is told with what comes behind it: that a response is missing, only with the next one.
+    check(
+        &[
+            c(GET_A),
+            s(OK),
+            gap_c(20),
+            c(GET_B),
+            gap_s(42),
+            s(OK),
+            c(GET_C),
+            s(OK),
+        ],
+        r#"0 > GET /a end
+           0 < 200 "body" end
+           1 > GET /b end
+           1 < absent{"lost"}
+           2 > absent{"lost"}
+           2 < 200 "body" end
+           3 > GET /c end
+           3 < 200 "body" end"#,
+    );
+    // Again and again.
+    let lost = [gap_c(20), c(GET_B), gap_s(42), s(OK)];
+    let steps = [
+        &lost[..],
+        &[c(GET_C), s(OK)],
+        &lost,
+        &lost,
+        &[c(GET_C), s(OK)],
+    ]
+    .concat();
+    let log = read(&steps, Limits::default());
+    assert_eq!(log.text().matches("> GET /c end").count(), 2);
+    assert_eq!(log.text().matches("absent").count(), 6, "{}", log.text());
+}
+
+#[test]
+fn a_client_that_did_not_wait_for_a_lost_request_is_not_taken_for_one_that_does() {
+    // The response to the lost request is there, so that the next request came before it.
+    let steps = [c(GET_A), s(OK), gap_c(20), c(GET_B), s(OK), c(GET_C), s(OK)];
+    let log = read(&steps, Limits::default());
+    assert_eq!(log.text().matches("absent").count(), 4, "{}", log.text());
+    // Two requests before the server said anything.
+    let steps = [
+        gap_c(20),
+        c(GET_A),
+        c(GET_B),
+        gap_s(42),
+        s(OK),
+        c(GET_C),
+        s(OK),
+    ];
+    let log = read(&steps, Limits::default());
+    assert_eq!(log.text().matches("absent").count(), 5, "{}", log.text());
+}
+
+#[test]
 fn pipelined_requests_behind_a_loss_are_not_paired_by_guessing() {
     check(
         &[
@@ -726,6 +784,47 @@ fn with_gap(steps: &[Step], direction: Direction, from: usize, len: usize) -> Ve
     lossy
 }
 
+/// The steps without those whose bit is set.
+fn without(steps: &[Step], lost: u32) -> Vec<Step> {
+    let steps = steps.iter().enumerate();
+    let lossy = steps.map(|(index, step)| match step {
+        Step::Data(direction, data) if lost >> index & 1 == 1 => {
+            Step::Gap(*direction, data.len() as u64)
+        }
+        other => other.clone(),
+    });
+    lossy.collect()
+}
+
+/// A loss is seen when something comes behind it; that of a request at the latest when the server, which acknowledges
+/// it, says something.
+fn told_late(steps: &[Step]) -> Vec<Step> {
+    let (mut late, mut to_server, mut to_client) = (Vec::new(), 0, 0);
+    for step in steps {
+        match step {
+            Step::Gap(Direction::ToServer, len) => to_server += len,
+            Step::Gap(Direction::ToClient, len) => to_client += len,
+            Step::Data(_, data) if data.is_empty() => {}
+            other => {
+                if to_server > 0 {
+                    late.push(Step::Gap(
+                        Direction::ToServer,
+                        std::mem::take(&mut to_server),
+                    ));
+                }
+                if to_client > 0 && matches!(other, Step::Data(Direction::ToClient, _)) {
+                    late.push(Step::Gap(
+                        Direction::ToClient,
+                        std::mem::take(&mut to_client),
+                    ));
+                }
+                late.push(other.clone());
+            }
+        }
+    }
+    late
+}
+
 /// The ids in the two heads of every exchange that has both.
 fn pairs(log: &Log) -> Vec<(String, String)> {
     let head = |key, role| {
@@ -808,6 +907,18 @@ proptest! {
     #[test]
     fn no_gap_mispairs(talk in any_talk(TEXT, 1..5_usize)) {
         check_gaps(&talk, false)?;
+    }
+
+    #[test]
+    fn lost_messages_do_not_mispair(talk in any_talk(PLAIN, 1..5_usize)) {
+        let steps = talk.steps();
+        for lost in 0..1_u32 << (2 * talk.exchanges.len()).min(12) {
+            let lossy = told_late(&without(&steps, lost));
+            let log = read(&lossy, Limits::default());
+            for (request, response) in pairs(&log) {
+                prop_assert_eq!(request, response, "{:b}\n{}", lost, log.text());
+            }
+        }
     }
 
     #[test]
