@@ -6,38 +6,8 @@
 //! page. It is not an interpreter of all of CEL: [`FilterError`] says what is not covered, and
 //! where.
 //!
-//! # What there is
-//!
-//! | name | type |
-//! |---|---|
-//! | `request.method`, `.scheme`, `.authority` | string |
-//! | `request.target`, `.path`, `.query` | string: the whole target; that before and behind the first `?` |
-//! | `response.status` | number |
-//! | `response.grpc_status` | number: how a gRPC call ended, 0 for OK; read from the records, like header fields |
-//! | `request.size`, `response.size` | number: bytes of the stored body |
-//! | `request.headers["name"]`, `response.headers["name"]` | string: the first field of that name, in any case |
-//! | `duration`, `first_byte` | duration: from the request's first byte to the response's last and first one |
-//! | `time` | timestamp |
-//! | `client`, `server`; `client.ip`, `client.port`, ... | string: `address:port`; string, number |
-//! | `protocol` | string: `HTTP/1.1`, `HTTP/2`, ... |
-//! | `endpoint` | string: the path with ids replaced, `/users/{id}` |
-//! | `session` | string: twelve hexadecimal digits that stand for the user; see `Row::session` |
-//! | `tls`; `tls.server_name`, `tls.alpn`, `tls.version` | bool: whether it came within TLS; string |
-//! | `workload.client.pod`, ... | string: what ran at a side: `namespace`, `pod`, `container`, `owner`, `process`, `cgroup`; number: `pid` |
-//! | `id`, `connection`, `stream` | number |
-//! | `complete`, `tunnel`, `pushed` | bool |
-//! | `anomalies` | list of names, for `"http1-bare-lf" in anomalies` |
-//!
-//! Operators: `== != < <= > >= in && || ! ?:`, `startsWith`, `endsWith`, `contains`, `matches`,
-//! `size`, `has`; `duration("500ms")` and `timestamp("2026-11-21T10:00:00Z")`. Each comparison is of a
-//! name with a literal.
-//!
-//! # What is not there
-//!
-//! A comparison with something that the exchange does not have is false: both
-//! `response.status == 500` and `response.status != 500` are, of a request that was never answered.
-//! `response.status == null` asks for just that.
-
+//! What follows is `docs/filters.md`.
+#![doc = include_str!("../../../docs/filters.md")]
 #![forbid(unsafe_code)]
 
 mod compile;
