@@ -637,16 +637,19 @@ fn size(text: &str) -> Result<u64, String> {
         .ok_or_else(wrong)
 }
 
-/// A duration as people type it: `500ms`, `30s`, `5m`, `1h`, or several of them in a row (`1m30s`).
+/// A duration as people type it: `500ms`, `30s`, `5m`, `1h`, `7d`, or several of them in a row (`1m30s`);
+/// 100 years at most, which no clock overflows at.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    const UNITS: [(&str, f64); 6] = [
+    const UNITS: [(&str, f64); 7] = [
         ("ms", 1e-3),
         ("us", 1e-6),
         ("ns", 1e-9),
         ("s", 1.0),
         ("m", 60.0),
         ("h", 3600.0),
+        ("d", 86_400.0),
     ];
+    const MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
     let wrong = || format!("`{text}` is no duration; examples: 500ms, 30s, 1m30s");
     let mut rest = text.trim();
     if rest.is_empty() {
@@ -666,6 +669,9 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         let part = Duration::try_from_secs_f64(number * seconds).map_err(|_| wrong())?;
         total = total.checked_add(part).ok_or_else(wrong)?;
         rest = behind.strip_prefix(unit).unwrap_or_default();
+    }
+    if total > MAX {
+        return Err(format!("`{text}` is longer than a hundred years"));
     }
     Ok(total)
 }
@@ -713,6 +719,7 @@ mod tests {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("1.5h"), Ok(Duration::from_secs(5400)));
+        assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * 86_400)));
         for wrong in [
             "",
             "5",
@@ -723,6 +730,7 @@ mod tests {
             "1e400s",
             "99999999999999999999h",
             "1s2",
+            "36501d",
         ] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }

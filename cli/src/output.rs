@@ -114,35 +114,45 @@ pub(crate) fn duration(duration: Duration) -> String {
     format!("{value:.digits$} {unit}")
 }
 
+/// The counters of a ledger that are losses, with what they count.
+const LOSSES: [(&str, &str); 12] = [
+    (
+        "packets_dropped_by_kernel",
+        "packets dropped by the kernel before we saw them",
+    ),
+    ("packets_truncated", "packets cut by the snapshot length"),
+    (
+        "packets_undecodable",
+        "packets whose headers could not be read",
+    ),
+    ("packets_fragment", "IP fragments not put together"),
+    ("gap_bytes", "bytes missing in byte streams"),
+    (
+        "connections_refused",
+        "connections not recorded: there was too much to do",
+    ),
+    (
+        "connections_evicted",
+        "connections given up because of a limit",
+    ),
+    (
+        "bytes_skipped",
+        "bytes passed over to find the next message",
+    ),
+    (
+        "tunnels_not_read",
+        "tunnels too deep within others to be looked into",
+    ),
+    ("body_bytes_over_limit", "body bytes over the limit"),
+    ("exchanges_incomplete", "exchanges not whole"),
+    (
+        "exchanges_dropped",
+        "exchanges dropped: they came faster than they could be written",
+    ),
+];
+
 /// What was lost, one line a cause; empty when nothing was.
 pub(crate) fn losses(ledger: &Ledger) -> Vec<String> {
-    const LOSSES: [(&str, &str); 10] = [
-        (
-            "packets_dropped_by_kernel",
-            "packets dropped by the kernel before we saw them",
-        ),
-        ("packets_truncated", "packets cut by the snapshot length"),
-        (
-            "packets_undecodable",
-            "packets whose headers could not be read",
-        ),
-        ("packets_fragment", "IP fragments not put together"),
-        ("gap_bytes", "bytes missing in byte streams"),
-        (
-            "connections_evicted",
-            "connections given up because of a limit",
-        ),
-        (
-            "bytes_skipped",
-            "bytes passed over to find the next message",
-        ),
-        (
-            "tunnels_not_read",
-            "tunnels too deep within others to be looked into",
-        ),
-        ("body_bytes_over_limit", "body bytes over the limit"),
-        ("exchanges_incomplete", "exchanges not whole"),
-    ];
     LOSSES
         .iter()
         .filter_map(|(name, text)| {
@@ -178,6 +188,71 @@ mod tests {
         assert_eq!(duration(Duration::from_nanos(1500)), "1.50 us");
         assert_eq!(duration(Duration::from_millis(250)), "250 ms");
         assert_eq!(duration(Duration::from_secs(12)), "12.0 s");
+    }
+
+    /// A counter that is new has to be one or the other.
+    #[test]
+    fn every_counter_is_a_loss_or_it_is_not() {
+        const NO_LOSSES: [&str; 38] = [
+            "packets_seen",
+            "packets_not_tcp",
+            "packets_joined",
+            "segments",
+            "payload_bytes_seen",
+            "payload_bytes_delivered",
+            "payload_bytes_duplicate",
+            "payload_bytes_dropped",
+            "gaps",
+            "gap_bytes_lost",
+            "gap_bytes_truncated",
+            "gap_bytes_partial",
+            "connections",
+            "connections_midstream",
+            "connections_given_up",
+            "connections_tls",
+            "tls_no_keys",
+            "tls_handshake_not_seen",
+            "tls_unsupported_version",
+            "tls_unsupported_suite",
+            "tls_renegotiation",
+            "tls_malformed",
+            "tls_desynchronised",
+            "tls_limit",
+            "tls_handshake_failed",
+            "connections_not_http",
+            "connections_empty",
+            "tunnels",
+            "bytes_tls",
+            "bytes_tls_read",
+            "bytes_tls_plain",
+            "bytes_http",
+            "bytes_tunnel",
+            "bytes_not_http",
+            "exchanges",
+            "exchanges_not_chosen",
+            "exchanges_without_response",
+            "exchanges_without_request",
+        ];
+        let all: Vec<_> = Ledger::default().counters().map(|(name, _)| name).collect();
+        let losses = LOSSES.iter().map(|(name, _)| *name);
+        let mut told: Vec<_> = losses.chain(NO_LOSSES).collect();
+        for name in &all {
+            assert!(told.contains(name), "{name}");
+        }
+        told.sort_unstable();
+        told.dedup();
+        assert_eq!(told.len(), all.len());
+    }
+
+    #[test]
+    fn what_was_refused_and_dropped_is_told() {
+        let mut ledger = Ledger::default();
+        assert!(losses(&ledger).is_empty());
+        ledger.connections_refused = 5;
+        ledger.exchanges_dropped = 9;
+        let told = losses(&ledger);
+        assert!(told[0].starts_with("5 connections not recorded"));
+        assert!(told[1].starts_with("9 exchanges dropped"));
     }
 
     #[test]

@@ -516,6 +516,42 @@ fn misses_are_recorded_from_the_real_upstream_and_everything_received_is_kept() 
     );
 }
 
+/// What the mock says while its upstream is down is no recording of the upstream: the next mock would serve it for good.
+#[test]
+fn an_upstream_that_is_down_is_not_recorded() {
+    let stage = Stage::new();
+    let [recorded, received] =
+        ["new.tape", "received.tape"].map(|name| stage.folder.path().join(name));
+    // Nobody listens there.
+    let more = [
+        "--on-miss",
+        "record",
+        "--upstream",
+        "http://127.0.0.1:1",
+        "--record",
+    ];
+    let files = [
+        recorded.to_str().unwrap(),
+        "--received",
+        received.to_str().unwrap(),
+    ];
+    let mock = Mock::start(&stage.tape, &[&more[..], &files].concat());
+    let url = format!("http://127.0.0.1:{}/nowhere", mock.port);
+    assert!(curl(&[&url]).0.starts_with("502"));
+    assert!(
+        curl(&["--http2-prior-knowledge", &url])
+            .0
+            .starts_with("502")
+    );
+    mock.stop();
+    assert_eq!(listed(&recorded).len(), 0);
+    let statuses: Vec<_> = listed(&received)
+        .iter()
+        .map(|row| row["status"].clone())
+        .collect();
+    assert_eq!(statuses, [502, 502]);
+}
+
 #[test]
 fn a_miss_fails_a_strict_run_and_is_told_with_its_rule() {
     let stage = Stage::new();

@@ -163,9 +163,9 @@ fn the_summaries_of_two_runs_add_up_to_that_of_one() {
     );
     let json: Value = serde_json::from_slice(&fs::read(&sum).unwrap()).unwrap();
     let metrics = &json["metrics"];
-    assert_eq!(metrics["http_reqs"]["values"]["count"], 5);
+    assert_eq!(metrics["http_reqs"]["values"]["count"], 5.0);
     assert_eq!(metrics["http_req_failed"]["values"]["rate"], 0.2);
-    assert_eq!(metrics["http_req_duration"]["values"]["count"], 5);
+    assert_eq!(metrics["http_req_duration"]["values"]["count"], 5.0);
     assert_eq!(
         json["tapedeck"]["statuses"],
         serde_json::json!({"200": 4, "500": 1})
@@ -452,6 +452,69 @@ fn where_nobody_watches_a_line_comes_now_and_then() {
     let is_plain = |text: &str| text.chars().all(|c| c == '\n' || !c.is_control());
     assert!(is_plain(&ran.stderr), "{:?}", ran.stderr);
     assert!(is_plain(&ran.stdout), "{:?}", ran.stdout);
+}
+
+#[test]
+fn no_result_is_written_over_what_is_read_or_over_another() {
+    let bench = Bench::new();
+    let (tape, link) = (bench.path("in.tape"), bench.path("link"));
+    fs::hard_link(&tape, &link).unwrap();
+    let before = fs::read(&tape).unwrap();
+    let text = |path: &PathBuf| path.to_str().unwrap().to_owned();
+    let one = text(&bench.path("one.json"));
+    let folder = text(&bench.folder.path().to_owned());
+    let other = format!("{folder}/./one.json");
+    for (archive, results) in [
+        (text(&tape), vec!["--series".to_owned(), text(&tape)]),
+        (text(&tape), vec!["--summary".to_owned(), text(&link)]),
+        (folder.clone(), vec!["--series".to_owned(), text(&tape)]),
+        (
+            text(&tape),
+            vec!["--series".to_owned(), one, "--summary".to_owned(), other],
+        ),
+    ] {
+        let args = ["replay", &archive, "--target", &bench.target].map(str::to_owned);
+        let ran = Tapedeck::new(args.into_iter().chain(results)).fails(2, &["would write over"]);
+        assert_eq!(ran.stdout, "");
+        assert!(fs::read(&tape).unwrap() == before, "the archive is whole");
+    }
+    assert!(!bench.path("one.json").exists());
+}
+
+#[test]
+fn a_summary_that_cannot_be_written_is_said_before_anything_is_sent() {
+    let bench = Bench::new();
+    let tape = bench.path("in.tape");
+    let args = ["replay", tape.to_str().unwrap(), "--target", &bench.target];
+    let nowhere = bench.path("no/summary.json");
+    let args = args
+        .into_iter()
+        .chain(["--summary", nowhere.to_str().unwrap()]);
+    let ran = Tapedeck::new(args).fails(1, &["failed to write the summary"]);
+    assert_eq!(ran.stdout, "");
+}
+
+#[test]
+fn a_report_that_cannot_be_printed_loses_neither_the_summary_nor_the_exit_code() {
+    let bench = Bench::new();
+    let (tape, summary) = (bench.path("in.tape"), bench.path("summary.json"));
+    let replay = |threshold| {
+        drop(fs::remove_file(&summary));
+        let full = fs::OpenOptions::new().write(true).open("/dev/full");
+        let status = Command::new(env!("CARGO_BIN_EXE_tapedeck"))
+            .args(["replay", tape.to_str().unwrap(), "--target", &bench.target])
+            .args(["--speed", "max", "--threshold", threshold])
+            .args(["--summary", summary.to_str().unwrap()])
+            .stdout(full.unwrap())
+            .stderr(Stdio::null())
+            .status();
+        (status.unwrap().code(), bench.summary())
+    };
+    for (threshold, code) in [("http_reqs: count<1", 99), ("http_reqs: count>1", 1)] {
+        let (found, summary) = replay(threshold);
+        assert_eq!(found, Some(code), "{threshold}");
+        assert_eq!(summary["metrics"]["http_reqs"]["values"]["count"], 5.0);
+    }
 }
 
 #[test]

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+/// The longest: whatever is added to it, and to now, the clock still tells.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 /// Numbers with units in a row (`1m30s`, `1d12h`, `500ms`); a bare number counts milliseconds.
-/// `None`: it is no duration.
+/// `None`: it is no duration, or longer than 100 years.
 pub(crate) fn parse(text: &str) -> Option<Duration> {
     /// Longer units first where one begins like another.
     const UNITS: [(&str, f64); 8] = [
@@ -21,7 +24,7 @@ pub(crate) fn parse(text: &str) -> Option<Duration> {
         return None;
     }
     if let Some(millis) = number(rest) {
-        return Duration::try_from_secs_f64(millis / 1e3).ok();
+        return not_too_long(millis / 1e3);
     }
     let mut seconds = 0.0;
     while !rest.is_empty() {
@@ -31,7 +34,12 @@ pub(crate) fn parse(text: &str) -> Option<Duration> {
         seconds += number(value)? * factor;
         rest = behind.strip_prefix(unit)?;
     }
-    Duration::try_from_secs_f64(seconds).ok()
+    not_too_long(seconds)
+}
+
+fn not_too_long(seconds: f64) -> Option<Duration> {
+    let duration = Duration::try_from_secs_f64(seconds).ok()?;
+    (duration <= LONGEST).then_some(duration)
 }
 
 /// Digits and a point: no sign, no exponent, no name of a number.
@@ -82,6 +90,21 @@ mod tests {
             assert_eq!(parse(text), Some(Duration::from_millis(millis)), "{text}");
         }
         for text in ["", "s", "-1s", "1 s", "1x", "inf", "1e3", "1s2"] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_longer_than_a_hundred_years() {
+        let years = |n: u64| Some(Duration::from_secs(n * 365 * 86_400));
+        assert_eq!(parse("36500d"), years(100));
+        assert_eq!(parse("3153600000000"), years(100));
+        for text in [
+            "36500d1s",
+            "3153600001000",
+            "99999999999999999999d",
+            "300000000000h",
+        ] {
             assert_eq!(parse(text), None, "{text}");
         }
     }

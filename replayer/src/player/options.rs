@@ -52,8 +52,6 @@ pub struct Options {
     /// How long one request may take, from the moment the player turns to it until its answer is
     /// whole.
     pub timeout: Duration,
-    /// How long requests in flight are awaited behind a stop.
-    pub grace: Duration,
     /// Send the recorded `Host` and `:authority`, not those of the target.
     pub preserve_host: bool,
     /// How many threads send. `None`: one for each processor, [`Options::MAX_WORKERS`] at most.
@@ -86,8 +84,6 @@ impl Options {
     pub const DNS_TTL: Duration = Duration::from_secs(30);
     /// k6's default.
     pub const TIMEOUT: Duration = Duration::from_secs(60);
-    /// k6's default for `gracefulStop`.
-    pub const GRACE: Duration = Duration::from_secs(30);
     /// More threads than this have never been measured.
     pub const MAX_WORKERS: u32 = 16;
 
@@ -128,7 +124,6 @@ impl Options {
             connections: None,
             streams: Self::MAX_SPEED_STREAMS,
             timeout: Self::TIMEOUT,
-            grace: Self::GRACE,
             preserve_host: false,
             workers: None,
             filter: None,

@@ -48,11 +48,18 @@ pub(crate) struct Found {
     pub(crate) asked_for: bool,
 }
 
-/// A scenario that finds nothing to send.
+/// Why there is no plan.
 #[derive(Clone, Debug)]
-pub(crate) struct Empty {
-    pub(crate) scenario: String,
-    pub(crate) left_out: LeftOutCounts,
+pub(crate) enum Unplanned {
+    /// A scenario finds nothing to send.
+    Empty {
+        scenario: String,
+        left_out: LeftOutCounts,
+        /// Sessions that its weights leave out.
+        sessions: usize,
+    },
+    /// A weight of a scenario is one of nothing.
+    Weight { scenario: String, filter: String },
 }
 
 impl Plan {
@@ -61,7 +68,7 @@ impl Plan {
         options: &Options,
         scenarios: &[Scenario],
         endpoints: &mut Endpoints,
-    ) -> Result<Self, Empty> {
+    ) -> Result<Self, Unplanned> {
         let mut scratch = S::Scratch::default();
         let Chosen {
             all,
@@ -80,6 +87,7 @@ impl Plan {
         });
 
         let topology = topology(options, scenarios);
+        let unchosen = left_out.clone();
         let mut drafts: Vec<Draft> = Vec::new();
         let mut sizes = Vec::new();
         for (index, scenario) in (0_u8..).zip(scenarios) {
@@ -96,9 +104,11 @@ impl Plan {
                 }
                 _ => {
                     let key = session_key.as_ref().map(|found| &found.key);
-                    let members = candidates
-                        .map(|c| member(source, scenario, &c, key, endpoints, &mut scratch));
-                    let sessions = Sessions::new(members.collect(), scenario.iteration);
+                    let members: Vec<Member> = candidates
+                        .map(|c| member(source, scenario, &c, key, endpoints, &mut scratch))
+                        .collect();
+                    check_weights(source, scenario, &members, &mut scratch)?;
+                    let sessions = Sessions::new(members, scenario.iteration);
                     let weights: Vec<u32> = scenario.weights.iter().map(|w| w.weight).collect();
                     let mix = Mix::new(&sessions, &weights);
                     sizes.push((sessions.len(), sessions.exchanges()));
@@ -106,22 +116,19 @@ impl Plan {
                 }
             };
             if draft.is_empty() {
-                return Err(Empty {
-                    scenario: scenario.name.clone(),
-                    left_out,
-                });
+                let others = all.iter().filter(|(_, by)| !by.contains(&index)).count();
+                return Err(draft.empty(scenario, unchosen, others));
             }
             drafts.push(draft);
         }
 
         let planned = scenarios.iter().zip(&drafts).map(|(scenario, draft)| {
-            scenario.start
-                + match draft {
-                    Draft::Recorded(schedule, _, duration) => {
-                        schedule.span().min(duration.unwrap_or(Duration::MAX))
-                    }
-                    Draft::Users(..) => scenario.executor.duration().unwrap_or_default(),
+            scenario.start.saturating_add(match draft {
+                Draft::Recorded(schedule, _, duration) => {
+                    schedule.span().min(duration.unwrap_or(Duration::MAX))
                 }
+                Draft::Users(..) => scenario.executor.duration().unwrap_or_default(),
+            })
         });
         let planned = planned.max().unwrap_or_default();
         let total = drafts.iter().try_fold(0_u64, |sum, draft| match draft {
@@ -228,6 +235,23 @@ impl Draft {
         match self {
             Self::Recorded(schedule, ..) => schedule.entries.is_empty(),
             Self::Users(_, mix) => mix.session(0).is_none(),
+        }
+    }
+
+    /// Why it is empty; `left_out` is what is of no use to any scenario, and `others` what is to others only.
+    fn empty(&self, scenario: &Scenario, mut left_out: LeftOutCounts, others: usize) -> Unplanned {
+        left_out.add_n(LeftOut::NotChosen, others as u64);
+        let sessions = match self {
+            Self::Recorded(schedule, ..) => {
+                left_out.merge(&schedule.left_out);
+                0
+            }
+            Self::Users(sessions, _) => sessions.len(),
+        };
+        Unplanned::Empty {
+            scenario: scenario.name.clone(),
+            left_out,
+            sessions,
         }
     }
 }
@@ -438,6 +462,31 @@ fn member<S: Source>(
         endpoint: endpoints.id(candidate.method, &candidate.target.to_bytes()),
         group: group.unwrap_or(scenario.weights.len()),
     }
+}
+
+/// A weight that chooses nothing would be left out in silence, and the shares of the others be others.
+fn check_weights<S: Source>(
+    source: &S,
+    scenario: &Scenario,
+    members: &[Member],
+    scratch: &mut S::Scratch,
+) -> Result<(), Unplanned> {
+    for (index, weight) in scenario.weights.iter().enumerate() {
+        // What an earlier weight has taken may be of this one, too.
+        let mut matches =
+            |member: &Member| source.matches(member.id, &weight.filter, scratch) == Some(true);
+        if weight.weight > 0
+            && !members.is_empty()
+            && !members.iter().any(|member| member.group == index)
+            && !members.iter().any(&mut matches)
+        {
+            return Err(Unplanned::Weight {
+                scenario: scenario.name.clone(),
+                filter: weight.text.clone(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Connections that are needed at once, at least: one for each user, or for each recorded

@@ -15,7 +15,7 @@ use crate::player::guard::{Guard, VusSeen, vus_max};
 use crate::player::observe::{Observer, TargetSecond};
 use crate::player::options::Options;
 use crate::player::outcome::NeverSent;
-use crate::player::plan::{Empty, Plan};
+use crate::player::plan::{Plan, Unplanned};
 use crate::player::query::Asker;
 use crate::player::reach::{StdStream, reach_all};
 use crate::player::report::{Report, ScenarioPlan};
@@ -75,12 +75,24 @@ pub struct Progress {
 #[non_exhaustive]
 pub enum RunError {
     /// No exchange of the archive is a request to send.
-    #[error("{}", nothing_to_send(.left_out))]
+    #[error("{}", nothing_to_send(.scenario.as_deref(), .left_out, *.sessions))]
     NothingToSend {
-        /// The scenario that finds none.
-        scenario: String,
+        /// The scenario that finds none, where there are several.
+        scenario: Option<String>,
         /// Why.
         left_out: LeftOutCounts,
+        /// Sessions that it would find, had they a weight.
+        sessions: usize,
+    },
+    /// A weight above 0 is that of nothing.
+    #[error(
+        "the scenario {scenario:?}: the filter `{filter}` of a weight chooses none of its exchanges"
+    )]
+    NothingOfWeight {
+        /// The scenario.
+        scenario: String,
+        /// The filter.
+        filter: String,
     },
     /// More scenarios than [`Options::MAX_SCENARIOS`].
     #[error("{0} scenarios are too many: {max} are supported", max = Options::MAX_SCENARIOS)]
@@ -156,8 +168,8 @@ pub enum RunError {
     /// TLS cannot be used as asked.
     #[error("TLS: {0}")]
     Tls(TlsError),
-    /// A thread or its event loop could not be made.
-    #[error("cannot start a worker: {0}")]
+    /// A thread or its event loop could not be made, or did not come to its end.
+    #[error("a worker failed: {0}")]
     Worker(io::Error),
 }
 
@@ -172,7 +184,36 @@ const fn of_tls(error: &rustls::Error) -> &'static str {
     }
 }
 
-fn nothing_to_send(left_out: &LeftOutCounts) -> String {
+impl RunError {
+    fn unplanned(unplanned: Unplanned, scenarios: usize) -> Self {
+        match unplanned {
+            Unplanned::Empty {
+                scenario,
+                left_out,
+                sessions,
+            } => Self::NothingToSend {
+                scenario: (scenarios > 1).then_some(scenario),
+                left_out,
+                sessions,
+            },
+            Unplanned::Weight { scenario, filter } => Self::NothingOfWeight { scenario, filter },
+        }
+    }
+}
+
+fn nothing_to_send(scenario: Option<&str>, left_out: &LeftOutCounts, sessions: usize) -> String {
+    let why = if sessions > 0 {
+        format!("none of the {sessions} sessions has a weight above 0")
+    } else {
+        nothing_chosen(left_out)
+    };
+    scenario.map_or_else(
+        || why.clone(),
+        |scenario| format!("the scenario {scenario:?} has nothing to send: {why}"),
+    )
+}
+
+fn nothing_chosen(left_out: &LeftOutCounts) -> String {
     let exchanges = left_out.total();
     if exchanges == 0 {
         return "the archive holds no exchanges".to_owned();
@@ -232,8 +273,7 @@ fn planned<S: Source>(
     let (methods, paths) = pinned(&options.thresholds);
     let mut endpoints = Endpoints::new(methods, paths);
     let plan = Plan::new(source, options, scenarios, &mut endpoints);
-    let plan = plan
-        .map_err(|Empty { scenario, left_out }| RunError::NothingToSend { scenario, left_out })?;
+    let plan = plan.map_err(|unplanned| RunError::unplanned(unplanned, scenarios.len()))?;
     Ok((plan, endpoints))
 }
 
@@ -264,7 +304,7 @@ pub(crate) fn play<S: Source + 'static>(
     let spares: Vec<Option<StdStream>> = spares.collect();
 
     let workers = u32::try_from(plan.parts.len()).unwrap_or(u32::MAX).max(1);
-    let job = Arc::new(job(source, options, workers, stop, &watch));
+    let job = Arc::new(job(source, options, &scenarios, (workers, stop), &watch));
     let elapsed = |job: &Job<S>| job.gate.since().0;
     let crew = Crew {
         job: Arc::clone(&job),
@@ -350,15 +390,16 @@ pub(crate) fn play<S: Source + 'static>(
 fn job<S>(
     source: S,
     options: &Options,
-    workers: u32,
-    stop: &StopFlag,
+    scenarios: &[Scenario],
+    (workers, stop): (u32, &StopFlag),
     watch: &Arc<Watch>,
 ) -> Job<S> {
+    let graces = scenarios.iter().map(|scenario| scenario.graceful_stop);
     Job {
         source,
         gate: Gate::new(workers),
         timeout: options.timeout,
-        grace: options.grace,
+        grace: graces.max().unwrap_or(Scenario::GRACEFUL_STOP),
         reuse: options.reuse,
         min_iteration: options.min_iteration,
         polls: !has_quota(),

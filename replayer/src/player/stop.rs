@@ -19,7 +19,8 @@ impl StopFlag {
         }
     }
 
-    /// The first call stops the sending and lets what is in flight finish within the grace time;
+    /// The first call stops the sending and lets what is in flight finish within the longest
+    /// [`graceful_stop`](crate::player::Scenario::graceful_stop);
     /// the second gives up what is in flight.
     pub fn stop(&self) {
         self.state.send_modify(|state| {

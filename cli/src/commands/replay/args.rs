@@ -84,7 +84,7 @@ pub(crate) struct Replay {
     #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]
     pub(crate) headers: Vec<(String, String)>,
     /// Send no field of this name; may be given several times
-    #[arg(long = "remove-header", value_name = "NAME")]
+    #[arg(long = "remove-header", value_name = "NAME", value_parser = field_name)]
     pub(crate) removed_headers: Vec<String>,
     /// Connect to these addresses, in turn, where a target has this name and port, as curl does; may be given several
     /// times
@@ -184,7 +184,7 @@ pub(crate) struct Replay {
     /// Send also the requests that were not recorded whole, without what is missing of them
     #[arg(long)]
     pub(crate) include_incomplete: bool,
-    /// Print what would be sent when, and send nothing
+    /// Print the plan, and send nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// recorded: as recorded, or one for each user; pooled: shared by all, 64 or this many
@@ -223,7 +223,7 @@ pub(crate) struct Replay {
     )]
     pub(crate) threads: Option<u32>,
     /// Give a request up after this time
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "60s", help_heading = "Connections")]
+    #[arg(long, value_name = "TIME", value_parser = some_time, default_value = "60s", help_heading = "Connections")]
     pub(crate) timeout: Duration,
     /// Keep the recorded authority (Host) instead of the target's
     #[arg(long)]
@@ -259,11 +259,7 @@ pub(crate) struct Replay {
 fn header(text: &str) -> Result<(String, String), String> {
     let form = || "expected NAME: VALUE".to_owned();
     let (name, value) = text.split_once(':').ok_or_else(form)?;
-    let (name, value) = (name.trim(), value.trim());
-    let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
-    if name.is_empty() || !name.chars().all(token) {
-        return Err(format!("{name:?} is no name of a field"));
-    }
+    let (name, value) = (field_name(name)?, value.trim());
     if value.chars().any(|c| c.is_control() && c != '\t') {
         return Err("a value has no control characters".to_owned());
     }
@@ -274,7 +270,26 @@ fn header(text: &str) -> Result<(String, String), String> {
             "{name} {why}; for Host see --target and --preserve-host"
         ));
     }
-    Ok((name.to_owned(), value.to_owned()))
+    Ok((name, value.to_owned()))
+}
+
+/// RFC 9110 section 5.1.
+fn field_name(text: &str) -> Result<String, String> {
+    let name = text.trim();
+    let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    if name.is_empty() || !name.chars().all(token) {
+        return Err(format!("{name:?} is no name of a field"));
+    }
+    Ok(name.to_owned())
+}
+
+/// Within no time at all nothing is answered.
+fn some_time(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    if time.is_zero() {
+        return Err("must be more than 0".to_owned());
+    }
+    Ok(time)
 }
 
 /// `30s:10,1m:100`.
@@ -400,6 +415,25 @@ mod tests {
             "host: a",
         ] {
             assert!(header(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_removed_is_a_field_and_a_timeout_takes_some_time() {
+        let parse = |flag, value| {
+            Replay::try_parse_from(["replay", "a.tape", "--target", "http://a", flag, value])
+        };
+        let args = parse("--remove-header", "X-Trace").unwrap();
+        assert_eq!(args.removed_headers, ["X-Trace"]);
+        for wrong in ["", "a b", "X-A: b", "X-A:"] {
+            assert!(parse("--remove-header", wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(
+            parse("--timeout", "1ms").unwrap().timeout,
+            Duration::from_millis(1)
+        );
+        for wrong in ["0s", "0.0000000001s"] {
+            assert!(parse("--timeout", wrong).is_err(), "{wrong}");
         }
     }
 

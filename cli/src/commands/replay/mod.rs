@@ -2,6 +2,7 @@
 
 mod args;
 mod metrics;
+mod outputs;
 mod series;
 mod show;
 
@@ -20,6 +21,7 @@ use tapedeck_replayer::player::{
 pub(crate) use args::Replay;
 
 use self::metrics::Metrics;
+use self::outputs::Summary;
 use self::series::Series;
 use crate::interrupt::on_interrupt;
 use crate::output;
@@ -40,6 +42,14 @@ pub(crate) fn run(args: &Replay) -> Result<ExitCode> {
         );
     }
     let archive = Arc::new(super::open(&args.archive, &args.identity)?);
+    let outputs = [
+        ("--series", args.series.as_deref()),
+        ("--summary", args.summary.as_deref()),
+    ];
+    if let Err(error) = outputs::check(&archive, &outputs) {
+        output::error(&error);
+        return Ok(ExitCode::from(crate::USAGE));
+    }
     if args.dry_run {
         return match player::dry_run(archive, &options) {
             Ok(plan) => {
@@ -58,6 +68,7 @@ pub(crate) fn run(args: &Replay) -> Result<ExitCode> {
     })?;
 
     let series = args.series.as_deref().map(Series::create).transpose()?;
+    let summary = args.summary.as_deref().map(Summary::create).transpose()?;
     let metrics = args.metrics.map(Metrics::serve).transpose()?;
     let live = show::Live::new();
     let report = player::run(archive, &options, &stop, |progress| {
@@ -70,16 +81,28 @@ pub(crate) fn run(args: &Replay) -> Result<ExitCode> {
         }
     });
     live.end();
-    series.map(Series::end).transpose()?;
+    let series = series.map_or(Ok(()), Series::end);
     let report = match report {
         Ok(report) => report,
         Err(error) => return refused(args, error),
     };
-    output::print(format_args!("{report}"))?;
-    if let Some(path) = &args.summary {
-        super::summary::write(path, &report)?;
+    // Each is told, whatever becomes of the others: there is no second run like this one.
+    let summary = summary.map_or(Ok(()), |summary| summary.write(&report));
+    let printed = output::print(format_args!("{report}")).context("failed to print the report");
+    concluded(&report, [summary, series, printed])
+}
+
+/// The exit code; what could not be written matters less than a run that failed.
+fn concluded(report: &Report, written: [Result<()>; 3]) -> Result<ExitCode> {
+    let code = verdict(report);
+    let failed = written.into_iter().filter_map(Result::err);
+    // Whoever reads the report may have seen enough of it.
+    let mut failed = failed.filter(|error| !crate::is_broken_pipe(error));
+    if report.passed() && report.tally.answered() > 0 {
+        return failed.next().map_or(Ok(code), Err);
     }
-    Ok(verdict(&report))
+    failed.for_each(|error| output::error(&error));
+    Ok(code)
 }
 
 fn refused(args: &Replay, error: RunError) -> Result<ExitCode> {

@@ -240,7 +240,7 @@ impl<'r> Session<'r> {
         }
         match self.responder.ask(outgoing).await {
             Ok(passed) => self.pass(passed, client, draft).await,
-            Err(reply) => self.give(&reply, client, draft).await,
+            Err(reply) => self.give_instead(&reply, client, draft).await,
         }
     }
 
@@ -257,8 +257,21 @@ impl<'r> Session<'r> {
         match self.responder.upgrade(outgoing).await {
             Ok(Reached::Upgraded(upgraded)) => Next::Upgraded(upgraded, draft),
             Ok(Reached::Answered(passed)) => self.pass(*passed, client, draft).await,
-            Err(reply) => self.give(&reply, client, draft).await,
+            Err(reply) => self.give_instead(&reply, client, draft).await,
         }
+    }
+
+    /// Sends an answer of the mock's where an upstream gave none.
+    async fn give_instead(
+        &mut self,
+        reply: &Reply,
+        client: Http1Client,
+        mut draft: Option<Draft>,
+    ) -> Next {
+        if let Some(draft) = &mut draft {
+            draft.unanswered();
+        }
+        self.give(reply, client, draft).await
     }
 
     async fn pass(

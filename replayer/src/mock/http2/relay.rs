@@ -38,7 +38,7 @@ impl Stream {
     }
 
     /// Sends what an upstream answers, as it comes.
-    pub(super) async fn relay(&mut self, outgoing: Outgoing, draft: Option<Draft>) {
+    pub(super) async fn relay(&mut self, outgoing: Outgoing, mut draft: Option<Draft>) {
         let responder = Arc::clone(&self.responder);
         let asked = tokio::select! {
             asked = responder.ask(outgoing) => asked,
@@ -46,7 +46,12 @@ impl Stream {
         };
         let mut passed = match asked {
             Ok(passed) => passed,
-            Err(reply) => return self.give(&reply, draft).await,
+            Err(reply) => {
+                if let Some(draft) = &mut draft {
+                    draft.unanswered();
+                }
+                return self.give(&reply, draft).await;
+            }
         };
         let mut response = http::Response::new(());
         *response.status_mut() = passed.status;

@@ -474,6 +474,16 @@ impl Draft {
         }
     }
 
+    /// The upstream did not answer; the mock did, in its place. Nobody is to take that for what the upstream says.
+    pub(crate) fn unanswered(&mut self) {
+        if let Some((entry, _)) = &mut self.entry {
+            entry.to.recorded = false;
+            if entry.to == For::default() {
+                self.entry = None;
+            }
+        }
+    }
+
     /// The server end of the connection that is written down: an upstream's.
     pub(crate) fn answered_by(&mut self, server: std::net::SocketAddr) {
         if let Some((entry, _)) = &mut self.entry {

@@ -19,8 +19,9 @@ pub struct Scenario {
     pub executor: Executor,
     /// When it begins, counted from the start of the run.
     pub start: Duration,
-    /// How long iterations that run at its end may go on. [`Executor::Recorded`] has no use for
-    /// it: what it sends is ended by the timeout of requests.
+    /// How long iterations that run at its end may go on, and how long what is in flight is awaited
+    /// when the run is stopped (the longest of all scenarios). [`Executor::Recorded`] uses it for a
+    /// stop only: at its end, what it sent is ended by the timeout of requests.
     pub graceful_stop: Duration,
     /// Tags of all its requests, for thresholds.
     pub tags: BTreeMap<String, String>,
@@ -136,6 +137,8 @@ pub enum Iteration {
 pub struct Weight {
     /// Which.
     pub filter: Filter,
+    /// The filter as it was written.
+    pub text: String,
     /// How often, in relation to the other weights of the scenario.
     pub weight: u32,
 }
@@ -175,7 +178,8 @@ impl Scenario {
     #[must_use]
     pub fn end(&self) -> Option<Duration> {
         let duration = self.executor.duration()?;
-        Some(self.start + duration + self.graceful_stop)
+        let end = self.start.saturating_add(duration);
+        Some(end.saturating_add(self.graceful_stop))
     }
 }
 
@@ -222,7 +226,8 @@ impl Executor {
             Self::PerVuIterations { max_duration, .. }
             | Self::SharedIterations { max_duration, .. } => Some(*max_duration),
             Self::RampingVus { stages, .. } | Self::RampingArrivalRate { stages, .. } => {
-                Some(stages.iter().map(|stage| stage.duration).sum())
+                let durations = stages.iter().map(|stage| stage.duration);
+                Some(durations.fold(Duration::ZERO, Duration::saturating_add))
             }
         }
     }

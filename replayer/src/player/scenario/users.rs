@@ -33,7 +33,7 @@ pub(crate) fn windows(executor: &Executor, graceful_stop: Duration) -> Vec<Arc<[
             let window = Window {
                 from: Duration::ZERO,
                 until: *duration,
-                kill: *duration + graceful_stop,
+                kill: duration.saturating_add(graceful_stop),
             };
             let windows: Arc<[Window]> = Arc::new([window]);
             (0..*vus).map(|_| Arc::clone(&windows)).collect()
@@ -65,7 +65,7 @@ fn ramping(
         let from = active.len() as u64;
         let span = from.abs_diff(stage.target);
         for step in 1..=span {
-            let at = start + fraction(stage.duration, step, span);
+            let at = start.saturating_add(fraction(stage.duration, step, span));
             if stage.target > from {
                 active.push(at);
                 if users.len() < active.len() {
@@ -78,7 +78,7 @@ fn ramping(
                 user.push((came, at));
             }
         }
-        start += stage.duration;
+        start = start.saturating_add(stage.duration);
     }
     let end = start;
     for (user, came) in users.iter_mut().zip(&active) {
@@ -86,20 +86,24 @@ fn ramping(
             user.push((*came, end));
         }
     }
-    let finished = |user: Vec<(Duration, Duration)>| {
+    let stay = active.len();
+    let finished = |(index, user): (usize, Vec<(Duration, Duration)>)| {
         let mut windows: Vec<Window> = user
             .into_iter()
             .map(|(from, until)| Window {
                 from,
                 until,
-                kill: (until + graceful_ramp_down).min(end + graceful_stop),
+                kill: until
+                    .saturating_add(graceful_ramp_down)
+                    .min(end.saturating_add(graceful_stop)),
             })
             .collect();
-        // At the end of the scenario its own grace holds, not that of a ramp.
-        if let Some(last) = windows.last_mut()
+        // The scenario's own grace is for those whom no ramp took away, not even one that ends with it.
+        if index < stay
+            && let Some(last) = windows.last_mut()
             && last.until == end
         {
-            last.kill = end + graceful_stop;
+            last.kill = end.saturating_add(graceful_stop);
         }
         // A user that is wanted again before its last iteration was interrupted goes on with it.
         for index in (1..windows.len()).rev() {
@@ -112,11 +116,11 @@ fn ramping(
         }
         windows.into()
     };
-    users.into_iter().map(finished).collect()
+    users.into_iter().enumerate().map(finished).collect()
 }
 
 fn fraction(whole: Duration, part: u64, of: u64) -> Duration {
-    let nanos = whole.as_nanos() * u128::from(part) / u128::from(of.max(1));
+    let nanos = whole.as_nanos().saturating_mul(part.into()) / u128::from(of.max(1));
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
@@ -161,7 +165,7 @@ mod tests {
         assert_eq!(
             shown(&stages(&[(3000, 4), (4000, 0)])),
             [
-                "0-7000/10000",
+                "0-7000/8000",
                 "1000-6000/7000",
                 "2000-5000/6000",
                 "3000-4000/5000"
@@ -177,6 +181,30 @@ mod tests {
         );
         // Nobody at first: the first user comes when the line is at 1.
         assert_eq!(shown(&ramp(0, &[(1000, 2)])), ["500-1000/4000", ""]);
+    }
+
+    #[test]
+    fn the_graceful_stop_is_for_those_who_stay_to_the_end() {
+        let ends = |stages: &[(u64, u64)], ramp_down: u64, stop: u64| {
+            let mut executor = ramp(1, stages);
+            if let Executor::RampingVus {
+                graceful_ramp_down, ..
+            } = &mut executor
+            {
+                *graceful_ramp_down = Duration::from_secs(ramp_down);
+            }
+            let users = windows(&executor, Duration::from_secs(stop));
+            let kills = users.iter().flat_map(|user| user.last());
+            kills.map(|last| last.kill.as_millis()).collect::<Vec<_>>()
+        };
+        // As k6 ends them, with a server that never answers.
+        assert_eq!(ends(&[(1000, 2), (1000, 0)], 0, 4), [2000, 1500]);
+        assert_eq!(ends(&[(1000, 2), (1000, 2), (0, 0)], 1, 4), [3000, 3000]);
+        assert_eq!(ends(&[(1000, 2), (1000, 1)], 0, 3), [5000, 2000]);
+        // Whom a ramp took away, and who was wanted again at once, stays.
+        assert_eq!(ends(&[(1000, 1), (0, 0), (0, 1)], 0, 3), [4000]);
+        // Never longer than the scenario.
+        assert_eq!(ends(&[(2000, 1), (0, 0)], 9, 4), [6000]);
     }
 
     #[test]

@@ -142,6 +142,7 @@ impl Source for Recording {
             });
         }
         let (method, target) = call.method_and_target();
+        assert_ne!(target, "/panic", "on purpose");
         Ok(f(&RecordedRequest {
             protocol: match &call.pairs {
                 Some(_) => Protocol::Http2,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::recording::{call, play, play_until};
 use super::server::{OK, options, polite, serve};
-use crate::player::{Failure, NeverSent, Options, Speed, Stop, StopFlag};
+use crate::player::{Executor, Failure, NeverSent, Options, Scenario, Speed, Stop, StopFlag};
 
 /// The machine that runs the tests may be busy with other things, so that lateness is judged by its
 /// median, and counted from the request that came soonest; no request may be early.
@@ -135,9 +135,15 @@ fn behind_the_grace_time_or_a_second_stop_nothing_is_awaited() {
                 }
             });
             let calls: Vec<_> = (0..500).map(|n| call(n * 60_000, n, "GET /")).collect();
-            let options = Options {
+            let executor = Executor::Recorded {
                 speed,
-                grace,
+                duration: None,
+            };
+            let options = Options {
+                scenarios: vec![Scenario {
+                    graceful_stop: grace,
+                    ..Scenario::new("a", executor)
+                }],
                 ..options(address)
             };
             let report = play_until(calls, &options, &stop);

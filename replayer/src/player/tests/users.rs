@@ -9,7 +9,7 @@ use super::recording::{Call, call, play_users};
 use super::server::{OK, Seen, options, polite, serve};
 use crate::player::{
     Executor, Iteration, Limits, Options, PerTime, Report, Reuse, Scenario, SessionKey, Stage,
-    Stop, StopFlag,
+    Stop, StopFlag, Weight,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -393,6 +393,147 @@ fn a_stop_ends_users_and_counts_what_they_left() {
     // The second request was answered; the third of the session was not begun.
     assert_eq!(report.tally.answered(), 2);
     assert_eq!(counts(&report), (0, 1, 4));
+}
+
+#[test]
+fn a_first_stop_waits_no_longer_than_the_graceful_stop() {
+    let stop = StopFlag::new();
+    let handle = stop.clone();
+    let (address, _) = serve(move |mut peer| {
+        while peer.request().is_some() {
+            handle.stop();
+        }
+    });
+    let executor = Executor::ConstantVus {
+        vus: 1,
+        duration: 60 * SECOND,
+    };
+    let silent = Scenario {
+        graceful_stop: Duration::ZERO,
+        ..scenario(executor)
+    };
+    let options = with(options(address), silent);
+    let report = super::recording::try_play(two_users(), &options, &stop).unwrap();
+    assert_eq!(report.stopped, Stop::Finish);
+    assert_eq!(counts(&report), (0, 1, 0));
+    assert!(report.elapsed < 20 * SECOND, "{:?}", report.elapsed);
+}
+
+#[test]
+fn think_time_without_end_ends_with_the_scenario() {
+    let executor = Executor::ConstantVus {
+        vus: 1,
+        duration: SECOND,
+    };
+    for (think, calls) in [
+        (1e-300, two_users()),
+        (f64::MIN_POSITIVE, two_users()),
+        // The second waits beside the third.
+        (
+            1e-300,
+            vec![
+                Call {
+                    took: Duration::from_millis(50),
+                    ..call(0, 1, "GET /a")
+                },
+                call(60, 1, "GET /b"),
+                call(60, 1, "GET /c"),
+            ],
+        ),
+    ] {
+        let (address, _) = polite();
+        let scenario = Scenario {
+            graceful_stop: Duration::ZERO,
+            think: Some(think),
+            ..scenario(executor.clone())
+        };
+        let report = play_users(calls, &with(options(address), scenario));
+        assert_eq!(counts(&report), (0, 1, 0));
+        assert_eq!(report.tally.answered(), 1);
+        assert!(report.elapsed >= SECOND, "{:?}", report.elapsed);
+    }
+}
+
+#[test]
+fn a_run_whose_parts_panic_fails() {
+    let slow = |at, line: &str| Call {
+        took: Duration::from_millis(50),
+        ..call(at, 1, line)
+    };
+    let behind = vec![call(0, 1, "GET /a"), call(5, 1, "GET /panic")];
+    let beside = vec![
+        slow(0, "GET /a"),
+        slow(60, "GET /b"),
+        slow(70, "GET /panic"),
+    ];
+    for calls in [behind, beside] {
+        let (address, _) = polite();
+        let limits = Limits {
+            // Each request is read when its turn comes.
+            ahead_bytes: 0,
+            ..Limits::default()
+        };
+        let options = Options {
+            limits,
+            ..with(options(address), scenario(shared(1, 1)))
+        };
+        let played = super::recording::try_play(calls, &options, &StopFlag::new());
+        let error = played.err().map(|error| error.to_string());
+        let says = "panicked; this is a bug";
+        assert!(error.is_some_and(|error| error.contains(says)));
+    }
+}
+
+#[test]
+fn what_finds_nothing_to_send_is_named() {
+    let refused = |calls: Vec<Call>, scenarios: Vec<Scenario>| {
+        let (address, _) = polite();
+        let options = Options {
+            scenarios,
+            ..options(address)
+        };
+        let error = super::recording::try_play(calls, &options, &StopFlag::new()).unwrap_err();
+        error.to_string()
+    };
+    // Filters of tests choose even ids: the first is not one that can be sent.
+    let tunnel = Call {
+        tunnel: true,
+        ..call(0, 1, "CONNECT a:1")
+    };
+    let odd = || vec![tunnel.clone(), call(5, 1, "GET /b")];
+    let text = "request.path == '/x'";
+    let filter = || tapedeck_filter::Filter::parse(text).unwrap();
+    let weight = |weight| Weight {
+        filter: filter(),
+        text: text.to_owned(),
+        weight,
+    };
+    let weighted = |weights| Scenario {
+        weights,
+        ..Scenario::new("w", shared(1, 1))
+    };
+    let chosen = || Scenario {
+        filter: Some(filter()),
+        ..Scenario::new("b", shared(1, 1))
+    };
+    let all = || Scenario::new("a", shared(1, 1));
+
+    let error = refused(odd(), vec![all(), weighted(vec![weight(3)])]);
+    assert!(
+        error.contains("\"w\"") && error.contains("request.path == '/x'"),
+        "{error}"
+    );
+    let error = refused(odd(), vec![all(), chosen()]);
+    assert!(
+        error.contains("\"b\"") && error.contains("1 not chosen"),
+        "{error}"
+    );
+    let error = refused(odd(), vec![chosen()]);
+    assert!(!error.contains("\"b\""), "{error}");
+    let error = refused(two_users(), vec![weighted(vec![weight(0)])]);
+    assert!(error.contains("weight"), "{error}");
+    let error = refused(Vec::new(), vec![all()]);
+    assert_eq!(error, "the archive holds no exchanges");
 }
 
 #[test]

@@ -6,9 +6,16 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::time::{Sleep, sleep_until};
+
+/// What is so far away that no clock tells it is thirty years away, as with tokio.
+pub(super) const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
+pub(super) fn after(now: Instant, time: Duration) -> Instant {
+    now + time.min(FAR)
+}
 
 /// A timer that is set again and again; none, before it is needed.
 #[derive(Debug, Default)]
@@ -46,7 +53,6 @@ impl Alarm {
 #[cfg(test)]
 mod tests {
     use std::future::pending;
-    use std::time::Duration;
 
     use tokio::task::yield_now;
 

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::player::options::Reuse;
 use crate::player::outcome::{Cause, Failure, Lost, NeverSent, Reply, SendError, Timeline};
@@ -11,7 +11,7 @@ use crate::player::schedule::Entry;
 use crate::player::source::Source;
 use crate::player::transport::Transport;
 use crate::player::worker::ahead::{Lent, Made};
-use crate::player::worker::alarm::Alarm;
+use crate::player::worker::alarm::{Alarm, after};
 use crate::player::worker::drive::Worker;
 
 /// A request that waits for its due time.
@@ -48,12 +48,6 @@ impl<S: Source, T: Transport> Ready<S, T> {
         self.entry = self.entry.on_lane(lane);
         self
     }
-}
-
-/// What is so far away that no clock tells it is thirty years away, as with tokio.
-fn after(now: Instant, time: Duration) -> Instant {
-    const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
-    now + time.min(FAR)
 }
 
 /// Request bytes that are held, given back when it is dropped.

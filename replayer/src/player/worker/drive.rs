@@ -22,7 +22,7 @@ use crate::player::tally::Tally;
 use crate::player::transport::Transport;
 use crate::player::watch::{Observed, Watch};
 use crate::player::worker::ahead::{Ahead, Made};
-use crate::player::worker::alarm::Alarm;
+use crate::player::worker::alarm::{Alarm, after};
 use crate::player::worker::attempt::{Attempt, Ready};
 use crate::player::worker::cast::{Part, Work};
 use crate::player::worker::iteration::user;
@@ -35,6 +35,7 @@ pub(crate) struct Job<S> {
     pub(crate) source: S,
     pub(crate) gate: Gate,
     pub(crate) timeout: Duration,
+    /// How long what is in flight is awaited behind a first stop.
     pub(crate) grace: Duration,
     pub(crate) reuse: Reuse,
     pub(crate) min_iteration: Duration,
@@ -101,6 +102,7 @@ where
             in_flight: Cell::new(0),
             request_bytes: Cell::new(0),
             running: Cell::new(0),
+            panicked: Cell::new(false),
             drained: Notify::new(),
         });
         if job.watch.aborts() || job.watch.wants_seconds() {
@@ -112,6 +114,10 @@ where
     })?;
     // What is still in flight is given up: each attempt counts itself as it is dropped.
     drop(tasks);
+    if worker.panicked.get() {
+        let error = "a part of the player panicked; this is a bug";
+        return Err(io::Error::other(error));
+    }
     let mut tally = worker.tally.replace(Tally::new(&job.watch));
     worker.transfers(&mut tally);
     if job.watch.aborts() {
@@ -193,6 +199,8 @@ pub(super) struct Worker<S: Source, T: Transport> {
     pub(super) request_bytes: Cell<u64>,
     /// Tasks that have not ended.
     running: Cell<u64>,
+    /// One of them did not come to its end.
+    panicked: Cell<bool>,
     /// Notified when `running` reaches zero.
     drained: Notify,
 }
@@ -226,7 +234,7 @@ where
             .map(|(offset, part)| {
                 let running = Running::new(self);
                 tokio::task::spawn_local(async move {
-                    let result = part.run(start + offset).await;
+                    let result = part.run(after(start, offset)).await;
                     drop(running);
                     result
                 })
@@ -259,7 +267,7 @@ where
 
     fn start_closed(self: &Rc<Self>, part: Part, start: Instant) {
         let cast = part.cast;
-        let start = start + cast.start;
+        let start = after(start, cast.start);
         match part.work {
             Work::Closed {
                 queue,
@@ -267,7 +275,7 @@ where
                 at_once,
                 duration,
             } => {
-                let end = duration.map(|duration| start + duration);
+                let end = duration.map(|duration| after(start, duration));
                 let at_once = if self.transport.is_multiplexed() {
                     at_once
                 } else {
@@ -542,6 +550,10 @@ impl<S: Source, T: Transport> Drop for Running<S, T> {
     fn drop(&mut self) {
         let running = self.0.running.get().saturating_sub(1);
         self.0.running.set(running);
+        // The runtime catches it, and what is left of the run would pass for all of it.
+        if std::thread::panicking() {
+            self.0.panicked.set(true);
+        }
         if running == 0 {
             self.0.drained.notify_one();
         }

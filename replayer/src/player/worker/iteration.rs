@@ -1,5 +1,6 @@
 //! One iteration: the exchanges of a session, each when those that it waits for are answered.
 
+use std::panic::resume_unwind;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use crate::player::scenario::{Step, Window};
 use crate::player::schedule::Entry;
 use crate::player::source::Source;
 use crate::player::transport::Transport;
-use crate::player::worker::alarm::Alarm;
+use crate::player::worker::alarm::{Alarm, FAR, after};
 use crate::player::worker::attempt::Ready;
 use crate::player::worker::cast::Cast;
 use crate::player::worker::drive::Worker;
@@ -67,7 +68,7 @@ impl Turn {
             worker.transport.forget(lane);
         }
         if !worker.job.min_iteration.is_zero() {
-            let next = begun + worker.job.min_iteration;
+            let next = after(begun, worker.job.min_iteration);
             let next = kill.map_or(next, |kill| next.min(kill));
             worker.sleep_until(next).await;
             return Instant::now();
@@ -122,7 +123,9 @@ impl Turn {
                     }
                     match at_once.join_next().await {
                         Some(Ok(ended)) => ended,
-                        // Nobody cancels them, and none of them panics.
+                        // The run is to fail where a part of it did.
+                        Some(Err(error)) if error.is_panic() => resume_unwind(error.into_panic()),
+                        // Nobody cancels them.
                         Some(Err(_)) => return None,
                         None => return Some(Instant::now()),
                     }
@@ -177,7 +180,8 @@ impl Turn {
     fn think(&self, recorded: Duration) -> Duration {
         let factor = self.cast.think;
         factor.map_or(Duration::ZERO, |factor| {
-            Duration::try_from_secs_f64(recorded.as_secs_f64() / factor).unwrap_or(Duration::MAX)
+            Duration::try_from_secs_f64(recorded.as_secs_f64() / factor)
+                .map_or(FAR, |time| time.min(FAR))
         })
     }
 }
@@ -226,11 +230,11 @@ pub(super) async fn user<S, T>(
     };
     let mut alarm = Alarm::default();
     for window in windows {
-        if !worker.sleep_until(start + window.from).await {
+        if !worker.sleep_until(after(start, window.from)).await {
             break;
         }
         let _active = worker.active();
-        let until = start + window.until;
+        let until = after(start, window.until);
         let turns = async {
             let mut now = Instant::now();
             loop {
@@ -260,7 +264,7 @@ pub(super) async fn user<S, T>(
             }
         };
         // One timer for the window, and not one for each of its iterations: the one in the middle is given up.
-        let kill = start + window.kill;
+        let kill = after(start, window.kill);
         match tokio::time::timeout_at(kill.into(), turns).await {
             Ok(true) => {}
             Ok(false) => break,

@@ -11,7 +11,7 @@ use crate::player::schedule::Entry;
 use crate::player::source::Source;
 use crate::player::timer::PreciseTimer;
 use crate::player::transport::Transport;
-use crate::player::worker::alarm::Alarm;
+use crate::player::worker::alarm::{Alarm, after};
 use crate::player::worker::attempt::Ready;
 use crate::player::worker::cast::{Cast, Part, Work};
 use crate::player::worker::drive::{Running, Worker};
@@ -157,14 +157,14 @@ where
                 tokio::task::yield_now().await;
                 turn = Instant::now();
             }
-            let is_due = |next: &mut Prepared<S, T>| start + next.at <= now;
+            let is_due = |next: &mut Prepared<S, T>| after(start, next.at) <= now;
             if let Some(next) = self.prepared.pop_front_if(is_due) {
                 self.release(next, start);
             } else if self.prepare_next() {
                 // One more is ready.
             } else if let Some(next) = self.prepared.front() {
                 tokio::select! {
-                    result = self.timer.until(start + next.at) => result?,
+                    result = self.timer.until(after(start, next.at)) => result?,
                     _ = stop.changed() => {}
                 }
                 turn = Instant::now();
@@ -178,7 +178,7 @@ where
     /// Lets a request or an iteration go.
     fn release(&self, next: Prepared<S, T>, start: Instant) {
         let worker = &self.worker;
-        let due = start + next.at;
+        let due = after(start, next.at);
         let Prepared { ready, session, .. } = next;
         let Some(session) = session else {
             if let Some(attempt) = ready.and_then(|ready| worker.begin(ready, due, true)) {
@@ -206,7 +206,10 @@ where
             session,
             lane,
             start: due,
-            kill: Some(start + self.cast.end.saturating_add(self.cast.graceful_stop)),
+            kill: Some(after(
+                start,
+                self.cast.end.saturating_add(self.cast.graceful_stop),
+            )),
         };
         let first = First::Prepared(ready.map(|ready| ready.on_lane(lane)));
         let running = Running::new(worker);

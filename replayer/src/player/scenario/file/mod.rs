@@ -589,8 +589,11 @@ fn of_weights(
     let parse = |weight: &Spanned<RawWeight>| {
         let filter = Filter::parse(&weight.value.filter)
             .map_err(|error| fail(weight.referenced, &format!(".weights: {error}")))?;
-        let weight = weight.value.weight;
-        Ok(Weight { filter, weight })
+        Ok(Weight {
+            filter,
+            text: weight.value.filter.clone(),
+            weight: weight.value.weight,
+        })
     };
     let parsed: Vec<Weight> = weights.value.iter().map(parse).collect::<Result<_, _>>()?;
     let sum: u64 = parsed.iter().map(|weight| u64::from(weight.weight)).sum();
