@@ -1,10 +1,11 @@
 //! Choosing a source.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::capture::{Backend, Options};
 use crate::sources::af_packet::{AfPacket, AfPacketOptions};
-use crate::sources::ebpf::{Ebpf, EbpfOptions};
+use crate::sources::ebpf::{Ebpf, EbpfOptions, cgroup_id};
 use crate::sources::libpcap::{self, LibpcapOptions};
 use crate::sources::{Before, Source, SourceError, Where};
 use crate::words::in_words;
@@ -17,6 +18,8 @@ pub struct Opened {
     pub backend: Backend,
     /// The connections that were there before it.
     pub before: Arc<Before>,
+    /// The cgroup that it is attached to, where that is one that can go, and its id.
+    pub cgroup: Option<(PathBuf, u64)>,
     /// The better ones that [`Backend::Auto`] passed over, and why.
     pub passed_over: Vec<(Backend, SourceError)>,
 }
@@ -68,9 +71,17 @@ fn list(failed: &[(Backend, SourceError)]) -> String {
 /// When no source can be opened.
 pub fn open(options: &Options) -> Result<Opened, OpenError> {
     let allowed = allowed(options)?;
+    // Asked for before it is attached to: should another one take its place in between, that is seen as a change.
+    let cgroup = options
+        .cgroup
+        .as_ref()
+        .and_then(|path| Some((path.clone(), cgroup_id(path).ok()?)));
     if let [backend] = allowed.as_slice() {
         return match open_one(*backend, options) {
-            Ok(source) => Ok(opened(source, *backend, options, Vec::new())),
+            Ok(source) => Ok(Opened {
+                cgroup,
+                ..opened(source, *backend, options, Vec::new())
+            }),
             Err(source) => Err(OpenError::Failed {
                 backend: *backend,
                 source,
@@ -101,6 +112,7 @@ fn opened(
         source,
         backend,
         before: Arc::new(Before::read(place)),
+        cgroup: None,
         passed_over,
     }
 }

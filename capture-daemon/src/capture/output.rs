@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tapedeck_archive::{Destination, SetEvent, WriteError};
 use tapedeck_model::{BodyPart, Connection, Exchange, Head, Ledger, UnreadConnection};
 
+use super::open_segment::OpenSegment;
 use crate::words::in_words;
 
 /// Begins an output, or begins it again after one has failed. With what happened to segments.
@@ -62,6 +63,7 @@ pub trait Outlet: Send {
 /// Puts everything into one output.
 pub(super) struct Archiver {
     output: Option<Destination>,
+    segment: OpenSegment,
     /// When that was begun.
     began: Instant,
     /// Begins the next output after a failure; `None`: a failure ends the recording.
@@ -87,12 +89,14 @@ pub struct Sealed {
 /// What became of the exchanges.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Stats {
-    /// Exchanges that were taken.
+    /// Exchanges that were taken, and are not lost.
     pub exchanges: u64,
     /// Exchanges that were too large for any archive.
     pub too_large: u64,
-    /// Exchanges that came while no archive could be written.
+    /// Exchanges that came while no archive could be written, or whose segment failed.
     pub lost: u64,
+    /// Those of them that had been taken: their segment failed before they were safe, or was removed.
+    pub taken_back: u64,
     /// Exchanges of this program's own control endpoint, left out.
     pub own: u64,
     /// How often writing failed.
@@ -104,6 +108,7 @@ pub struct Stats {
 impl Archiver {
     pub(super) fn new(output: Destination, again: Option<Begin>) -> Self {
         Self {
+            segment: OpenSegment::of(&output),
             output: Some(output),
             began: Instant::now(),
             again,
@@ -115,6 +120,10 @@ impl Archiver {
     }
 
     fn fail(&mut self, error: WriteError) {
+        let lost = self.segment.fail();
+        self.stats.exchanges = self.stats.exchanges.saturating_sub(lost);
+        self.stats.lost += lost;
+        self.stats.taken_back += lost;
         self.stats.failures += 1;
         self.failed_at = Instant::now();
         // What was flushed of it stays, for `recover` or the next begin.
@@ -133,6 +142,7 @@ impl Archiver {
         }
         match again() {
             Ok((output, events)) => {
+                self.segment = OpenSegment::of(&output);
                 self.output = Some(output);
                 self.began = Instant::now();
                 self.events.extend(events);
@@ -169,7 +179,10 @@ impl Outlet for Archiver {
             return;
         };
         match output.exchange(exchange) {
-            Ok(()) => self.stats.exchanges += 1,
+            Ok(()) => {
+                self.stats.exchanges += 1;
+                self.segment.took();
+            }
             // One monster among the exchanges is no reason to lose the others.
             Err(WriteError::ExchangeTooLarge { .. }) => self.stats.too_large += 1,
             Err(error) => {
@@ -186,8 +199,18 @@ impl Outlet for Archiver {
     fn tick(&mut self, ledger: &mut dyn FnMut() -> Ledger) {
         self.try_again();
         if let Some(output) = &mut self.output {
-            match output.tick(self.began.elapsed(), ledger) {
-                Ok(events) => self.events.extend(events),
+            // The ledger is asked for where what came before is written down with it.
+            let mut is_safe = false;
+            let ledger = || {
+                is_safe = true;
+                ledger()
+            };
+            let looked = self.segment.look(Instant::now());
+            match looked.and_then(|()| output.tick(self.began.elapsed(), ledger)) {
+                Ok(events) => {
+                    self.segment.ticked(is_safe, &events);
+                    self.events.extend(events);
+                }
                 Err(error) => self.fail(error),
             }
         }

@@ -1,5 +1,6 @@
 //! Recording into one archive, until somebody or something says stop.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use tapedeck_model::Ledger;
 
 use super::session::{FinishError, Finished, Session, Setup, step_back};
 use crate::capture::{Backend, Opened};
+use crate::sources::ebpf::cgroup_id;
 use crate::sources::{Drops, SourceError};
 
 /// When to stop by itself. The flag given to [`run`] stops it at any time, and at once where the thread that
@@ -30,7 +32,7 @@ pub enum Ended {
     Duration,
     /// After the exchanges that were asked for.
     Exchanges,
-    /// The kernel failed the source. What was seen before is in the archive.
+    /// The kernel failed the source, or its cgroup is gone. What was seen before is in the archive.
     SourceFailed(SourceError),
 }
 
@@ -105,7 +107,7 @@ const WATCH: Duration = Duration::from_secs(1);
 ///
 /// When the archive cannot be written; what was flushed of it can be recovered.
 pub fn run(
-    opened: Opened,
+    mut opened: Opened,
     output: impl Into<Destination>,
     setup: Setup,
     until: &Until,
@@ -114,6 +116,7 @@ pub fn run(
 ) -> Result<Summary, RunError> {
     let start = Instant::now();
     let nice = setup.nice;
+    let cgroup = opened.cgroup.take();
     let mut session = Session::start(opened, output.into(), setup)?;
     step_back(nice);
     let (mut watched, mut events) = (start, Vec::new());
@@ -140,6 +143,11 @@ pub fn run(
         events.extend(session.tick()?);
         if watched.elapsed() >= WATCH {
             watched = Instant::now();
+            if let Some((path, id)) = &cgroup
+                && !is_there(path, *id)
+            {
+                break Ended::SourceFailed(SourceError::CgroupGone(path.clone()));
+            }
             watch(&progress(&mut session, std::mem::take(&mut events))?);
         }
     };
@@ -165,6 +173,11 @@ pub fn run(
         archive,
         events,
     })
+}
+
+/// A cgroup that is removed takes the programs on it along, without a word; one that takes its place is another one.
+fn is_there(cgroup: &Path, id: u64) -> bool {
+    cgroup_id(cgroup).is_ok_and(|now| now == id)
 }
 
 fn progress(session: &mut Session, events: Vec<SetEvent>) -> Result<Progress, SourceError> {

@@ -179,6 +179,7 @@ impl Session {
             source: Source { streams, tap },
             backend,
             before,
+            cgroup: _,
             passed_over: _,
         } = opened;
         let Setup {
@@ -712,6 +713,7 @@ mod tests {
             },
             backend: Backend::AfPacket,
             before: Arc::default(),
+            cgroup: None,
             passed_over: Vec::new(),
         };
         let setup = Setup {

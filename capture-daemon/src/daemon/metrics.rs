@@ -89,9 +89,9 @@ metrics! {
     CONNECTIONS = Counter "tapedeck_connections", "Connections that were seen.";
     REFUSED = Counter "tapedeck_connections_refused", "Connections that were not recorded, because the daemon was over its budget or a ring nearly full.";
     LEFT_OUT = Counter "tapedeck_packets_left_out", "Packets that the rules left out, or of refused connections, where the kernel counts them (ebpf).";
-    EXCHANGES = Counter "tapedeck_exchanges", "Exchanges that were archived.";
+    EXCHANGES = Counter "tapedeck_exchanges", "Exchanges that were archived. One whose segment then fails or is removed before it is complete counts as not archived, too.";
     INCOMPLETE = Counter "tapedeck_exchanges_incomplete", "Exchanges found of which something is missing.";
-    NOT_ARCHIVED = Counter "tapedeck_exchanges_not_archived" by "cause", "Exchanges that were found but are in no archive: no_archive (writing failed), too_large (for any archive), own (of the control endpoint).";
+    NOT_ARCHIVED = Counter "tapedeck_exchanges_not_archived" by "cause", "Exchanges that were found but are in no archive: no_archive (writing failed, or the open segment was removed), too_large (for any archive), own (of the control endpoint).";
     DROPS = Counter "tapedeck_packet_drops" by "cause", "Packets, or parts of long ones, that the kernel lost before the daemon saw them.";
     DROPPED_BYTES = Counter "tapedeck_dropped_payload_bytes", "Payload bytes of those, where the source knows.";
     GAP_BYTES = Counter "tapedeck_gap_bytes" by "cause", "Bytes missing in byte streams: lost (before the capture saw them), truncated (cut by the rules or the snapshot length), partial (given up because of a limit).";
@@ -100,7 +100,7 @@ metrics! {
     QUEUE_USED = Gauge "tapedeck_queue_used_bytes" by "stream", "Bytes that wait in the ring between the kernel and the daemon (ebpf).";
     QUEUE_SIZE = Gauge "tapedeck_queue_size_bytes" by "stream", "Bytes that fit into it.";
     LAG = Gauge "tapedeck_lag_seconds", "Age of the packet that was read last.";
-    ADMITS = Gauge "tapedeck_admits_connections", "1 while new connections are recorded, 0 while the daemon is over its budget.";
+    ADMITS = Gauge "tapedeck_admits_connections", "1 while new connections are recorded, 0 while the daemon refuses them because it is over its budget; only ebpf can.";
     ARCHIVE_OK = Gauge "tapedeck_archive_writable", "1 while exchanges can be written, 0 while writing fails.";
     ARCHIVE_FAILURES = Counter "tapedeck_archive_failures", "How often writing failed.";
     SEGMENTS = Counter "tapedeck_segments" by "event", "What became of segments: sealed, resumed (completed after an interruption), deleted (by retention), failed.";
@@ -141,7 +141,8 @@ pub fn render(report: &Report) -> String {
     text.value(&CONNECTIONS, ledger.connections);
     text.value(&REFUSED, ledger.connections_refused);
     text.value(&LEFT_OUT, drops.left_out);
-    text.value(&EXCHANGES, output.exchanges);
+    // A counter never goes down.
+    text.value(&EXCHANGES, output.exchanges + output.taken_back);
     text.value(&INCOMPLETE, ledger.exchanges_incomplete);
     text.labelled(
         &NOT_ARCHIVED,

@@ -12,7 +12,7 @@ use tapedeck_archive::{
 };
 use tapedeck_exchange::Limits;
 use tapedeck_model::{Connection, Scope, Timestamp};
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use super::config::{ArchiveConfig, BudgetConfig, Config};
 use super::control::{self, Published};
@@ -76,11 +76,13 @@ pub fn run(path: &Path) -> Result<()> {
         node,
         session,
         governor: Governor::new(Budget::default()),
+        admits: true,
         segments,
         reloads: (0, 0),
         was_failing: false,
         cgroup,
         is_cgroup_gone: false,
+        complaints: Vec::new(),
         cluster,
     };
     daemon.governor.set_budget(budget(&daemon.config.budget));
@@ -344,6 +346,8 @@ struct Daemon {
     node: Option<Arc<Node>>,
     session: Session,
     governor: Governor,
+    /// Whether new connections are recorded: over budget, too, by a source that cannot refuse them.
+    admits: bool,
     segments: Segments,
     /// Configurations that were applied, and refused.
     reloads: (u64, u64),
@@ -351,13 +355,15 @@ struct Daemon {
     /// The id of the cgroup whose sockets are seen, where that is one that can go.
     cgroup: Option<u64>,
     is_cgroup_gone: bool,
+    /// Why rules could not be followed when they were resolved last.
+    complaints: Vec<String>,
     cluster: Option<Cluster>,
 }
 
 impl Daemon {
     /// Until a signal says stop, or the source fails.
     fn follow(&mut self, signals: &Signals) -> Result<()> {
-        let (mut reported, mut resolved) = (None::<Instant>, Instant::now());
+        let (mut reported, mut resolved) = (None::<Instant>, None::<Instant>);
         loop {
             match signals.wait(TICK) {
                 Some(Signal::Stop) => return Ok(()),
@@ -383,8 +389,11 @@ impl Daemon {
                 reported = Some(Instant::now());
                 self.report()?;
             }
-            if resolved.elapsed() >= RESOLVE && self.config.options().policy.has_cgroups() {
-                resolved = Instant::now();
+            // At once, too: what opened the source kept to itself what it could not resolve.
+            if resolved.is_none_or(|at| at.elapsed() >= RESOLVE)
+                && self.config.options().policy.has_cgroups()
+            {
+                resolved = Some(Instant::now());
                 self.resolve();
             }
         }
@@ -414,7 +423,7 @@ impl Daemon {
             backend: self.session.backend().name(),
             snapshot,
             usage,
-            admits: self.governor.admits(),
+            admits: self.admits,
             reloads: self.reloads,
             segments: self.segments,
         };
@@ -460,7 +469,11 @@ impl Daemon {
         if did == self.governor.admits() {
             return;
         }
-        match (self.session.admit(over.is_none()), over) {
+        let admitted = self.session.admit(over.is_none());
+        if let Ok(can_refuse) = admitted {
+            self.admits = !can_refuse || over.is_none();
+        }
+        match (admitted, over) {
             (Err(error), _) => warn!(why = in_words(&error), "cannot refuse connections"),
             (Ok(false), Some(over)) => {
                 warn!(
@@ -534,7 +547,9 @@ impl Daemon {
             self.change_source(&new)?;
             self.cgroup = cgroup;
         } else if self.cluster.is_none() {
-            complain(&self.session.set_policy(&policy)?);
+            let complaints = self.session.set_policy(&policy)?;
+            self.complaints.clear();
+            self.complain(complaints);
         }
         self.governor.set_budget(budget(&next.budget));
         self.config = next;
@@ -561,20 +576,26 @@ impl Daemon {
             bail!("the new source has other streams than the one before: a restart is needed");
         }
         if !self.governor.admits() {
-            self.session.admit(false)?;
+            self.admits = !self.session.admit(false)?;
         }
         Ok(())
     }
 
     fn resolve(&mut self) {
         match self.session.set_policy(&self.config.options().policy) {
-            Ok(complaints) => {
-                for complaint in complaints {
-                    debug!(complaint, "a rule cannot be followed yet");
-                }
-            }
+            Ok(complaints) => self.complain(complaints),
             Err(error) => warn!(why = in_words(&error), "the rules cannot be renewed"),
         }
+    }
+
+    /// Says once of each rule that it cannot be followed; again where it could be in between.
+    fn complain(&mut self, complaints: Vec<String>) {
+        for complaint in &complaints {
+            if !self.complaints.contains(complaint) {
+                warn!(complaint, "a rule cannot be followed yet");
+            }
+        }
+        self.complaints = complaints;
     }
 
     fn end(self) -> Result<()> {
@@ -591,12 +612,6 @@ impl Daemon {
             "stopped"
         );
         Ok(())
-    }
-}
-
-fn complain(complaints: &[String]) {
-    for complaint in complaints {
-        warn!(complaint, "a rule cannot be followed yet");
     }
 }
 

@@ -19,7 +19,7 @@ use tapedeck_model::{
 use super::quarantine::{Held, Limits, Quarantine};
 use super::selection::Wanted;
 use super::world::{Verdict, World};
-use crate::capture::{Outlet, Sealed, Stats};
+use crate::capture::{OpenSegment, Outlet, Sealed, Stats};
 use crate::words::in_words;
 
 /// How the segments of a recording are written.
@@ -61,6 +61,7 @@ enum Destiny {
 struct Writing {
     wanted: Arc<Wanted>,
     writer: Option<SegmentedWriter>,
+    segment: OpenSegment,
     began: Instant,
     failed_at: Option<Instant>,
     /// Which archive this is, among all of this run: what went ahead of an exchange is in one of them.
@@ -143,6 +144,7 @@ impl Router {
             Some(Ok(())) => {
                 let is_whole = exchange.complete();
                 if let Some(writing) = self.writings.get_mut(&wanted.uid) {
+                    writing.segment.took();
                     let own = &mut writing.own;
                     own.exchanges += 1;
                     own.exchanges_incomplete += u64::from(!is_whole);
@@ -222,6 +224,7 @@ impl Router {
         let writing = self.writings.entry(uid.clone()).or_insert_with(|| Writing {
             wanted: Arc::clone(wanted),
             writer: None,
+            segment: OpenSegment::default(),
             began: Instant::now(),
             failed_at: None,
             epoch: 0,
@@ -243,6 +246,7 @@ impl Router {
                     writing.sealed = size_of_folder(&folder).saturating_sub(writer.file_len());
                 }
                 writing.writer = Some(writer);
+                writing.segment = OpenSegment::in_folder(&folder);
                 writing.began = Instant::now();
                 writing.failed_at = None;
                 writing.epoch += 1;
@@ -260,13 +264,28 @@ impl Router {
     }
 
     fn fail(&mut self, uid: &str, why: String) {
-        self.stats.failures += 1;
+        // One that was deleted, and its folder with it, before we let go of it, has lost nothing.
+        let is_deleted = self.world.has_recording(uid) == Some(false);
+        self.stats.failures += u64::from(!is_deleted);
+        let mut lost = 0;
         if let Some(writing) = self.writings.get_mut(uid) {
             // What was flushed of it stays, for the next writer in the folder.
             writing.writer = None;
             writing.failed_at = Some(Instant::now());
+            lost = writing.segment.fail();
         }
-        self.world.count(uid, |tally| tally.failing = Some(why));
+        if is_deleted {
+            lost = 0;
+        }
+        // An exchange may be in the archive of another recording, too: here it is lost all the same.
+        self.stats.lost += lost;
+        self.world.count(uid, |tally| {
+            tally.failing = Some(why);
+            tally.archived = tally.archived.saturating_sub(lost);
+            if lost > 0 {
+                *tally.lost.entry("exchanges_not_written").or_default() += lost;
+            }
+        });
     }
 
     /// Seals the archives of recordings that are over, and of those that are to be kept otherwise from
@@ -492,8 +511,16 @@ impl Outlet for Router {
             let Some(writer) = &mut writing.writer else {
                 continue;
             };
-            match writer.tick(writing.began.elapsed(), || whole) {
+            // The ledger is asked for where what came before is written down with it.
+            let mut is_safe = false;
+            let ledger = || {
+                is_safe = true;
+                whole
+            };
+            let looked = writing.segment.look(Instant::now());
+            match looked.and_then(|()| writer.tick(writing.began.elapsed(), ledger)) {
                 Ok(events) => {
+                    writing.segment.ticked(is_safe, &events);
                     let sealed = events.iter().map(|event| match event {
                         SetEvent::Sealed { summary, .. } => summary.file_len,
                         _ => 0,

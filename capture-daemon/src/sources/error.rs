@@ -42,6 +42,9 @@ pub enum SourceError {
         /// Where the file system of cgroups is mounted.
         root: PathBuf,
     },
+    /// The cgroup was removed, and the programs on it with it.
+    #[error("the cgroup {} is gone", .0.display())]
+    CgroupGone(PathBuf),
     /// More ports were given than a filter can hold.
     #[error("{given} ports to capture, but a filter takes at most {most}")]
     TooManyPorts {

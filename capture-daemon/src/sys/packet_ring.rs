@@ -112,7 +112,7 @@ impl PacketRing {
         if !self.is_ours() {
             self.wait(timeout)?;
             if !self.is_ours() {
-                return Ok(0);
+                return self.nothing();
             }
         }
         let frames = self.frames(take);
@@ -202,11 +202,20 @@ impl PacketRing {
         if poll.revents & libc::POLLERR != 0
             && let Some(error) = self.socket.take_error()?
             // An interface that went down may come up again, and the socket is still bound to it.
-            && (error.raw_os_error() != Some(libc::ENETDOWN) || self.socket.has_lost_interface()?)
+            && error.raw_os_error() != Some(libc::ENETDOWN)
         {
             return Err(error);
         }
         Ok(())
+    }
+
+    /// No block. An interface that is removed goes down first, which is all that wakes us: at that time the
+    /// socket may still be bound to it, and of the removal itself the kernel says nothing. So it is asked.
+    fn nothing(&self) -> io::Result<usize> {
+        if self.socket.has_lost_interface()? {
+            return Err(io::Error::from_raw_os_error(libc::ENETDOWN));
+        }
+        Ok(0)
     }
 
     fn is_ours(&self) -> bool {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use tapedeck_archive::{Archive, Scratch};
 use tapedeck_model::Origin;
@@ -207,8 +208,54 @@ fn on_a_full_disk_it_goes_on_as_soon_as_there_is_room() {
         let metrics = daemon.metrics();
         (metrics["tapedeck_archive_writable"] == 1.0).then_some(())
     });
-    daemon.stop();
+    let log = daemon.stop();
     let found = targets(&archive);
     let has = |path: &str| found.contains(&(path.to_owned(), true));
     assert!(has("/after"), "{found:?}");
+    // What was in memory when writing failed is not said to be archived.
+    let said = stopped_with(&log);
+    assert!(said <= found.len(), "{said} of {found:?}");
+}
+
+/// The exchanges that it says it archived, when it stops.
+#[track_caller]
+fn stopped_with(log: &str) -> usize {
+    let line = log
+        .lines()
+        .find(|line| line.contains("\"stopped\""))
+        .unwrap();
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    line["exchanges"].as_u64().unwrap() as usize
+}
+
+/// What was written to a file that is no more looks like any other, until it is to get its name.
+#[test]
+fn a_folder_that_is_removed_is_noticed_and_made_again() {
+    if !is_possible() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("tapes");
+    let server = serve();
+    let daemon = Daemon::start(folder.path(), &config(&archive, server.port(), ""));
+    for number in 0..3 {
+        get(server, &format!("/lost/{number}"));
+    }
+    daemon.wait_for("tapedeck_exchanges_total", 3.0);
+    let removed = Instant::now();
+    fs::remove_dir_all(&archive).unwrap();
+    let no_archive = "tapedeck_exchanges_not_archived_total{cause=\"no_archive\"}";
+    daemon.wait_for(no_archive, 3.0);
+    // A second to look, one for the numbers; much more is the busy machine's.
+    assert!(removed.elapsed() < Duration::from_secs(60));
+    daemon.wait_for_log("it was removed meanwhile");
+    until("it is there again", || {
+        (daemon.metrics()["tapedeck_archive_writable"] == 1.0 && archive.exists()).then_some(())
+    });
+    get(server, "/after");
+    daemon.wait_for("tapedeck_exchanges_total", 4.0);
+    assert_eq!(daemon.metrics()[no_archive], 3.0);
+    let log = daemon.stop();
+    assert_eq!(targets(&archive), [("/after".to_owned(), true)]);
+    assert_eq!(stopped_with(&log), 1);
 }

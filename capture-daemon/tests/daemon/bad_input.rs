@@ -228,6 +228,27 @@ fn a_cgroup_that_is_another_one_needs_a_restart_where_privileges_were_given_up()
     assert_eq!(targets(&archive), [("/first".to_owned(), true)]);
 }
 
+/// It may come later, and may be misspelled.
+#[test]
+fn a_rule_for_a_cgroup_that_is_not_there_is_told_once() {
+    if !is_possible() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("tapes");
+    let text = config(&archive, 80, "");
+    let rules = "rules: [{ cgroup: /no/such/one }, { cgroup: /no/such/other }, ";
+    let daemon = Daemon::start(folder.path(), &text.replace("rules: [", rules));
+    daemon.wait_for_log("/no/such/other");
+    // They are resolved again each ten seconds.
+    daemon.wait_for("tapedeck_uptime_seconds", 12.0);
+    let log = daemon.stop();
+    let told = log
+        .lines()
+        .filter(|line| line.contains("a rule cannot be followed yet"));
+    assert_eq!(told.count(), 2, "{log}");
+}
+
 /// A cgroup, until it is dropped.
 struct Cgroup(PathBuf);
 

@@ -261,6 +261,28 @@ fn over_its_budget_it_refuses_new_connections_and_goes_on_with_the_old() {
     assert_eq!(found, expected.map(|path| (path.to_owned(), true)));
 }
 
+/// Packets tell nothing of connections: the gauge says what is so, not what the budget asks for.
+#[test]
+fn a_backend_that_cannot_refuse_connections_says_so_and_records_them() {
+    if !is_possible() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("tapes");
+    let server = serve();
+    let text = config(&archive, server.port(), "budget: { memory: 1MiB }\n");
+    let text = text.replace("backend: ebpf", "backend: af-packet");
+    let daemon = Daemon::start(folder.path(), &text);
+    daemon.wait_for_log("this backend cannot refuse connections");
+    let uptime = daemon.metrics()["tapedeck_uptime_seconds"];
+    daemon.wait_for("tapedeck_uptime_seconds", uptime + 1.0);
+    assert_eq!(daemon.metrics()["tapedeck_admits_connections"], 1.0);
+    get(server, "/all-the-same");
+    daemon.wait_for("tapedeck_exchanges_total", 1.0);
+    daemon.stop();
+    assert_eq!(targets(&archive), [("/all-the-same".to_owned(), true)]);
+}
+
 #[test]
 fn a_configuration_with_mistakes_is_refused_before_anything_is_opened() {
     let folder = tempfile::tempdir().unwrap();

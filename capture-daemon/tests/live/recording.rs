@@ -5,11 +5,11 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tapedeck_archive::{Archive, BodyBuffer, Scratch};
 use tapedeck_model::Missing;
-use tapedeckd::capture::{self, Backend, Ended, Setup, Until};
+use tapedeckd::capture::{self, Backend, Ended, Options, Setup, Until};
 
 use crate::support::{record, recording_options, request, response, skip, writer};
 
@@ -174,6 +174,47 @@ fn a_recording_ends_by_time_and_by_count() {
     });
     assert!(matches!(summary.ended, Ended::Exchanges));
     assert!(summary.archive.exchanges >= 2);
+}
+
+/// The programs on it go without a word.
+#[test]
+fn a_cgroup_that_is_removed_ends_the_recording_with_what_it_has() {
+    let Ok(root) = tapedeckd::sources::ebpf::cgroup_root() else {
+        skip("no cgroup2");
+        return;
+    };
+    let cgroup = root.join(format!("tapedeck-recorded-{}", std::process::id()));
+    if let Err(error) = std::fs::create_dir(&cgroup) {
+        skip(&error.to_string());
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gone.tape");
+    let options = Options {
+        cgroup: Some(cgroup.clone()),
+        ..recording_options(Backend::Ebpf, 80)
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    let thread = record(&options, &path, &stop);
+    std::fs::remove_dir(&cgroup).unwrap();
+    let Some(thread) = thread else { return };
+    // Else the test would not end.
+    let start = Instant::now();
+    while !thread.is_finished() && start.elapsed() < Duration::from_secs(60) {
+        thread::sleep(Duration::from_millis(20));
+    }
+    stop.store(true, Ordering::Release);
+    let summary = thread.join().unwrap();
+    match summary.ended {
+        Ended::SourceFailed(error) => {
+            assert_eq!(
+                error.to_string(),
+                format!("the cgroup {} is gone", cgroup.display())
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(Archive::open(&path).unwrap().is_empty());
 }
 
 /// A connection that began before the recording, and goes on after it.
