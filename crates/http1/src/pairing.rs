@@ -103,6 +103,8 @@ struct Hole {
     activity: bool,
     /// It came while a request was unanswered: the client pipelines, or the answer was lost too.
     suspicious: bool,
+    /// Responses were lost right before: the answers to what was lost here may be among them.
+    explained: bool,
     /// A request followed before the server sent anything: the same two may be why. Its response
     /// cannot be told from those of the lost ones.
     followed: bool,
@@ -208,7 +210,7 @@ impl Pairing {
             if !hole.activity && !hole.followed {
                 // Where whole exchanges were lost, the next response will come behind a gap.
                 hole.followed = true;
-                hole.suspicious = true;
+                hole.suspicious = !hole.explained;
                 return Some(cause);
             }
             self.hole = None;
@@ -358,11 +360,13 @@ impl Pairing {
             cause,
             activity: false,
             suspicious: false,
+            explained: false,
             followed: false,
             answered: false,
         });
         hole.cause.insert(cause);
         hole.activity = false;
+        hole.explained = self.doubt.is_some();
         // What followed the hole before this one was answered, so that it begins anew.
         if std::mem::take(&mut hole.answered) {
             hole.followed = false;

@@ -504,6 +504,19 @@ fn a_lost_exchange_costs_the_one_behind_it_and_no_more() {
            3 > GET /c end
            3 < 200 "body" end"#,
     );
+    // The next request acknowledges the response, too: then both are told with it.
+    let steps = [
+        c(GET_A),
+        s(OK),
+        gap_s(42),
+        gap_c(20),
+        c(GET_B),
+        s(OK),
+        c(GET_C),
+        s(OK),
+    ];
+    let log = read(&steps, Limits::default());
+    assert_eq!(log.text().matches("absent").count(), 2, "{}", log.text());
     // Again and again.
     let lost = [gap_c(20), c(GET_B), gap_s(42), s(OK)];
     let steps = [
