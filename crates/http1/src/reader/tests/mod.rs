@@ -2,6 +2,7 @@ mod cases;
 mod framing;
 mod log;
 mod loss;
+mod talks;
 
 use tapedeck_model::{Direction, Gap, GapCause, Input};
 
