@@ -7,8 +7,8 @@
 //!
 //! Three things can still deceive it, all far-fetched: a body that holds a whole head exactly where
 //! a segment behind a loss begins; a client that never pipelined until the very moment at which
-//! a lone interim response was lost; and one that pipelines with as many requests outstanding all the
-//! time, of which each loss hid that there were several: it looks like one that waits.
+//! a lone interim response was lost; and one that pipelines with as many requests outstanding all
+//! the time, of which each loss hid that there were several: it looks like one that waits.
 //!
 //! What makes it possible to recover at all is that almost every client is *sequential*: it sends
 //! a request when the response before it is over. Once two requests were outstanding at a time the
@@ -28,9 +28,9 @@
 //!      │   ──────────────────────────────────────────► hole: requests were lost
 //!      ├───────────────────────────────────────────────── a request, and the server had spoken
 //!      │                                                   in between (sequential clients only)
-//!      └───────────────────────────────────────────────── one request at once, then a gap ToClient,
-//!                                                          a response, and a request: lost were whole
-//!                                                          exchanges (sequential clients only)
+//!      └───────────────────────────────────────────────── a request at once, then a gap ToClient, a
+//!                                                          response, and a request: lost were whole
+//!                                                          exchanges (sequential for TURNS requests)
 //! ```
 
 use std::collections::VecDeque;
@@ -38,6 +38,10 @@ use std::collections::VecDeque;
 use tapedeck_model::{
     Anomaly, Direction, End, Event, EventSink, Missing, Role, StreamKey, Timestamp,
 };
+
+/// How many requests have to find every earlier one answered before a client is believed to be
+/// sequential where only that belief would pair. Who pipelines has two outstanding sooner.
+const TURNS: u32 = 8;
 
 /// What a response is read by.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -108,7 +112,9 @@ struct Hole {
     /// A request followed before the server sent anything: the same two may be why. Its response
     /// cannot be told from those of the lost ones.
     followed: bool,
-    /// A response with a head came since: that one's, at the earliest.
+    /// One ever did: that it waited for an answer that was lost is only believed of who does so.
+    unproven: bool,
+    /// A response with a head came since the last request.
     answered: bool,
 }
 
@@ -120,6 +126,8 @@ pub(crate) struct Pairing {
     orphan: Option<Orphan>,
     seen_request: bool,
     pipelined: bool,
+    /// Requests that began when all before them were answered.
+    turns: u32,
     doubt: Option<Missing>,
     hole: Option<Hole>,
     /// Requests that were given up although their responses may still come: an upper bound.
@@ -175,13 +183,15 @@ impl Pairing {
             if sequential {
                 self.close_all(at, cause, out);
                 self.doubt = None;
-                self.hole = None;
             } else {
                 self.give_up(at, cause, out);
             }
         } else if self.queue.is_empty() {
             // Whatever was lost before answered an earlier request.
             self.doubt = None;
+            if self.hole.is_none() && key.0 > 0 {
+                self.turns = self.turns.saturating_add(1);
+            }
         } else {
             self.pipelined = true;
         }
@@ -203,14 +213,20 @@ impl Pairing {
                 self.pipelined = true;
                 return Some(cause);
             }
-            if hole.followed && !hole.answered {
-                self.pipelined = true;
-                return Some(cause);
-            }
-            if !hole.activity && !hole.followed {
+            if hole.followed {
+                if !std::mem::take(&mut hole.answered) {
+                    self.pipelined = true;
+                    return Some(cause);
+                }
+            } else if !hole.activity {
                 // Where whole exchanges were lost, the next response will come behind a gap.
                 hole.followed = true;
+                hole.unproven = true;
                 hole.suspicious = !hole.explained;
+                return Some(cause);
+            }
+            if hole.unproven && self.turns < TURNS {
+                self.turns += 1;
                 return Some(cause);
             }
             self.hole = None;
@@ -362,6 +378,7 @@ impl Pairing {
             suspicious: false,
             explained: false,
             followed: false,
+            unproven: false,
             answered: false,
         });
         hole.cause.insert(cause);

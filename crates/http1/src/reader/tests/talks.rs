@@ -157,9 +157,10 @@ fn without(steps: &[Step], lost: u32) -> Vec<Step> {
     lossy.collect()
 }
 
-/// A loss is seen when something comes behind it; that of a request at the latest when the server, which acknowledges
-/// it, says something.
-fn told_late(steps: &[Step]) -> Vec<Step> {
+/// A loss is told when something comes behind it; that of a request at the latest when the server,
+/// which acknowledges it, says something, and with `acknowledged` that of a response as well when
+/// the client does.
+fn told_late(steps: &[Step], acknowledged: bool) -> Vec<Step> {
     let (mut late, mut to_server, mut to_client) = (Vec::new(), 0, 0);
     for step in steps {
         match step {
@@ -167,17 +168,18 @@ fn told_late(steps: &[Step]) -> Vec<Step> {
             Step::Gap(Direction::ToClient, len) => to_client += len,
             Step::Data(_, data) if data.is_empty() => {}
             other => {
-                if to_server > 0 {
-                    late.push(Step::Gap(
-                        Direction::ToServer,
-                        std::mem::take(&mut to_server),
-                    ));
+                let answer = matches!(other, Step::Data(Direction::ToClient, _));
+                let mut tell = |direction, len: &mut u64| {
+                    if *len > 0 {
+                        late.push(Step::Gap(direction, std::mem::take(len)));
+                    }
+                };
+                if acknowledged && !answer {
+                    tell(Direction::ToClient, &mut to_client);
                 }
-                if to_client > 0 && matches!(other, Step::Data(Direction::ToClient, _)) {
-                    late.push(Step::Gap(
-                        Direction::ToClient,
-                        std::mem::take(&mut to_client),
-                    ));
+                tell(Direction::ToServer, &mut to_server);
+                if answer {
+                    tell(Direction::ToClient, &mut to_client);
                 }
                 late.push(other.clone());
             }
@@ -274,10 +276,12 @@ proptest! {
     fn lost_messages_do_not_mispair(talk in any_talk(PLAIN, 1..5_usize)) {
         let steps = talk.steps();
         for lost in 0..1_u32 << (2 * talk.exchanges.len()).min(12) {
-            let lossy = told_late(&without(&steps, lost));
-            let log = read(&lossy, Limits::default());
-            for (request, response) in pairs(&log) {
-                prop_assert_eq!(request, response, "{:b}\n{}", lost, log.text());
+            let lossy = without(&steps, lost);
+            for acknowledged in [false, true] {
+                let log = read(&told_late(&lossy, acknowledged), Limits::default());
+                for (request, response) in pairs(&log) {
+                    prop_assert_eq!(request, response, "{:b} {}\n{}", lost, acknowledged, log.text());
+                }
             }
         }
     }
