@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::recording::{call, play, play_until};
+use super::recording::{call, play, play_until, play_users};
 use super::server::{OK, options, polite, serve};
 use crate::player::{Executor, Failure, NeverSent, Options, Scenario, Speed, Stop, StopFlag};
 
@@ -155,4 +155,33 @@ fn behind_the_grace_time_or_a_second_stop_nothing_is_awaited() {
             );
         }
     }
+}
+
+/// tokio's timers tick once a millisecond, and what they are late would be the target's latency.
+#[test]
+fn think_time_ends_when_it_ends() {
+    let (address, _log) = polite();
+    let calls: Vec<_> = (0..200).map(|n| call(n * 4, 1, "GET /")).collect();
+    let executor = Executor::PerVuIterations {
+        vus: 1,
+        iterations: 1,
+        max_duration: Duration::from_secs(60),
+    };
+    let scenario = Scenario::new("a", executor);
+    let options = Options {
+        scenarios: vec![scenario],
+        ..options(address)
+    };
+    // The machine that runs the tests may be busy with other things: once of several times will do, as a tick is
+    // never shorter.
+    let medians = (0..5).map(|_| {
+        let trends = play_users(calls.clone(), &options).tally.trends;
+        trends.schedule_lag.percentile(50.0)
+    });
+    let mut seen = Vec::new();
+    let limit = Duration::from_micros(400);
+    let in_time = medians
+        .inspect(|median| seen.push(*median))
+        .any(|median| median < limit);
+    assert!(in_time, "{seen:?}");
 }

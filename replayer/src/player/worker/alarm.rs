@@ -13,6 +13,7 @@ use tokio::time::{Sleep, sleep_until};
 /// What is so far away that no clock tells it is thirty years away, as with tokio.
 pub(super) const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
+/// That much later, as far as a clock can tell: a sum beyond that would be a panic.
 pub(super) fn after(now: Instant, time: Duration) -> Instant {
     now + time.min(FAR)
 }

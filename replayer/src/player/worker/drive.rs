@@ -29,6 +29,7 @@ use crate::player::worker::iteration::user;
 use crate::player::worker::open::Open;
 use crate::player::worker::poller::Poller;
 use crate::player::worker::queue::Queue;
+use crate::player::worker::sleepers::Sleepers;
 
 /// What all workers of a run share.
 pub(crate) struct Job<S> {
@@ -97,6 +98,7 @@ where
             tally: RefCell::new(Tally::new(&job.watch)),
             ahead,
             poller: Poller::default(),
+            sleepers: Sleepers::new()?,
             scratch: RefCell::default(),
             max_in_flight: share(job.max_in_flight, job.workers, number),
             in_flight: Cell::new(0),
@@ -191,6 +193,7 @@ pub(super) struct Worker<S: Source, T: Transport> {
     pub(super) tally: RefCell<Tally>,
     ahead: Arc<Ahead<T::Request>>,
     pub(super) poller: Poller,
+    sleepers: Rc<Sleepers>,
     scratch: RefCell<S::Scratch>,
     /// This worker's share of what all may have in flight.
     max_in_flight: u32,
@@ -430,7 +433,7 @@ where
         }
         let mut stop = self.job.stop.clone();
         tokio::select! {
-            () = tokio::time::sleep_until(at.into()) => true,
+            () = self.sleepers.until(at) => true,
             // An error means that nobody can stop the run any more: then no run is left.
             _ = stop.changed() => false,
         }

@@ -13,6 +13,7 @@ mod iteration;
 mod open;
 mod poller;
 mod queue;
+mod sleepers;
 
 pub(crate) use ahead::Ahead;
 pub(crate) use cast::{Cast, Part, Work};
