@@ -246,12 +246,7 @@ fn a_run_is_scraped_while_it_lasts_and_the_target_is_observed() {
     let address = address.strip_suffix("/metrics").expect(&line);
     // Two seconds are over and in the page, and the target was looked at.
     let page = loop {
-        let mut stream = TcpStream::connect(address).unwrap();
-        stream
-            .write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
-            .unwrap();
-        let mut page = String::new();
-        stream.read_to_string(&mut page).unwrap();
+        let page = scrape(address);
         assert!(page.starts_with("HTTP/1.1 200 OK\r\n"), "{page}");
         // Before the first second is over, nothing is counted yet.
         let reqs = metric(&page, "k6_http_reqs_total").unwrap_or(0.0);
@@ -287,6 +282,52 @@ fn a_run_is_scraped_while_it_lasts_and_the_target_is_observed() {
     let last = series.lines().last().unwrap();
     let memory: u64 = last.split(',').nth_back(2).unwrap().parse().expect(last);
     assert!(memory > 1_000_000, "{last}");
+}
+
+/// The page of a run, as Prometheus gets it.
+fn scrape(address: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream
+        .write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+        .unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).unwrap();
+    page
+}
+
+/// What is sent counts, also while nothing is answered; and nobody has measured a latency then.
+#[test]
+fn a_target_that_stalls_shows_in_what_is_scraped() {
+    let bench = Bench::new();
+    let tape = bench.path("in.tape");
+    // Nobody accepts, and the kernel takes what is written.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = format!("http://{}", listener.local_addr().unwrap());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tapedeck"))
+        .args(["replay", tape.to_str().unwrap(), "--target", &target])
+        .args(["--rate", "20/s", "--duration", "60s", "--single"])
+        .args(["--max-connections", "50", "--metrics", "127.0.0.1:0"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let line = lines.next().unwrap().unwrap();
+    let address = line.strip_prefix("metrics on http://").expect(&line);
+    let address = address.strip_suffix("/metrics").expect(&line);
+    let page = loop {
+        let page = scrape(address);
+        if metric(&page, "k6_http_reqs_total") >= Some(5.0) {
+            break page;
+        }
+    };
+    assert_eq!(metric(&page, "tapedeck_answered_total"), Some(0.0));
+    for name in ["k6_http_req_duration_p99", "tapedeck_schedule_lag_max"] {
+        assert_eq!(metric(&page, name), None, "{page}");
+    }
+    interrupt(&child);
+    interrupt(&child);
+    child.wait().unwrap();
 }
 
 /// Answers as Prometheus does: each time with a number that is larger by one, but to `broken`. Gives its address, and
@@ -558,14 +599,22 @@ scenarios:
     let more = ["--scenario", file.to_str().unwrap(), "--dry-run"];
     let ran = Tapedeck::new(args.iter().chain(&more)).succeeds();
     for text in [
-        "for 10s at the most",
+        "for 10s at the most; 5 exchanges are recorded, 0 left out\n",
         "Sessions by connection (found)",
-        "loop: 3 looping VUs for 5s (constant-vus), from 1 sessions of 5 exchanges, from 2s on",
+        "  3 connections at once at the least, 8 at the most\n  8 VUs at once, without those that arrivals may add\n",
+        "loop: 3 looping VUs for 5s (constant-vus), from 1 sessions of 5 exchanges, from 2s on\n    from 2s to 7s, \
+         gracefulStop 30s; as many iterations as the target lets there be\n    3 VUs\n    3 connections at once at the \
+         least, 3 at the most\n",
+        "    from 0s to 10s, gracefulStop 30s; 100 iterations\n    5 VUs\n    0 connections at once at the least, 5 at the \
+         most\n",
         "10s  20 iterations in 1s",
         "end: 100 iterations were due",
     ] {
         assert!(ran.stdout.contains(text), "{text}: {}", ran.stdout);
     }
+    let ran = Tapedeck::new(args.iter().chain(&["--speed", "max", "--dry-run"])).succeeds();
+    let says = "    from 0s on, as long as the target takes for all of it; 5 iterations\n";
+    assert!(ran.stdout.contains(says), "{}", ran.stdout);
 }
 
 #[test]
@@ -644,4 +693,109 @@ fn a_target_that_speaks_no_tls_is_named_so() {
     ];
     Tapedeck::new(args).fails(1, &says);
     server.join().unwrap();
+}
+
+#[test]
+fn flags_without_effect_are_wrong_usage() {
+    let bench = Bench::new();
+    let (tape, file) = (bench.path("in.tape"), bench.path("load.yaml"));
+    fs::write(&file, "scenarios: {a: {executor: recorded, speed: max}}\n").unwrap();
+    let (tape, file) = (tape.to_str().unwrap(), file.to_str().unwrap());
+    let args = ["replay", tape, "--target", &bench.target];
+    let users = "--vus, --iterations, --stages or --rate bring some";
+    for (more, says) in [
+        (
+            &["--rate", "5/s", "--duration", "1s", "--vus", "3"][..],
+            "--vus",
+        ),
+        (&["--single"], users),
+        (&["--single", "--duration", "1s"], "--single is for users"),
+        (&["--think", "none"], "--think is for users"),
+        (
+            &["--session-by", "connection"],
+            "--session-by is for users that send sessions",
+        ),
+        (&["--vus", "1", "--single", "--think", "2x"], "--think"),
+        (
+            &["--vus", "1", "--single", "--session-by", "connection"],
+            "--session-by",
+        ),
+        (&["--scenario", file, "--think", "2x"], "--think"),
+        (&["--scenario", file, "--single"], "--single"),
+        (
+            &["--scenario", file, "--session-by", "connection"],
+            "--session-by is for users",
+        ),
+        (
+            &["--iterations", "18446744073709551615"],
+            "--iterations: at most 1000000000000 are supported",
+        ),
+    ] {
+        Tapedeck::new(args.iter().chain(more)).fails(2, &[says]);
+    }
+    let key = ["--vus", "1", "--session-by", "header:X-Nobody"];
+    let says =
+        "no request that users are to send has header:X-Nobody, which is to tell users apart";
+    Tapedeck::new(args.iter().chain(&key)).fails(1, &[says]);
+    let more = [
+        "--vus",
+        "1",
+        "--think",
+        "none",
+        "--session-by",
+        "connection",
+    ];
+    Tapedeck::new(args.iter().chain(&more)).succeeds();
+}
+
+#[test]
+fn a_summary_may_go_to_standard_output_and_the_report_goes_beside_it() {
+    let bench = Bench::new();
+    let tape = bench.path("in.tape");
+    let tape = tape.to_str().unwrap();
+    let args = ["replay", tape, "--target", &bench.target, "--speed", "max"];
+    let ran = Tapedeck::new(args.iter().chain(&["--summary", "-"])).succeeds();
+    let summary: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(summary["metrics"]["http_reqs"]["values"]["count"], 5);
+    assert!(
+        ran.stderr.contains("Replay of 5 exchanges"),
+        "{}",
+        ran.stderr
+    );
+    let file = bench.path("summary.json");
+    fs::write(&file, ran.stdout).unwrap();
+    let file = file.to_str().unwrap();
+    let ran = Tapedeck::new(["summary", "merge", file, file, "-o", "-"]).succeeds();
+    let sum: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(sum["metrics"]["http_reqs"]["values"]["count"], 10);
+    assert!(
+        ran.stderr.contains("Replay of 10 exchanges"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn a_run_that_is_refused_leaves_no_empty_summary() {
+    let bench = Bench::new();
+    let (tape, made, kept) = (
+        bench.path("in.tape"),
+        bench.path("made.json"),
+        bench.path("kept.json"),
+    );
+    fs::write(&kept, "of an earlier run").unwrap();
+    // Nobody listens there.
+    let args = [
+        "replay",
+        tape.to_str().unwrap(),
+        "--target",
+        "http://127.0.0.1:1",
+        "--summary",
+    ];
+    for summary in [&made, &kept] {
+        let summary = summary.to_str().unwrap();
+        Tapedeck::new(args.iter().chain(&[summary])).fails(1, &["is the target running?"]);
+    }
+    assert!(!made.exists());
+    assert_eq!(fs::read_to_string(kept).unwrap(), "of an earlier run");
 }

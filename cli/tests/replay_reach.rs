@@ -260,6 +260,42 @@ fn too_few_descriptors_are_said_before_anything_is_sent() {
     assert_eq!(seen.connections(), 0);
 }
 
+/// Arrivals need no user that is not there, and may come to need all of them.
+#[test]
+fn descriptors_that_may_be_too_few_are_said_before_anything_is_sent() {
+    let folder = temp_folder();
+    let tape = tape(folder.path());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = format!("http://{}", listener.local_addr().unwrap());
+    let _seen = serve(listener, "127.0.0.1:");
+    let run = |limit: &str, more: &[&str]| {
+        let script = format!("ulimit -n {limit} && exec \"$@\"");
+        let ran = Command::new("sh")
+            .args(["-c", &script, "sh", TAPEDECK, "replay", &tape])
+            .args(["--target", &target, "--duration", "1s"])
+            .args(more)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert_eq!(ran.status.code(), Some(0), "{said}");
+        said
+    };
+    let says = "up to 50 connections may be needed at once if the target is slow, and this process may open 36: what \
+                finds none is not sent; raise the limit (ulimit -n)";
+    let arrivals = ["--rate", "50/s", "--single"];
+    let said = run("100", &arrivals);
+    assert!(said.contains(says), "{said}");
+    assert!(run("100", &[&arrivals[..], &["--dry-run"]].concat()).contains(says));
+    for (limit, more) in [
+        ("200", &[][..]),
+        ("100", &["--max-connections", "36"]),
+        ("100", &["--connections", "9"]),
+    ] {
+        let said = run(limit, &[&arrivals[..], more].concat());
+        assert!(!said.contains("may be needed"), "{said}");
+    }
+}
+
 /// In a network of its own, with ten local ports.
 #[test]
 fn too_few_ports_are_said_before_anything_is_sent() {

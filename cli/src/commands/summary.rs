@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use tapedeck_replayer::player::Report;
 
-use super::replay::verdict;
+use super::replay::{is_stdout, print, verdict};
 use crate::output;
 
 #[derive(Debug, Parser)]
@@ -39,7 +39,7 @@ struct Merge {
     /// What `tapedeck replay --summary` wrote
     #[arg(required = true, value_name = "SUMMARY")]
     summaries: Vec<PathBuf>,
-    /// Write the sum as a summary, too
+    /// Write the sum as a summary, too; - writes it to standard output, and the report to standard error
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -56,7 +56,7 @@ pub(crate) fn run(args: &Summary) -> Result<ExitCode> {
         reports.push(report);
     }
     let report = Report::merge(reports).context("failed to add up the summaries")?;
-    output::print(format_args!("{report}"))?;
+    print(&report, args.output.as_deref())?;
     if let Some(path) = &args.output {
         write(path, &report)?;
     }
@@ -75,6 +75,10 @@ fn read(path: &Path) -> Result<Report> {
 /// Writes a report in the shape of k6's `handleSummary`.
 pub(super) fn write(path: &Path, report: &Report) -> Result<()> {
     let text = serde_json::to_string_pretty(&report.to_json())?;
+    if is_stdout(path) {
+        return output::print(text + "\n")
+            .context("failed to write the summary to standard output");
+    }
     fs::write(path, text + "\n")
         .with_context(|| format!("failed to write the summary {}", path.display()))
 }

@@ -41,7 +41,7 @@ impl<S: Source + 'static> Crew<S> {
         &self,
         parts: Vec<Vec<WorkPart>>,
         spares: Vec<Option<StdStream>>,
-        mut observe: impl FnMut(&[Arc<Live>]),
+        mut observe: impl FnMut(&[Arc<Live>], Ended),
     ) -> Result<Tally, RunError> {
         let live: Vec<Arc<Live>> = parts.iter().map(|_| Arc::default()).collect();
         let mut spares = Some(spares);
@@ -72,13 +72,17 @@ impl<S: Source + 'static> Crew<S> {
                     .map_err(RunError::Worker)?;
             }
             drop(done);
+            let mut ended = Ended::None;
             loop {
                 match results.recv_timeout(Self::PROGRESS_EVERY) {
-                    Ok(result) => tally.merge(&result.map_err(RunError::Worker)?),
+                    Ok(result) => {
+                        tally.merge(&result.map_err(RunError::Worker)?);
+                        ended = Ended::Some;
+                    }
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => break,
                 }
-                observe(&live);
+                observe(&live, ended);
             }
             Ok(tally)
         })
@@ -130,6 +134,13 @@ impl<S: Source + 'static> Crew<S> {
         let targets: Vec<AnyTransport> = targets.collect::<io::Result<_>>()?;
         Ok(Router::new(targets, self.routes.clone(), counters))
     }
+}
+
+/// Whether workers have come to their end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Ended {
+    None,
+    Some,
 }
 
 /// What one thread gets.

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use crate::player::duration::show;
 use crate::player::options::Options;
-use crate::player::plan::Plan;
+use crate::player::plan::{Outline, Plan};
 use crate::player::report::ScenarioPlan;
 use crate::player::scenario::{Arrivals, Executor, Scenario};
-use crate::player::schedule::{LeftOutCounts, Topology};
+use crate::player::schedule::{LeftOutCounts, Speed, Topology};
 
 /// The schedule of a run that was not begun.
 #[derive(Clone, Debug)]
@@ -16,7 +16,7 @@ pub struct DryRun {
     /// Where the requests would go.
     pub target: String,
     /// The scenarios.
-    pub scenarios: Vec<ScenarioPlan>,
+    pub scenarios: Vec<DryScenario>,
     /// Exchanges in the archive.
     pub recorded: u64,
     /// Of these: not meant to be sent, and why.
@@ -29,14 +29,71 @@ pub struct DryRun {
     pub pooled: Option<u32>,
     /// Connections that are needed at once, at least.
     pub connections: u64,
+    /// Those that there may be where the target is slow.
+    pub most_connections: u64,
+    /// Users that there are at once, without those that arrivals may add.
+    pub users: u64,
+    /// What this machine may turn out to be short of.
+    pub warnings: Vec<String>,
+}
+
+/// One of its scenarios.
+#[derive(Clone, Debug)]
+pub struct DryScenario {
+    /// What it does.
+    pub plan: ScenarioPlan,
+    /// When its last request or iteration would be due at the latest.
+    pub end: Duration,
+    /// How many iterations it has; `None`: as many as the target lets there be.
+    pub iterations: Option<u64>,
+    /// The users that it begins with, and has at the most; `None`: it has none.
+    pub vus: Option<(u32, u32)>,
+    /// Connections that it has at once, at the least, and where the target is slow; `None`: all scenarios share them.
+    pub connections: Option<(u64, u64)>,
+}
+
+impl DryScenario {
+    fn new(plan: ScenarioPlan, scenario: &Scenario, outline: &Outline, topology: Topology) -> Self {
+        let most = scenario.executor.most_vus();
+        let first = match scenario.executor {
+            Executor::RampingVus { start_vus, .. } => start_vus,
+            Executor::ConstantArrivalRate {
+                pre_allocated_vus, ..
+            }
+            | Executor::RampingArrivalRate {
+                pre_allocated_vus, ..
+            } => pre_allocated_vus,
+            _ => most,
+        };
+        Self {
+            plan,
+            end: outline.end,
+            iterations: outline.iterations,
+            vus: (most > 0).then_some((first, most)),
+            connections: (topology == Topology::Recorded).then_some(outline.connections),
+        }
+    }
 }
 
 impl DryRun {
-    pub(crate) fn new(plan: &Plan, options: &Options, scenarios: &[Scenario]) -> Self {
+    pub(crate) fn new(
+        plan: &Plan,
+        options: &Options,
+        scenarios: &[Scenario],
+        warnings: Vec<String>,
+    ) -> Self {
         let key = plan.session_key.as_ref();
+        let topology = plan.topology;
         Self {
             target: options.target.to_string(),
-            scenarios: described(plan, scenarios),
+            scenarios: described(plan, scenarios)
+                .into_iter()
+                .zip(scenarios)
+                .zip(&plan.outlines)
+                .map(|((plan, scenario), outline)| {
+                    DryScenario::new(plan, scenario, outline, topology)
+                })
+                .collect(),
             recorded: plan.recorded,
             left_out: plan.left_out.clone(),
             planned: plan.planned,
@@ -46,6 +103,9 @@ impl DryRun {
                 Topology::Pooled(connections) => Some(connections.get()),
             },
             connections: plan.connections,
+            most_connections: plan.most_connections,
+            users: plan.users,
+            warnings,
         }
     }
 }
@@ -115,11 +175,12 @@ impl fmt::Display for DryRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "Would send to {}, for {} at the most; {} exchanges are recorded, {} left out",
+            "Would send to {}, for {} at the most; {} exchanges are recorded, {} left out{}",
             self.target,
             show(round(self.planned)),
             self.recorded,
-            self.left_out.total()
+            self.left_out.total(),
+            causes(&self.left_out),
         )?;
         if let Some((key, asked_for)) = &self.session_key {
             let how = if *asked_for { "as asked" } else { "found" };
@@ -127,15 +188,67 @@ impl fmt::Display for DryRun {
         }
         match self.pooled {
             Some(connections) => writeln!(f, "  {connections} connections, shared by all")?,
-            None => writeln!(f, "  at least {} connections at once", self.connections)?,
+            None => writeln!(
+                f,
+                "  {} connections at once at the least, {} at the most",
+                self.connections, self.most_connections
+            )?,
         }
-        for scenario in &self.scenarios {
-            write!(f, "  {scenario}")?;
-            for (at, what) in &scenario.timetable {
-                writeln!(f, "    {:>10}  {what}", show(round(scenario.start + *at)))?;
-            }
+        if self.users > 0 {
+            writeln!(
+                f,
+                "  {} VUs at once, without those that arrivals may add",
+                self.users
+            )?;
+        }
+        self.scenarios
+            .iter()
+            .try_for_each(|scenario| scenario.fmt(f))
+    }
+}
+
+impl fmt::Display for DryScenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { plan, end, .. } = self;
+        write!(f, "  {plan}")?;
+        write!(f, "    from {} ", show(round(plan.start)))?;
+        match plan.speed {
+            Some(Speed::Max) => f.write_str("on, as long as the target takes for all of it")?,
+            Some(Speed::Times(_)) | None => write!(f, "to {}", show(round(*end)))?,
+        }
+        // What is recorded is awaited as long as requests may take, and no longer or shorter.
+        if self.vus.is_some() {
+            write!(f, ", gracefulStop {}", show(plan.graceful_stop))?;
+        }
+        match self.iterations {
+            Some(iterations) => writeln!(f, "; {iterations} iterations")?,
+            None => writeln!(f, "; as many iterations as the target lets there be")?,
+        }
+        match self.vus {
+            Some((first, max)) if first < max => writeln!(f, "    {first} VUs, {max} at the most")?,
+            Some((_, max)) => writeln!(f, "    {max} VUs")?,
+            None => {}
+        }
+        if let Some((least, most)) = self.connections {
+            writeln!(
+                f,
+                "    {least} connections at once at the least, {most} at the most"
+            )?;
+        }
+        for (at, what) in &plan.timetable {
+            writeln!(f, "    {:>10}  {what}", show(round(plan.start + *at)))?;
         }
         Ok(())
+    }
+}
+
+/// ` (2 incomplete, 1 tunnel)`.
+fn causes(left_out: &LeftOutCounts) -> String {
+    let kinds = left_out.iter().filter(|(_, n)| *n > 0);
+    let kinds = kinds.map(|(kind, n)| format!("{n} {}", kind.name().replace('_', " ")));
+    match kinds.collect::<Vec<_>>().join(", ") {
+        none if none.is_empty() => none,
+        kinds => format!(" ({kinds})"),
     }
 }
 

@@ -5,50 +5,52 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::player::plan::Plan;
+use crate::player::report::Vus;
 use crate::player::resources::share_of;
-use crate::player::scenario::{Executor, Scenario};
 use crate::player::seconds::{SecondRow, Seconds, SoFar};
 use crate::player::stop::StopFlag;
 use crate::player::summary::Evidence;
 use crate::player::threshold::{Verdict, VerdictReason};
 use crate::player::watch::{Observed, Watch};
 use crate::player::windows::Windows;
-use crate::player::worker::{Cast, Live};
+use crate::player::worker::Live;
 
-/// The users that were active, as seen several times a second.
+/// The users that were active.
 #[derive(Debug, Default)]
 pub(crate) struct VusSeen {
-    last: Cell<u64>,
-    least: Cell<Option<u64>>,
+    /// At the last whole second, and the fewest of all.
+    sampled: Cell<Option<(u64, u64)>>,
+    /// Of the next one.
+    next: Cell<u64>,
     most: Cell<u64>,
 }
 
 impl VusSeen {
-    pub(crate) fn look(&self, now: u64) {
-        self.last.set(now);
-        self.least
-            .set(Some(self.least.get().map_or(now, |least| least.min(now))));
+    /// Several times a second, as long as the run has users. As in k6, what is told is what there was at each whole
+    /// second behind the first: before the start, and when all is over, there is nobody.
+    pub(crate) fn look(&self, elapsed: Duration, now: u64) {
         self.most.set(self.most.get().max(now));
+        let second = elapsed.as_secs();
+        if second < self.next.get().max(1) {
+            return;
+        }
+        self.next.set(second + 1);
+        let least = self.sampled.get().map_or(now, |(_, least)| least.min(now));
+        self.sampled.set(Some((now, least)));
     }
 
-    pub(crate) const fn most(&self) -> u64 {
-        self.most.get()
-    }
-
-    pub(crate) fn range(&self) -> (u64, u64) {
-        (self.least.get().unwrap_or(0), self.most.get())
+    /// A run that is shorter than a second had as many as it had at the most.
+    pub(crate) fn range(&self) -> Vus {
+        let most = self.most.get();
+        let (last, least) = self.sampled.get().unwrap_or((most, most));
+        Vus { last, least, most }
     }
 }
 
-/// Users that there are at most: those of arrivals as many as came to be.
-pub(crate) fn vus_max(plan: &Plan, scenarios: &[Scenario]) -> u64 {
-    let of = |(cast, scenario): (&Arc<Cast>, &Scenario)| match scenario.executor {
-        Executor::ConstantArrivalRate { .. } | Executor::RampingArrivalRate { .. } => {
-            u64::from(cast.allocated())
-        }
-        _ => scenario.executor.most_vus().into(),
-    };
-    plan.casts.iter().zip(scenarios).map(of).sum()
+/// Users that there were: those of arrivals as many as came to be.
+pub(crate) fn vus_max(plan: &Plan) -> u64 {
+    let grown: u64 = plan.casts.iter().map(|cast| u64::from(cast.grown())).sum();
+    plan.users.saturating_add(grown)
 }
 
 /// Ends the run when a threshold says so.
@@ -94,12 +96,7 @@ impl<'a> Guard<'a> {
         for live in live {
             live.add_observed(&mut observed);
         }
-        observed.vus = vus.last.get();
-        observed.vus_max = plan
-            .casts
-            .iter()
-            .map(|cast| u64::from(cast.allocated()))
-            .sum();
+        (observed.vus, observed.vus_max) = (vus.range().last, vus_max(plan));
         let share = share_of(cpu.saturating_sub(observed.polled), elapsed);
         if let Some((index, verdict)) = self.watch.abort(&observed, elapsed, share) {
             self.abort(index, verdict, elapsed);
@@ -180,4 +177,25 @@ pub(crate) fn judged(
         *verdict = aborted.clone();
     }
     verdicts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_told_as_of_each_whole_second() {
+        let seen = VusSeen::default();
+        for (millis, now) in [(0, 0), (400, 9), (1100, 5), (1300, 3), (2050, 6), (2900, 1)] {
+            seen.look(Duration::from_millis(millis), now);
+        }
+        let Vus { last, least, most } = seen.range();
+        assert_eq!((last, least, most), (6, 5, 9));
+        let short = VusSeen::default();
+        for (millis, now) in [(0, 0), (400, 4)] {
+            short.look(Duration::from_millis(millis), now);
+        }
+        let Vus { last, least, most } = short.range();
+        assert_eq!((last, least, most), (4, 4, 4));
+    }
 }

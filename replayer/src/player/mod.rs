@@ -41,6 +41,7 @@
 mod archive;
 mod counted;
 mod crew;
+mod demand;
 mod dry_run;
 pub(crate) mod duration;
 mod endpoints;
@@ -74,13 +75,13 @@ mod watch;
 mod windows;
 mod worker;
 
-pub use dry_run::DryRun;
+pub use dry_run::{DryRun, DryScenario};
 pub use endpoints::{ScenarioSignals, Signals};
 pub use observe::{Observe, ParseObserveError, TargetSecond, TargetUse};
 pub use options::{Limits, Options, Reuse};
 pub use outcome::{Failure, FailureCounts, GrpcStatus, NeverSent, NeverSentCounts};
 pub use query::{ParseQueryError, Query, QueryUse};
-pub use report::{Report, ScenarioPlan};
+pub use report::{Report, ScenarioPlan, Vus};
 pub use resolve::{ParseResolveError, Resolve};
 pub use run::{Progress, RunError, dry_run, run};
 pub use scenario::{
@@ -88,7 +89,7 @@ pub use scenario::{
     ScenarioError, SessionKey, Stage, Weight,
 };
 pub use schedule::{Factor, LeftOut, LeftOutCounts, ParseSpeedError, Speed};
-pub use seconds::{SecondRow, SoFar};
+pub use seconds::{SecondLatency, SecondRow, SoFar};
 pub use stop::{Stop, StopFlag};
 pub use summary::{MergeError, SummaryError};
 pub use tally::{Comparison, Tally, Trend, Trends};
@@ -97,6 +98,7 @@ pub use target::{
 };
 pub use threshold::{ParseThresholdError, Threshold, Verdict, VerdictReason};
 pub use tls::{Identity, TlsError, TlsOptions};
+pub use watch::UnknownTag;
 
 #[cfg(test)]
 mod tests;

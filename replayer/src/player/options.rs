@@ -1,6 +1,6 @@
 //! What a run is asked to do.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
 use tapedeck_filter::Filter;
@@ -44,6 +44,9 @@ pub struct Options {
     pub reuse: Reuse,
     /// No iteration of a user is followed by its next sooner than this after its beginning.
     pub min_iteration: Duration,
+    /// How many requests of users may begin in a second; `None`: as many as they want to. What waits for its turn is due
+    /// then. Requests at recorded instants are not held back.
+    pub max_rate: Option<NonZeroU64>,
     /// How many connections to share. `None`: as recorded, and [`Options::MAX_SPEED_CONNECTIONS`]
     /// at [`Speed::Max`].
     pub connections: Option<NonZeroU32>,
@@ -121,6 +124,7 @@ impl Options {
             session_by: None,
             reuse: Reuse::Always,
             min_iteration: Duration::ZERO,
+            max_rate: None,
             connections: None,
             streams: Self::MAX_SPEED_STREAMS,
             timeout: Self::TIMEOUT,

@@ -175,13 +175,6 @@ pub(crate) struct Reply {
     pub(crate) grpc: Option<GrpcStatus>,
 }
 
-impl Reply {
-    /// Of plain HTTP.
-    pub(crate) const fn of(status: u16) -> Self {
-        Self { status, grpc: None }
-    }
-}
-
 /// How a gRPC call ended: a code of gRPC's list.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct GrpcStatus(u8);

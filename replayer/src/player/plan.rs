@@ -4,7 +4,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::player::endpoints::Endpoints;
+use crate::player::demand::{self, Needs, least_connections, most_connections};
+use crate::player::endpoints::{EndpointId, Endpoints};
 use crate::player::options::{Limits, Options};
 use crate::player::request::Fields;
 use crate::player::scenario::{
@@ -37,8 +38,28 @@ pub(crate) struct Plan {
     pub(crate) sizes: Vec<(usize, usize)>,
     /// Connections that are open at once at the least, as far as that can be told.
     pub(crate) connections: u64,
+    /// Those that there may be where the target is slow, within the limits of the run.
+    pub(crate) most_connections: u64,
+    /// Users that there are at once, without those that arrivals add (k6's unplanned ones).
+    pub(crate) users: u64,
+    /// Of each scenario.
+    pub(crate) outlines: Vec<Outline>,
     /// What is worth being made ready before the run: it is sent again and again. Sorted.
     pub(crate) ahead: Vec<u64>,
+}
+
+/// What one scenario comes to.
+#[derive(Clone, Debug)]
+pub(crate) struct Outline {
+    /// When its last request or iteration is due at the latest, counted from the start of the run.
+    pub(crate) end: Duration,
+    /// Iterations; `None`: as many as the target lets there be.
+    pub(crate) iterations: Option<u64>,
+    /// Connections that it has at once if each of its users, or each recorded connection, has its own: at the least, and
+    /// where the target is slow.
+    pub(crate) connections: (u64, u64),
+    /// By the ids of endpoints: whether it sends requests of it.
+    pub(crate) endpoints: Vec<bool>,
 }
 
 /// A session key, and whether somebody asked for it.
@@ -58,6 +79,8 @@ pub(crate) enum Unplanned {
         /// Sessions that its weights leave out.
         sessions: usize,
     },
+    /// No request has the key that is to tell users apart.
+    Key(SessionKey),
     /// A weight of a scenario is one of nothing.
     Weight { scenario: String, filter: String },
 }
@@ -75,10 +98,7 @@ impl Plan {
             mut left_out,
             recorded,
         } = Chosen::new(source, scenarios, &mut scratch);
-        let wants_sessions = |scenario: &Scenario| {
-            scenario.executor.most_vus() > 0 && scenario.iteration == Iteration::Session
-        };
-        let session_key = scenarios.iter().any(wants_sessions).then(|| {
+        let session_key = scenarios.iter().any(Scenario::has_sessions).then(|| {
             let asked_for = options.session_by.clone();
             Found {
                 asked_for: asked_for.is_some(),
@@ -89,6 +109,7 @@ impl Plan {
         let topology = topology(options, scenarios);
         let unchosen = left_out.clone();
         let mut drafts: Vec<Draft> = Vec::new();
+        let mut has_key = false;
         let mut sizes = Vec::new();
         for (index, scenario) in (0_u8..).zip(scenarios) {
             let mine = all
@@ -107,6 +128,7 @@ impl Plan {
                     let members: Vec<Member> = candidates
                         .map(|c| member(source, scenario, &c, key, endpoints, &mut scratch))
                         .collect();
+                    has_key |= members.iter().any(|member| member.user.is_some());
                     check_weights(source, scenario, &members, &mut scratch)?;
                     let sessions = Sessions::new(members, scenario.iteration);
                     let weights: Vec<u32> = scenario.weights.iter().map(|w| w.weight).collect();
@@ -122,20 +144,29 @@ impl Plan {
             drafts.push(draft);
         }
 
-        let planned = scenarios.iter().zip(&drafts).map(|(scenario, draft)| {
-            scenario.start.saturating_add(match draft {
-                Draft::Recorded(schedule, _, duration) => {
-                    schedule.span().min(duration.unwrap_or(Duration::MAX))
-                }
-                Draft::Users(..) => scenario.executor.duration().unwrap_or_default(),
-            })
-        });
+        check_key(session_key.as_ref(), has_key)?;
+        let outlines = scenarios.iter().zip(&drafts);
+        let outlines: Vec<Outline> = outlines
+            .map(|(scenario, draft)| draft.outline(scenario))
+            .collect();
+        let planned = outlines.iter().map(|outline| outline.end);
         let planned = planned.max().unwrap_or_default();
         let total = drafts.iter().try_fold(0_u64, |sum, draft| match draft {
             Draft::Recorded(schedule, ..) => Some(sum + schedule.entries.len() as u64),
             Draft::Users(..) => None,
         });
-        let connections = connections(&drafts, scenarios, topology);
+        let each = || {
+            let drafts = drafts.iter().map(Draft::schedule);
+            scenarios.iter().zip(drafts)
+        };
+        let at_once = |needs: Needs| match topology {
+            Topology::Pooled(connections) => connections.get().into(),
+            Topology::Recorded => demand::most(each(), needs),
+        };
+        let connections = at_once(least_connections);
+        let most = u64::from(options.limits.connections);
+        let most_connections = at_once(most_connections).min(most).max(connections);
+        let users = demand::most(each(), demand::users);
         let workers = workers(options, &drafts, scenarios, topology);
         let ahead = ahead(&drafts, scenarios, options.limits.ahead_beside(connections));
         let mut plan = Self {
@@ -150,6 +181,9 @@ impl Plan {
             session_key,
             sizes,
             connections,
+            most_connections,
+            outlines,
+            users,
             ahead,
         };
         for ((index, scenario), draft) in (0_u8..).zip(scenarios).zip(drafts) {
@@ -231,6 +265,53 @@ enum Draft {
 }
 
 impl Draft {
+    fn outline(&self, scenario: &Scenario) -> Outline {
+        let executor = &scenario.executor;
+        let (span, iterations) = match self {
+            Self::Recorded(schedule, _, duration) => (
+                schedule.span().min(duration.unwrap_or(Duration::MAX)),
+                Some(schedule.entries.len() as u64),
+            ),
+            Self::Users(..) => (
+                executor.duration().unwrap_or_default(),
+                executor.most_iterations(),
+            ),
+        };
+        let mut endpoints = Vec::new();
+        let mut sends = |endpoint: EndpointId| {
+            let index = endpoint.index();
+            if endpoints.len() <= index {
+                endpoints.resize(index + 1, false);
+            }
+            endpoints[index] = true;
+        };
+        match self {
+            Self::Recorded(schedule, ..) => schedule
+                .entries
+                .iter()
+                .for_each(|entry| sends(entry.endpoint)),
+            Self::Users(sessions, mix) => {
+                let sent = mix.sent(executor.most_iterations()).into_iter();
+                let steps = sent.flat_map(|session| sessions.session(session).0);
+                steps.for_each(|step| sends(step.endpoint));
+            }
+        }
+        let own = |needs| demand::most([(scenario, self.schedule())], needs);
+        Outline {
+            end: scenario.start.saturating_add(span),
+            iterations,
+            connections: (own(least_connections), own(most_connections)),
+            endpoints,
+        }
+    }
+
+    const fn schedule(&self) -> Option<&Schedule> {
+        match self {
+            Self::Recorded(schedule, ..) => Some(schedule),
+            Self::Users(..) => None,
+        }
+    }
+
     fn is_empty(&self) -> bool {
         match self {
             Self::Recorded(schedule, ..) => schedule.entries.is_empty(),
@@ -464,6 +545,18 @@ fn member<S: Source>(
     }
 }
 
+/// Users would be told apart by their connections, which is not what was asked for.
+fn check_key(found: Option<&Found>, has_key: bool) -> Result<(), Unplanned> {
+    match found {
+        Some(Found { key, asked_for })
+            if *asked_for && !has_key && *key != SessionKey::Connection =>
+        {
+            Err(Unplanned::Key(key.clone()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A weight that chooses nothing would be left out in silence, and the shares of the others be others.
 fn check_weights<S: Source>(
     source: &S,
@@ -487,22 +580,4 @@ fn check_weights<S: Source>(
         }
     }
     Ok(())
-}
-
-/// Connections that are needed at once, at least: one for each user, or for each recorded
-/// connection that is in use at the same time.
-fn connections(drafts: &[Draft], scenarios: &[Scenario], topology: Topology) -> u64 {
-    if let Topology::Pooled(connections) = topology {
-        return connections.get().into();
-    }
-    let needed = |(draft, scenario): (&Draft, &Scenario)| match draft {
-        Draft::Recorded(_, Speed::Max, _) => u64::from(Options::MAX_SPEED_CONNECTIONS.get()),
-        Draft::Recorded(schedule, ..) => schedule.lanes_at_once(),
-        Draft::Users(..) => match &scenario.executor {
-            // An iteration for which nobody is free is dropped and counted: no need.
-            Executor::ConstantArrivalRate { .. } | Executor::RampingArrivalRate { .. } => 0,
-            executor => executor.most_vus().into(),
-        },
-    };
-    drafts.iter().zip(scenarios).map(needed).sum()
 }

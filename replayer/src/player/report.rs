@@ -60,6 +60,17 @@ impl fmt::Display for ScenarioPlan {
     }
 }
 
+/// Users that were active, as k6 tells them: looked at each second.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Vus {
+    /// At the last look.
+    pub last: u64,
+    /// The fewest.
+    pub least: u64,
+    /// The most.
+    pub most: u64,
+}
+
 /// The results of a run.
 ///
 /// Where all scenarios keep the recorded schedule, every exchange is in it exactly once:
@@ -77,8 +88,8 @@ pub struct Report {
     pub scenarios: Vec<ScenarioPlan>,
     /// What told users apart; `None`: nobody asked.
     pub session_key: Option<SessionKey>,
-    /// The least and the most users that were active, as far as they were seen.
-    pub vus: (u64, u64),
+    /// The users that were active.
+    pub vus: Vus,
     /// The users that there were, active or not.
     pub vus_max: u64,
     /// How many connections shared them; `None`: as recorded.
@@ -225,9 +236,9 @@ impl Report {
         metrics.insert("in_flight_peak".into(), gauge(tally.peak_in_flight as f64));
         metrics.insert("cpu_share".into(), gauge(self.cpu_share()));
         if self.vus_max > 0 {
-            let (least, most) = self.vus;
+            let Vus { last, least, most } = self.vus;
             for (name, value, min, max) in [
-                ("vus", most, least, most),
+                ("vus", last, least, most),
                 ("vus_max", self.vus_max, self.vus_max, self.vus_max),
             ] {
                 let values = json!({ "value": value, "min": min, "max": max });
@@ -236,13 +247,15 @@ impl Report {
             }
         }
         self.insert_thresholds(&mut metrics);
-        json!({
+        let mut summary = json!({
             "metrics": metrics,
             "state": {
                 "testRunDurationMs": millis(self.elapsed),
             },
             "tapedeck": self.own_json(),
-        })
+        });
+        shorten_numbers(&mut summary);
+        summary
     }
 
     /// As k6 has them: `metrics.NAME.thresholds.EXPRESSION.ok`. A metric with tags is one of its
@@ -633,6 +646,25 @@ impl fmt::Display for Short {
             _ => 2,
         };
         write!(f, "{value:.digits$}{unit}")
+    }
+}
+
+/// As JavaScript, and so k6, writes numbers: 24, and not 24.0, wherever it comes from.
+fn shorten_numbers(value: &mut Value) {
+    /// Whole numbers beyond are not exact.
+    const EXACT: f64 = (1_u64 << 53) as f64;
+    match value {
+        Value::Number(number) => {
+            if let Some(whole) = number.as_f64().filter(|_| number.is_f64())
+                && whole.fract() == 0.0
+                && whole.abs() <= EXACT
+            {
+                *number = (whole as i64).into();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(shorten_numbers),
+        Value::Object(fields) => fields.values_mut().for_each(shorten_numbers),
+        Value::Null | Value::Bool(_) | Value::String(_) => {}
     }
 }
 

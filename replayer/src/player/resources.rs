@@ -5,15 +5,27 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::player::plan::Plan;
 use crate::player::run::RunError;
 use crate::player::transport::Destination;
+use crate::player::worker::Part;
 
-/// Descriptors that are not connections: the archive, event loops, timers, standard streams.
+/// Descriptors that are not connections: the archive, outputs, standard streams, and what few workers need.
 const OTHER_DESCRIPTORS: u64 = 64;
+/// A worker's event loop, and its timers.
+const OF_WORKER: u64 = 6;
 
 /// Raises the soft limit of file descriptors to the hard one, as servers do, and gives the number
 /// of connections that it allows.
-pub(crate) fn raise_descriptor_limit() -> u32 {
+pub(crate) fn raise_descriptor_limit(plan: &Plan) -> u32 {
+    // Each arrival rate, and each recording, has a timer of its own.
+    let of_worker = |parts: &Vec<Part>| OF_WORKER + parts.len() as u64;
+    let others = plan
+        .parts
+        .iter()
+        .map(of_worker)
+        .sum::<u64>()
+        .max(OTHER_DESCRIPTORS);
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
@@ -24,7 +36,7 @@ pub(crate) fn raise_descriptor_limit() -> u32 {
         Err(_) => limit.current,
     };
     effective.map_or(u32::MAX, |limit| {
-        u32::try_from(limit.saturating_sub(OTHER_DESCRIPTORS)).unwrap_or(u32::MAX)
+        u32::try_from(limit.saturating_sub(others)).unwrap_or(u32::MAX)
     })
 }
 
@@ -36,13 +48,14 @@ fn local_ports() -> Option<u64> {
     Some(until.saturating_sub(from) + 1)
 }
 
-pub(crate) fn check_ports(destination: &Destination, needed: u64) -> Result<(), RunError> {
+/// Refuses what needs more local ports than there are; gives how many there are, where that can be told.
+pub(crate) fn check_ports(destination: &Destination, needed: u64) -> Result<Option<u64>, RunError> {
     let Destination::Tcp(names) = destination else {
-        return Ok(());
+        return Ok(None);
     };
     let addresses = names.addresses.len();
     let Some(allowed) = local_ports().map(|ports| ports * addresses as u64) else {
-        return Ok(());
+        return Ok(None);
     };
     if needed > allowed {
         return Err(RunError::TooFewPorts {
@@ -51,7 +64,31 @@ pub(crate) fn check_ports(destination: &Destination, needed: u64) -> Result<(), 
             addresses,
         });
     }
-    Ok(())
+    Ok(Some(allowed))
+}
+
+/// What this machine may turn out to be short of, where the target is slow: that is told before the run, and not only
+/// by the requests that are not sent then.
+pub(crate) fn scarce(plan: &Plan, descriptors: u32, ports: Option<u64>) -> Vec<String> {
+    let most = plan.most_connections;
+    let short = |allowed: u64, what: &str, advice: &str| {
+        (most > allowed).then(|| {
+            format!(
+                "up to {most} connections may be needed at once if the target is slow, and {what} {allowed}: what finds \
+                 none is not sent; {advice}, or share connections (--connections N)"
+            )
+        })
+    };
+    let descriptors = short(
+        descriptors.into(),
+        "this process may open",
+        "raise the limit (ulimit -n)",
+    );
+    let ports = ports.and_then(|ports| {
+        let advice = "widen net.ipv4.ip_local_port_range";
+        short(ports, "there are local ports for", advice)
+    });
+    descriptors.into_iter().chain(ports).collect()
 }
 
 pub(crate) fn cpu_time() -> Duration {

@@ -2,12 +2,12 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tapedeck_archive::Archive;
 
 use crate::player::archive::Recorded;
-use crate::player::crew::{Crew, add_up};
+use crate::player::crew::{Crew, Ended, add_up};
 use crate::player::dry_run::{DryRun, described};
 use crate::player::endpoints::{Endpoints, Label};
 use crate::player::gate::Gate;
@@ -17,19 +17,19 @@ use crate::player::options::Options;
 use crate::player::outcome::NeverSent;
 use crate::player::plan::{Plan, Unplanned};
 use crate::player::query::Asker;
-use crate::player::reach::{StdStream, reach_all};
+use crate::player::reach::{Reached, StdStream, reach_all};
 use crate::player::report::{Report, ScenarioPlan};
 use crate::player::request::Rules;
-use crate::player::resources::{check_ports, has_quota, raise_descriptor_limit, share_of};
-use crate::player::scenario::Scenario;
+use crate::player::resources::{check_ports, has_quota, raise_descriptor_limit, scarce, share_of};
+use crate::player::scenario::{Scenario, SessionKey};
 use crate::player::schedule::{LeftOut, LeftOutCounts, Topology};
 use crate::player::seconds::{SecondRow, SoFar};
 use crate::player::source::Source;
 use crate::player::stop::StopFlag;
 use crate::player::tally::Tally;
 use crate::player::tls::TlsError;
-use crate::player::watch::{Watch, pinned, unknown_tag};
-use crate::player::worker::{Ahead, Job, Live};
+use crate::player::watch::{UnknownTag, Watch, pinned, unknown_tag};
+use crate::player::worker::{Ahead, Cap, Job, Live};
 
 /// How a run is going.
 #[derive(Clone, Debug, Default)]
@@ -68,6 +68,8 @@ pub struct Progress {
     pub target: Option<TargetSecond>,
     /// What Prometheus said of it last, where it is asked.
     pub target_query: Option<f64>,
+    /// What is to be known before anything is sent; told once.
+    pub warnings: Vec<String>,
 }
 
 /// Why a run did not begin.
@@ -94,19 +96,22 @@ pub enum RunError {
         /// The filter.
         filter: String,
     },
+    /// No request has what is to tell users apart.
+    #[error(
+        "no request that users are to send has {0}, which is to tell users apart (--session-by, sessionBy); without it \
+         the player finds something that does"
+    )]
+    NoSessionKey(SessionKey),
     /// More scenarios than [`Options::MAX_SCENARIOS`].
     #[error("{0} scenarios are too many: {max} are supported", max = Options::MAX_SCENARIOS)]
     TooManyScenarios(usize),
     /// A threshold names a tag that no request can have.
-    #[error(
-        "the threshold `{threshold}` names the tag {tag:?}: there are endpoint, method, status, \
-         expected_response, scenario, and the tags of the scenarios"
-    )]
+    #[error("the threshold `{threshold}` names {tag}")]
     UnknownTag {
         /// The threshold.
         threshold: String,
-        /// The tag.
-        tag: String,
+        /// The tag, and those that there are.
+        tag: UnknownTag,
     },
     /// More connections are needed than file descriptors are allowed.
     #[error(
@@ -196,6 +201,7 @@ impl RunError {
                 left_out,
                 sessions,
             },
+            Unplanned::Key(key) => Self::NoSessionKey(key),
             Unplanned::Weight { scenario, filter } => Self::NothingOfWeight { scenario, filter },
         }
     }
@@ -248,7 +254,8 @@ pub fn dry_run(archive: Arc<Archive>, options: &Options) -> Result<DryRun, RunEr
     let source = Recorded::new(archive, options);
     let scenarios = checked_scenarios(options)?;
     let (plan, _) = planned(&source, options, &scenarios)?;
-    Ok(DryRun::new(&plan, options, &scenarios))
+    let warnings = scarce(&plan, raise_descriptor_limit(&plan), None);
+    Ok(DryRun::new(&plan, options, &scenarios, warnings))
 }
 
 fn checked_scenarios(options: &Options) -> Result<Vec<Scenario>, RunError> {
@@ -259,7 +266,7 @@ fn checked_scenarios(options: &Options) -> Result<Vec<Scenario>, RunError> {
     if let Some((threshold, tag)) = unknown_tag(&options.thresholds, &scenarios) {
         return Err(RunError::UnknownTag {
             threshold: threshold.to_string(),
-            tag: tag.to_owned(),
+            tag,
         });
     }
     Ok(scenarios)
@@ -286,17 +293,14 @@ pub(crate) fn play<S: Source + 'static>(
     let scenarios = checked_scenarios(options)?;
     let (mut plan, endpoints) = planned(&source, options, &scenarios)?;
     let watch = Watch::new(&options.thresholds, endpoints.labels(), &scenarios);
+    let watch = watch.of_outlines(&plan.outlines);
     let watch = Arc::new(watch.with_every_second(options.every_second));
-    let descriptors = raise_descriptor_limit();
-    if plan.connections > u64::from(descriptors) {
-        return Err(RunError::TooFewDescriptors {
-            needed: plan.connections,
-            allowed: descriptors.into(),
+    let (mut reached, descriptors, warnings) = reach_within_limits(options, &plan)?;
+    if !warnings.is_empty() {
+        progress(Progress {
+            warnings,
+            ..Progress::default()
         });
-    }
-    let mut reached = reach_all(options, &rules(options, plan.topology))?;
-    if let [only] = reached.as_slice() {
-        check_ports(&only.destination, plan.connections)?;
     }
     let mut observer = observer(options)?;
     let asker = asker(options)?;
@@ -325,7 +329,7 @@ pub(crate) fn play<S: Source + 'static>(
     let mut guard = Guard::new(&watch, stop, workers as usize);
     let vus = VusSeen::default();
     let described: Arc<[ScenarioPlan]> = described(&plan, &scenarios).into();
-    let observe = |live: &[Arc<Live>]| {
+    let observe = |live: &[Arc<Live>], ended: Ended| {
         let mut now = add_up(
             live,
             Progress {
@@ -339,7 +343,9 @@ pub(crate) fn play<S: Source + 'static>(
         now.target = observer
             .as_mut()
             .and_then(|observer| observer.look(now.elapsed));
-        vus.look(now.vus);
+        if ended == Ended::None && now.elapsed < now.planned {
+            vus.look(now.elapsed, now.vus);
+        }
         now.target_query = asker.as_ref().and_then(Asker::latest);
         guard.look(job.gate.since(), live, &vus, &plan);
         now.seconds = guard.whole_seconds(elapsed(&job), live);
@@ -355,7 +361,7 @@ pub(crate) fn play<S: Source + 'static>(
     count_left(&plan, &mut tally);
     let (elapsed, cpu) = job.gate.since();
     let mut observed = tally.observed();
-    (observed.vus, observed.vus_max) = (vus.most(), vus_max(&plan, &scenarios));
+    (observed.vus, observed.vus_max) = (vus.range().last, vus_max(&plan));
     let share = share_of(cpu.saturating_sub(tally.polled), elapsed);
     let (thresholds, evidence) = guard.verdicts(&observed, elapsed, share);
     Ok(Report {
@@ -387,6 +393,28 @@ pub(crate) fn play<S: Source + 'static>(
     })
 }
 
+/// Tries the targets, and sees that this machine has what the run needs; gives also how many file descriptors there are
+/// for connections, and what there may come to be too little of.
+fn reach_within_limits(
+    options: &Options,
+    plan: &Plan,
+) -> Result<(Vec<Reached>, u32, Vec<String>), RunError> {
+    let descriptors = raise_descriptor_limit(plan);
+    if plan.connections > u64::from(descriptors) {
+        return Err(RunError::TooFewDescriptors {
+            needed: plan.connections,
+            allowed: descriptors.into(),
+        });
+    }
+    let reached = reach_all(options, &rules(options, plan.topology))?;
+    let ports = match reached.as_slice() {
+        [only] => check_ports(&only.destination, plan.connections)?,
+        _ => None,
+    };
+    let warnings = scarce(plan, descriptors, ports);
+    Ok((reached, descriptors, warnings))
+}
+
 fn job<S>(
     source: S,
     options: &Options,
@@ -402,6 +430,7 @@ fn job<S>(
         grace: graces.max().unwrap_or(Scenario::GRACEFUL_STOP),
         reuse: options.reuse,
         min_iteration: options.min_iteration,
+        cap: options.max_rate.map(|rate| Cap::new(Instant::now(), rate)),
         polls: !has_quota(),
         workers,
         max_in_flight: options.limits.in_flight,

@@ -12,7 +12,9 @@ use crate::player::watch::{Sample, Watch, Watched};
 #[derive(Clone, Debug)]
 pub(crate) struct SecondTally {
     pub(crate) watched: Watched,
-    sent: u64,
+    /// Requests count as sent when they are, and not when they end: a second in which the target stalls is one in
+    /// which much is sent.
+    pub(crate) sent: u64,
     attempted: u64,
     answered: u64,
     failed: u64,
@@ -41,7 +43,6 @@ impl SecondTally {
 
     pub(crate) fn record(&mut self, sample: &Sample) {
         self.watched.record(sample);
-        self.sent += u64::from(sample.sent);
         self.attempted += u64::from(!sample.stopped);
         self.answered += u64::from(sample.status > 0);
         self.failed += u64::from(!sample.stopped && !sample.expected());
@@ -101,11 +102,13 @@ impl SecondTally {
             in_flight: 0,
             connections: 0,
             vus: 0,
-            p50: self.duration.percentile(50.0),
-            p95: self.duration.percentile(95.0),
-            p99: self.duration.percentile(99.0),
-            max: self.duration.max(),
-            lag_p99: self.lag.percentile(99.0),
+            latency: (self.duration.count() > 0).then(|| SecondLatency {
+                p50: self.duration.percentile(50.0),
+                p95: self.duration.percentile(95.0),
+                p99: self.duration.percentile(99.0),
+                max: self.duration.max(),
+            }),
+            lag_p99: (self.lag.count() > 0).then(|| self.lag.percentile(99.0)),
             target: None,
             target_query: None,
         }
@@ -115,9 +118,9 @@ impl SecondTally {
 /// What was observed since the start of a run, in whole seconds.
 #[derive(Clone, Debug)]
 pub struct SoFar {
-    /// Requests that were sent, answered or not.
+    /// Requests that were sent, whether they are over or not.
     pub sent: u64,
-    /// Requests that were sent, or could not be.
+    /// Requests that are over, or could not be sent.
     pub attempted: u64,
     /// Of these: unanswered, or answered outside of 200 to 399.
     pub failed: u64,
@@ -155,12 +158,13 @@ impl SoFar {
     }
 }
 
-/// One second of a run. What is counted happened in it: requests count when they end.
+/// One second of a run. What is counted happened in it: a request counts as sent when it is, and as answered, failed
+/// or never sent when that is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct SecondRow {
     /// Since the start, from zero.
     pub second: u64,
-    /// Requests that were sent, answered or not.
+    /// Requests that were sent, whenever they are answered.
     pub sent: u64,
     /// Requests that were answered.
     pub answered: u64,
@@ -178,20 +182,27 @@ pub struct SecondRow {
     pub connections: u64,
     /// Active users then.
     pub vus: u64,
-    /// From the due time to the last byte; percentiles to two digits.
-    pub p50: Duration,
-    /// See [`SecondRow::p50`].
-    pub p95: Duration,
-    /// See [`SecondRow::p50`].
-    pub p99: Duration,
-    /// See [`SecondRow::p50`].
-    pub max: Duration,
-    /// The player's own lateness.
-    pub lag_p99: Duration,
+    /// From the due time to the last byte; `None`: nothing was answered or timed out.
+    pub latency: Option<SecondLatency>,
+    /// The player's own lateness with the requests that ended; `None`: none did.
+    pub lag_p99: Option<Duration>,
     /// What the target took, where it is observed.
     pub target: Option<TargetSecond>,
     /// What Prometheus said of it, where it is asked.
     pub target_query: Option<f64>,
+}
+
+/// Latencies of one second; percentiles to two digits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SecondLatency {
+    /// Half of the requests took no longer.
+    pub p50: Duration,
+    /// 95 of 100 took no longer.
+    pub p95: Duration,
+    /// 99 of 100 took no longer.
+    pub p99: Duration,
+    /// None took longer.
+    pub max: Duration,
 }
 
 /// A second of one worker.

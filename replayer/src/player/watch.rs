@@ -1,12 +1,14 @@
 //! The values that thresholds are evaluated on: one for each series that a threshold names, so that
 //! the cost and the memory depend on the thresholds alone, and not on tags that nobody asked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::player::endpoints::{EndpointId, Label};
 use crate::player::outcome::GrpcStatus;
+use crate::player::plan::Outline;
 use crate::player::scenario::Scenario;
 use crate::player::summary::{KeptState, SummaryError};
 use crate::player::tally::{Measures, Trend};
@@ -40,8 +42,13 @@ impl Sample {
 
     /// What k6's default expects: 200 to 399.
     pub(crate) const fn expected(&self) -> bool {
-        200 <= self.status && self.status < 400
+        is_expected(self.status)
     }
+}
+
+/// What k6's default expects.
+pub(crate) const fn is_expected(status: u16) -> bool {
+    200 <= status && status < 400
 }
 
 /// The thresholds of a run, made ready for it.
@@ -91,6 +98,31 @@ impl Watch {
             of_endpoint,
             every_second: false,
         }
+    }
+
+    /// The same of a run that sends no more than this, scenario by scenario.
+    pub(crate) fn of_outlines(mut self, outlines: &[Outline]) -> Self {
+        for (index, series) in self.series.iter().enumerate() {
+            if series.metric.is_of_iterations() {
+                continue;
+            }
+            let sends = |(endpoint, sends): (usize, &bool)| {
+                *sends
+                    && self
+                        .of_endpoint
+                        .get(endpoint)
+                        .is_some_and(|of| of.contains(&index))
+            };
+            let in_scenario = |(scenario, outline): (usize, &Outline)| {
+                let of = self.of_scenario.get(scenario).and_then(|of| of.get(index));
+                of == Some(&true) && outline.endpoints.iter().enumerate().any(sends)
+            };
+            let is_sent = outlines.iter().enumerate().any(in_scenario);
+            if let Some(possible) = self.possible.get_mut(index) {
+                *possible &= is_sent && !series.tags.is_contradiction();
+            }
+        }
+        self
     }
 
     /// Thresholds that were evaluated, each with whether its series could have values: nothing more
@@ -234,17 +266,45 @@ fn series_of(thresholds: &[Threshold]) -> Vec<Series> {
     series
 }
 
-/// The tag of a threshold that no request of the run can have.
+/// A tag that no request of a run can have, and those that there are.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct UnknownTag {
+    name: String,
+    /// Those of the scenarios.
+    known: BTreeSet<String>,
+}
+
+impl fmt::Display for UnknownTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, known } = self;
+        write!(f, "the tag {name:?}, which no request has; there are ")?;
+        f.write_str("scenario, endpoint, method, status, expected_response")?;
+        for known in known {
+            write!(f, ", {known}")?;
+        }
+        match name.as_str() {
+            // What is a matter of the script in k6 (name, group), or of the address.
+            "name" | "group" | "url" => f.write_str("; requests of one kind are an endpoint here"),
+            _ if known.is_empty() => f.write_str("; scenarios may have others (tags)"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The first threshold with a tag that no request of the run can have.
 pub(crate) fn unknown_tag<'a>(
-    thresholds: &'a [Threshold],
+    thresholds: impl IntoIterator<Item = &'a Threshold>,
     scenarios: &[Scenario],
-) -> Option<(&'a Threshold, &'a str)> {
-    let known = |name: &str| scenarios.iter().any(|s| s.tags.contains_key(name));
-    thresholds.iter().find_map(|threshold| {
+) -> Option<(&'a Threshold, UnknownTag)> {
+    let known: BTreeSet<&String> = scenarios.iter().flat_map(|s| s.tags.keys()).collect();
+    thresholds.into_iter().find_map(|threshold| {
         let mut names = threshold.series.tags.other.keys();
-        names
-            .find(|name| !known(name))
-            .map(|name| (threshold, name.as_str()))
+        let name = names.find(|name| !known.contains(name))?;
+        let tag = UnknownTag {
+            name: name.clone(),
+            known: known.iter().map(|name| (*name).clone()).collect(),
+        };
+        Some((threshold, tag))
     })
 }
 

@@ -36,7 +36,8 @@ vus_max, connections_peak, in_flight_peak, cpu_share.
 Tags: scenario, endpoint (a path as `tapedeck stats` shows it, with or
 without the method before it), method, status (0: unanswered),
 expected_response, and the tags of scenarios. A threshold without a
-single sample fails.";
+single sample fails; a counter of what might have happened and did not is 0,
+and is compared.";
 
 const SCENARIO_HELP: &str = "\
 Load models from a YAML or JSON file: k6's `options` object as it is
@@ -121,7 +122,7 @@ pub(crate) struct Replay {
         value_name = "FILE",
         long_help = SCENARIO_HELP,
         help_heading = "Load",
-        conflicts_with_all = ["vus", "iterations", "stages", "rate", "duration", "max_vus", "speed"]
+        conflicts_with_all = ["vus", "iterations", "stages", "rate", "duration", "max_vus", "speed", "single", "think"]
     )]
     pub(crate) scenario: Option<PathBuf>,
     /// So many users repeat the recorded sessions, each on connections of its own
@@ -152,7 +153,7 @@ pub(crate) struct Replay {
     )]
     pub(crate) stages: Option<Stages>,
     /// Begin so many sessions in a time, whatever the target does, e.g. 300/s, 90/m
-    #[arg(long, value_name = "N/TIME", help_heading = "Load", conflicts_with_all = ["speed", "iterations"])]
+    #[arg(long, value_name = "N/TIME", help_heading = "Load", conflicts_with_all = ["speed", "iterations", "vus"])]
     pub(crate) rate: Option<Rate>,
     /// With --rate: the most users; a session that is due when all are busy is dropped and counted
     #[arg(
@@ -164,17 +165,12 @@ pub(crate) struct Replay {
     )]
     pub(crate) max_vus: u32,
     /// With users or a rate: an iteration is one exchange, not a session
-    #[arg(long, help_heading = "Load")]
+    #[arg(long, help_heading = "Load", conflicts_with_all = ["think", "session_by"])]
     pub(crate) single: bool,
-    /// With users or a rate: how fast recorded think time passes, e.g. 2x; none leaves it out
-    #[arg(
-        long,
-        value_name = "FACTOR",
-        help_heading = "Load",
-        default_value = "1x"
-    )]
-    pub(crate) think: Think,
-    /// What tells users apart: connection, credentials, bearer, header:NAME, cookie:NAME, query:NAME
+    /// With users or a rate: how fast recorded think time passes, e.g. 2x; none leaves it out [default: 1x]
+    #[arg(long, value_name = "FACTOR", help_heading = "Load")]
+    pub(crate) think: Option<Think>,
+    /// With users or a rate: what tells users apart: connection, credentials, bearer, header:NAME, cookie:NAME, query:NAME
     /// [default: whatever the recording shows]
     #[arg(long, value_name = "KEY", help_heading = "Load")]
     pub(crate) session_by: Option<SessionKey>,
@@ -236,7 +232,8 @@ pub(crate) struct Replay {
         help_heading = "Results"
     )]
     pub(crate) thresholds: Vec<Threshold>,
-    /// Write the results as JSON, in the shape of k6's handleSummary
+    /// Write the results as JSON, in the shape of k6's handleSummary; - writes them to standard output, and the report
+    /// to standard error
     #[arg(long, value_name = "FILE", help_heading = "Results")]
     pub(crate) summary: Option<PathBuf>,
     /// Write a line for every second of the run: CSV into *.csv, else a JSON object a line

@@ -200,6 +200,10 @@ fn requests(page: &mut Page, so_far: &SoFar) {
             &so_far.lag,
         ),
     ] {
+        // What nobody has measured is absent, as with k6: 0 would be a very good one.
+        if trend.count() == 0 {
+            continue;
+        }
         for (suffix, value) in [
             ("avg", trend.mean()),
             ("min", trend.min()),

@@ -19,6 +19,7 @@ use tapedeck_replayer::player::{
 };
 
 pub(crate) use args::Replay;
+pub(super) use outputs::{is_stdout, print};
 
 use self::metrics::Metrics;
 use self::outputs::Summary;
@@ -32,6 +33,7 @@ pub(crate) fn run(args: &Replay) -> Result<ExitCode> {
         Some(path) => read_file(path, &mut options),
         None => of_flags(args, &mut options),
     });
+    let read = read.and_then(|()| check_users(args, &options));
     if let Err(error) = read {
         output::error(&error);
         return Ok(ExitCode::from(crate::USAGE));
@@ -53,6 +55,7 @@ pub(crate) fn run(args: &Replay) -> Result<ExitCode> {
     if args.dry_run {
         return match player::dry_run(archive, &options) {
             Ok(plan) => {
+                plan.warnings.iter().for_each(output::warn);
                 output::print(plan)?;
                 Ok(ExitCode::SUCCESS)
             }
@@ -72,6 +75,10 @@ pub(crate) fn run(args: &Replay) -> Result<ExitCode> {
     let metrics = args.metrics.map(Metrics::serve).transpose()?;
     let live = show::Live::new();
     let report = player::run(archive, &options, &stop, |progress| {
+        if !progress.warnings.is_empty() {
+            progress.warnings.iter().for_each(output::warn);
+            return;
+        }
         live.show(&progress);
         if let Some(series) = &series {
             series.add(&progress.seconds);
@@ -88,7 +95,7 @@ pub(crate) fn run(args: &Replay) -> Result<ExitCode> {
     };
     // Each is told, whatever becomes of the others: there is no second run like this one.
     let summary = summary.map_or(Ok(()), |summary| summary.write(&report));
-    let printed = output::print(format_args!("{report}")).context("failed to print the report");
+    let printed = print(&report, args.summary.as_deref());
     concluded(&report, [summary, series, printed])
 }
 
@@ -190,7 +197,7 @@ fn of_flags(args: &Replay, options: &mut Options) -> Result<()> {
             .map_err(flag_error)?,
     };
     let scenario = executor.map(|executor| Scenario {
-        think: args.think.0,
+        think: args.think.map_or(Some(1.0), |think| think.0),
         iteration: if args.single {
             Iteration::Exchange
         } else {
@@ -199,6 +206,27 @@ fn of_flags(args: &Replay, options: &mut Options) -> Result<()> {
         ..Scenario::new("default", executor)
     });
     options.scenarios.extend(scenario);
+    Ok(())
+}
+
+/// What would have no effect is said: whoever gave it expects one.
+fn check_users(args: &Replay, options: &Options) -> Result<()> {
+    let has_users = |scenario: &Scenario| scenario.executor.most_vus() > 0;
+    let needs = "--vus, --iterations, --stages or --rate";
+    if args.scenario.is_none() && !options.scenarios.iter().any(has_users) {
+        for (given, flag) in [(args.single, "--single"), (args.think.is_some(), "--think")] {
+            anyhow::ensure!(
+                !given,
+                "{flag} is for users, and there are none: {needs} bring some"
+            );
+        }
+    }
+    // A file may have said it, where nobody did here: then it was looked at as it was read.
+    let tells_apart = options.scenarios.iter().any(Scenario::has_sessions);
+    anyhow::ensure!(
+        args.session_by.is_none() || tells_apart,
+        "--session-by is for users that send sessions, and there are none: {needs} bring some, as scenarios do"
+    );
     Ok(())
 }
 
@@ -265,6 +293,7 @@ fn read_file(path: &Path, options: &mut Options) -> Result<()> {
     options.thresholds.extend(more);
     options.session_by = options.session_by.take().or(file.session_by);
     options.min_iteration = file.min_iteration_duration;
+    options.max_rate = file.rps;
     options.tls.insecure |= file.insecure;
     let agent = file
         .user_agent

@@ -63,9 +63,13 @@ fn csv(row: &SecondRow) -> String {
         row.connections,
         row.vus,
     ];
-    let times = [row.p50, row.p95, row.p99, row.max, row.lag_p99];
+    let latency = row.latency.map(|it| [it.p50, it.p95, it.p99, it.max]);
+    let times = latency.map_or([None; 4], |times| times.map(Some));
     let counts = counts.iter().map(u64::to_string);
-    let times = times.iter().map(|time| format!("{:.3}", millis(*time)));
+    // Empty where there is none: 0 would be a very good one.
+    let time =
+        |time: Option<Duration>| time.map_or_else(String::new, |it| format!("{:.3}", millis(it)));
+    let times = times.into_iter().chain([row.lag_p99]).map(time);
     // Empty where the target is not observed.
     let target = row.target.map(|target| (target.cpu, target.memory));
     let waiting = row.target.and_then(|target| target.waiting);
@@ -92,13 +96,13 @@ fn json_line(row: &SecondRow) -> String {
         "in_flight": row.in_flight,
         "connections": row.connections,
         "vus": row.vus,
-        "http_req_duration": {
-            "p(50)": millis(row.p50),
-            "p(95)": millis(row.p95),
-            "p(99)": millis(row.p99),
-            "max": millis(row.max),
-        },
-        "schedule_lag": { "p(99)": millis(row.lag_p99) },
+        "http_req_duration": row.latency.map(|latency| json!({
+            "p(50)": millis(latency.p50),
+            "p(95)": millis(latency.p95),
+            "p(99)": millis(latency.p99),
+            "max": millis(latency.max),
+        })),
+        "schedule_lag": row.lag_p99.map(|lag| json!({ "p(99)": millis(lag) })),
         "target": row.target.map(|target| json!({
             "cpu": target.cpu,
             "memory_bytes": target.memory,
@@ -111,4 +115,52 @@ fn json_line(row: &SecondRow) -> String {
 
 fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+    use tapedeck_replayer::player::SecondLatency;
+
+    use super::*;
+
+    #[test]
+    fn a_second_without_answers_has_no_latency() {
+        let stalled = SecondRow {
+            sent: 20,
+            ..SecondRow::default()
+        };
+        let column = |row: &SecondRow, name: &str| {
+            let index = CSV.split(',').position(|column| column == name).unwrap();
+            csv(row).split(',').nth(index).unwrap().to_owned()
+        };
+        let json = |row: &SecondRow| serde_json::from_str::<Value>(&json_line(row)).unwrap();
+        for name in [
+            "p50_ms",
+            "p95_ms",
+            "p99_ms",
+            "max_ms",
+            "schedule_lag_p99_ms",
+        ] {
+            assert_eq!(column(&stalled, name), "", "{name}");
+        }
+        assert_eq!(csv(&stalled).split(',').count(), CSV.split(',').count());
+        assert_eq!(json(&stalled)["http_req_duration"], Value::Null);
+        assert_eq!(json(&stalled)["schedule_lag"], Value::Null);
+
+        let millis = Duration::from_millis;
+        let answered = SecondRow {
+            latency: Some(SecondLatency {
+                p50: millis(1),
+                p95: millis(2),
+                p99: millis(3),
+                max: millis(4),
+            }),
+            lag_p99: Some(Duration::ZERO),
+            ..stalled
+        };
+        assert_eq!(column(&answered, "p99_ms"), "3.000");
+        assert_eq!(column(&answered, "schedule_lag_p99_ms"), "0.000");
+        assert_eq!(json(&answered)["http_req_duration"]["max"], 4.0);
+    }
 }

@@ -92,21 +92,13 @@ fn view(progress: &Progress, second: Option<&SecondRow>) -> String {
     }
     lines.push(format!("  rate     {}", numbers(progress)));
     if let Some(second) = second {
-        let time = output::duration;
+        lines.push(latency(second));
+        let lag = second
+            .lag_p99
+            .map_or_else(|| "unknown".to_owned(), output::duration);
         lines.push(format!(
-            "  latency  p50 {}, p95 {}, p99 {}, max {}; {} answered in second {}",
-            time(second.p50),
-            time(second.p95),
-            time(second.p99),
-            time(second.max),
-            second.answered,
-            second.second,
-        ));
-        lines.push(format!(
-            "  errors   {} failed in that second, {} never sent in all; the player's lag p99 {}",
-            second.failed,
-            progress.never_sent,
-            time(second.lag_p99),
+            "  errors   {} failed in that second, {} never sent in all; the player's lag p99 {lag}",
+            second.failed, progress.never_sent,
         ));
     }
     if let Some(target) = &progress.target {
@@ -123,6 +115,21 @@ fn view(progress: &Progress, second: Option<&SecondRow>) -> String {
         lines.push(format!("  query    {number}"));
     }
     lines.join("\n")
+}
+
+fn latency(second: &SecondRow) -> String {
+    let answered = format!("{} answered in second {}", second.answered, second.second);
+    let Some(latency) = &second.latency else {
+        return format!("  latency  unknown; {answered}");
+    };
+    let time = output::duration;
+    format!(
+        "  latency  p50 {}, p95 {}, p99 {}, max {}; {answered}",
+        time(latency.p50),
+        time(latency.p95),
+        time(latency.p99),
+        time(latency.max),
+    )
 }
 
 /// What a scenario does at that time.

@@ -157,6 +157,7 @@ impl Connection {
         let slot = self.streams.insert(Stream {
             id,
             is_head: request.is_head,
+            is_call: request.is_grpc,
             status: None,
             is_grpc: false,
             grpc_status: None,
@@ -424,12 +425,13 @@ impl Connection {
         if stream.left.is_some_and(|left| left > 0) {
             return self.abort(slot, id, "an answer is shorter than its content-length");
         }
-        let ended = || stream.grpc_status.unwrap_or(GrpcStatus::UNKNOWN);
+        // A page of an error is no answer to a call, whatever its status is.
+        let grpc = match stream.is_grpc {
+            true => Some(stream.grpc_status.unwrap_or(GrpcStatus::UNKNOWN)),
+            false => stream.is_call.then_some(GrpcStatus::UNKNOWN),
+        };
         let answered = Answered {
-            reply: Reply {
-                status,
-                grpc: stream.is_grpc.then(ended),
-            },
+            reply: Reply { status, grpc },
             first_byte,
             sent_whole: stream.sent_whole,
         };

@@ -20,6 +20,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) trailers: Option<&'a Bytes>,
     /// The answer has no body, whatever its head says.
     pub(crate) is_head: bool,
+    /// It is a gRPC call.
+    pub(crate) is_grpc: bool,
 }
 
 /// What came back.
@@ -44,6 +46,8 @@ pub(crate) struct Answered {
 pub(super) struct Stream {
     pub(super) id: u32,
     pub(super) is_head: bool,
+    /// It is a gRPC call.
+    pub(super) is_call: bool,
     /// Of the final head; `None`: it has not come.
     pub(super) status: Option<(u16, Instant)>,
     /// Whether it is an answer of gRPC.

@@ -94,6 +94,7 @@ impl Talk {
             body: &Bytes::from_static(body),
             trailers: trailers.as_ref(),
             is_head: false,
+            is_grpc: false,
         };
         self.connection.open(self.now, &request)
     }
@@ -573,6 +574,7 @@ fn answers_without_body_may_say_how_long_it_would_be() {
         body: &Bytes::new(),
         trailers: None,
         is_head: true,
+        is_grpc: false,
     };
     let slot = talk.connection.open(talk.now, &head);
     let block = fields(&[(":status", "200"), ("content-length", "9")]);
@@ -617,6 +619,7 @@ fn a_head_of_any_length_is_cut_into_frames_and_one_without_end_is_given_up() {
         body: &Bytes::new(),
         trailers: None,
         is_head: false,
+        is_grpc: false,
     };
     talk.connection.open(talk.now, &long);
     let frames = talk.frames();

@@ -20,6 +20,8 @@ pub(crate) struct Http1Request {
     pub(crate) expects_continue: bool,
     /// The answer has no body, whatever its head says.
     pub(crate) is_head: bool,
+    /// It is a gRPC call, which nobody answers over HTTP/1.
+    pub(crate) is_grpc: bool,
     /// It may be sent again where a kept connection turned out to be closed (RFC 9110 section
     /// 9.2.2).
     pub(crate) is_idempotent: bool,
@@ -71,6 +73,7 @@ impl Http1Request {
             wire: out.as_slice().into(),
             head_len,
             is_head: recorded.method == b"HEAD",
+            is_grpc: recorded.is_grpc(rules),
             is_idempotent: matches!(
                 recorded.method,
                 b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE"

@@ -21,6 +21,8 @@ pub(crate) struct Http2Request {
     pub(crate) trailers: Option<Bytes>,
     /// The answer has no body, whatever its head says.
     pub(crate) is_head: bool,
+    /// It is a gRPC call.
+    pub(crate) is_grpc: bool,
 }
 
 impl Http2Request {
@@ -76,6 +78,7 @@ impl Http2Request {
             body: Bytes::copy_from_slice(recorded.body),
             trailers: recorded.trailers.as_ref().map(trailers).transpose()?,
             is_head: recorded.method == b"HEAD",
+            is_grpc: recorded.is_grpc(rules),
         })
     }
 
@@ -91,6 +94,7 @@ impl Http2Request {
             body: &self.body,
             trailers: self.trailers.as_ref(),
             is_head: self.is_head,
+            is_grpc: self.is_grpc,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A recorded request, borrowed from wherever it is kept.
 
-use tapedeck_model::Protocol;
+use tapedeck_model::{Protocol, is_grpc};
 
 use crate::player::request::fields::{Field, Fields};
 
@@ -100,6 +100,21 @@ impl RecordedRequest<'_> {
             out.push(b'/');
         }
         out.extend_from_slice(path);
+    }
+
+    /// Whether it is a gRPC call, as it is sent.
+    pub(crate) fn is_grpc(&self, rules: &Rules) -> bool {
+        let kind = "content-type";
+        let set = rules
+            .set
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case(kind));
+        if let Some((_, value)) = set {
+            return is_grpc(value.as_bytes());
+        }
+        let mut fields = self.fields.iter().filter(|field| !rules.drops(field));
+        let found = fields.find(|field| field.is(kind));
+        found.is_some_and(|field| is_grpc(field.value.trim_ascii()))
     }
 
     /// The name that the request is sent under.

@@ -173,6 +173,12 @@ impl Scenario {
         }
     }
 
+    /// Whether its iterations are the sessions of users.
+    #[must_use]
+    pub fn has_sessions(&self) -> bool {
+        self.executor.most_vus() > 0 && self.iteration == Iteration::Session
+    }
+
     /// When it ends at the latest, counted from the start of the run; `None`: that is up to the
     /// recording.
     #[must_use]
@@ -184,6 +190,11 @@ impl Scenario {
 }
 
 impl Executor {
+    /// Everything at its recorded instant.
+    pub const RECORDED: Self = Self::Recorded {
+        speed: Speed::RECORDED,
+        duration: None,
+    };
     /// k6's default for `gracefulRampDown`.
     pub const GRACEFUL_RAMP_DOWN: Duration = Duration::from_secs(30);
     /// k6's default for `maxDuration`.
@@ -198,6 +209,9 @@ impl Executor {
     pub const MAX_RATE: f64 = 10_000_000.0;
     /// Stages of one scenario: nobody writes more by hand.
     pub const MAX_STAGES: usize = 10_000;
+    /// Iterations of one scenario: a million a second for eleven days. Those that did not begin are counted, and as many
+    /// scenarios of as many runs still add up to what JSON says exactly.
+    pub const MAX_ITERATIONS: u64 = 1_000_000_000_000;
     /// Users that start or stop within one scenario; each is an entry of its plan.
     pub const MAX_CHANGES: u64 = 4_000_000;
 
@@ -289,6 +303,15 @@ impl Executor {
         if self.most_vus() > Self::MAX_VUS {
             let message = format!("at most {} users are supported", Self::MAX_VUS);
             return fail(self.vus_field(), message);
+        }
+        if let Self::PerVuIterations { .. } | Self::SharedIterations { .. } = self
+            && self.most_iterations() > Some(Self::MAX_ITERATIONS)
+        {
+            let message = format!(
+                "at most {} are supported, of all users",
+                Self::MAX_ITERATIONS
+            );
+            return fail("iterations", message);
         }
         match self {
             Self::Recorded { .. } => Ok(()),

@@ -264,6 +264,21 @@ impl Mix {
         }
     }
 
+    /// The sessions of so many iterations; `None`: of as many as there are. Each session at least once.
+    pub(crate) fn sent(&self, iterations: Option<u64>) -> Vec<usize> {
+        let shared = self
+            .groups
+            .iter()
+            .zip(&self.shares)
+            .filter(|(_, share)| **share > 0);
+        let all = shared.flat_map(|(group, _)| group.iter().map(|session| *session as usize));
+        let all: Vec<usize> = all.collect();
+        match iterations.filter(|n| *n < all.len() as u64) {
+            Some(few) => (0..few).filter_map(|n| self.session(n)).collect(),
+            None => all,
+        }
+    }
+
     /// Iterations until each session has had its turn.
     pub(crate) fn round(&self) -> u64 {
         let groups = self.groups.iter().zip(&self.shares);

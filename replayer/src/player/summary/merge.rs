@@ -12,7 +12,7 @@ use crate::player::endpoints::{ScenarioSignals, Signals};
 use crate::player::guard::judged;
 use crate::player::options::Options;
 use crate::player::outcome::{Failure, GrpcStatus, NeverSent};
-use crate::player::report::{Report, ScenarioPlan};
+use crate::player::report::{Report, ScenarioPlan, Vus};
 use crate::player::resources::share_of;
 use crate::player::schedule::{LeftOut, LeftOutCounts};
 use crate::player::stop::Stop;
@@ -101,7 +101,11 @@ impl Report {
         self.tally.watched.widen(&other.tally.watched);
         self.tally.merge(&moved);
 
-        self.vus = (self.vus.0 + other.vus.0, self.vus.1 + other.vus.1);
+        self.vus = Vus {
+            last: self.vus.last + other.vus.last,
+            least: self.vus.least + other.vus.least,
+            most: self.vus.most + other.vus.most,
+        };
         self.vus_max += other.vus_max;
         self.pooled = self
             .pooled
@@ -255,7 +259,7 @@ impl Report {
             }
         }
         let mut observed = self.tally.observed();
-        (observed.vus, observed.vus_max) = (self.vus.1, self.vus_max);
+        (observed.vus, observed.vus_max) = (self.vus.last, self.vus_max);
         let cpu = share_of(self.busy(), self.elapsed);
         let aborted = self.evidence.aborted.as_ref();
         self.thresholds = judged(&watch, &observed, self.elapsed, cpu, &windows, aborted);
@@ -348,7 +352,11 @@ impl State {
             target: self.target,
             scenarios,
             session_key: session_key.transpose()?,
-            vus: self.vus,
+            vus: Vus {
+                last: self.vus_last.unwrap_or(self.vus.1),
+                least: self.vus.0,
+                most: self.vus.1,
+            },
             vus_max: self.vus_max,
             pooled: self.pool_size,
             workers: self.workers,

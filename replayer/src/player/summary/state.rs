@@ -24,7 +24,11 @@ pub(crate) struct State {
     pub(crate) target: String,
     pub(crate) scenarios: Vec<ScenarioState>,
     pub(crate) session_by: Option<String>,
+    /// The fewest, the most.
     pub(crate) vus: (u64, u64),
+    /// Those at the end; none: a version before this one wrote it.
+    #[serde(default)]
+    pub(crate) vus_last: Option<u64>,
     pub(crate) vus_max: u64,
     pub(crate) pool_size: Option<u32>,
     pub(crate) workers: u32,
@@ -161,7 +165,7 @@ impl SecondState {
 
 impl State {
     /// A later one is refused: what it means is not known.
-    pub(crate) const VERSION: u32 = 2;
+    pub(crate) const VERSION: u32 = 3;
 
     pub(crate) fn of(report: &Report) -> Self {
         let scenarios = report.scenarios.iter().enumerate();
@@ -177,7 +181,8 @@ impl State {
                 })
                 .collect(),
             session_by: report.session_key.as_ref().map(ToString::to_string),
-            vus: report.vus,
+            vus: (report.vus.least, report.vus.most),
+            vus_last: Some(report.vus.last),
             vus_max: report.vus_max,
             pool_size: report.pooled,
             workers: report.workers,

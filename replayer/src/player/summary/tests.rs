@@ -16,7 +16,7 @@ use crate::player::tally::{Measures, Tally};
 use crate::player::threshold::Threshold;
 use crate::player::watch::{Sample, Watch, Watched};
 use crate::player::windows::Windows;
-use crate::player::{Report, ScenarioPlan};
+use crate::player::{Report, ScenarioPlan, Vus};
 
 const THRESHOLDS: [&str; 9] = [
     "http_req_duration: p(95)<500",
@@ -149,7 +149,7 @@ fn report(requests: &[Request], names: &[&str], thresholds: &[&str], first: u8) 
         target: "http://a".to_owned(),
         scenarios: names.iter().map(|name| plan(name)).collect(),
         session_key: None,
-        vus: (0, 0),
+        vus: Vus::default(),
         vus_max: 0,
         pooled: None,
         workers: 0,
@@ -296,7 +296,7 @@ fn a_damaged_summary_is_refused_and_says_why() {
     assert!(with("/tapedeck/target", 1.into()).is_ok());
     let said =
         |field: &str, value: serde_json::Value| with(&state(field), value).unwrap_err().to_string();
-    assert!(said("version", 3.into()).contains("version 3"));
+    assert!(said("version", 4.into()).contains("version 4"));
     assert!(said("recorded", u64::MAX.into()).contains("larger than any count"));
     assert!(said("recorded", (-1).into()).contains("not the summary"));
     let trend = "tally/trends/schedule_lag";
@@ -332,4 +332,28 @@ fn a_damaged_summary_is_refused_and_says_why() {
             "{text}"
         );
     }
+}
+
+/// As k6 does: whole numbers look alike, whether they were counted or computed.
+#[test]
+fn whole_numbers_are_written_alike() {
+    fn check(path: &str, value: &serde_json::Value) {
+        match value {
+            serde_json::Value::Number(number) => {
+                let is_whole = number.as_f64().is_some_and(|n| n.fract() == 0.0);
+                assert!(!(number.is_f64() && is_whole), "{path}: {number}");
+            }
+            serde_json::Value::Array(items) => items.iter().for_each(|item| check(path, item)),
+            serde_json::Value::Object(fields) => {
+                fields
+                    .iter()
+                    .for_each(|(name, value)| check(&format!("{path}/{name}"), value));
+            }
+            _ => {}
+        }
+    }
+    let json = report(&[a_request(), a_request()], &["browse"], &THRESHOLDS, 0).to_json();
+    check("", &json);
+    let count = &json["metrics"]["http_reqs"]["values"]["count"];
+    assert_eq!(count.to_string(), "2");
 }

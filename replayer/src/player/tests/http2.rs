@@ -393,3 +393,48 @@ fn at_full_speed_lost_connections_do_not_end_the_run() {
     assert!(report.tally.failures.total() >= 20, "{report}");
     assert!(report.tally.answered() >= 200, "{report}");
 }
+
+#[test]
+fn a_call_that_is_answered_by_a_page_has_failed() {
+    // ":status: 200", "content-type: ..."; the page may even claim that all is well.
+    let answer = |kind: &str| {
+        let mut head = vec![0x88, 0x0f, 0x10, kind.len() as u8];
+        head.extend_from_slice(kind.as_bytes());
+        head.extend_from_slice(b"\x00\x0bgrpc-status\x010");
+        head
+    };
+    let page = |kind: &'static str| {
+        let (address, _log) = serve(move |peer| {
+            let mut raw = Raw::greet(peer.stream, &[]).unwrap();
+            while let Some((stream, _)) = raw.next(HEADERS) {
+                raw.say(&frame(HEADERS, 5, stream, &answer(kind)));
+            }
+        });
+        h2c(address)
+    };
+    let http1 = || {
+        let (address, _log) = super::server::polite();
+        Options::new(format!("http://{address}").parse().unwrap())
+    };
+    let call_of = |kind: &str| call(0, 1, "POST /shop.Carts/Add").http2(&[("content-type", kind)]);
+    let grpc = "application/grpc+proto";
+    for (asked, options, failed) in [
+        (grpc, page("text/html"), (1, 1)),
+        (grpc, page(grpc), (0, 1)),
+        (grpc, http1(), (1, 1)),
+        ("application/json", page("text/html"), (0, 0)),
+        // What is sent decides, and not what was recorded.
+        (
+            "application/json",
+            Options {
+                headers: vec![("Content-Type".to_owned(), grpc.to_owned())],
+                ..page("text/html")
+            },
+            (1, 1),
+        ),
+    ] {
+        let report = play(vec![call_of(asked)], &options);
+        assert_eq!(report.tally.answered(), 1, "{report}");
+        assert_eq!(report.tally.grpc_failed(), failed, "{asked}: {report}");
+    }
+}

@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::recording::{call, play};
+use super::recording::{call, play, play_users};
 use super::server::{OK, options, polite, serve};
-use crate::player::{Failure, Options, Stop, Threshold, VerdictReason};
+use crate::player::{
+    Executor, Failure, Iteration, Options, Scenario, Stop, Threshold, VerdictReason,
+};
 
 fn thresholds(texts: &[&str]) -> Vec<Threshold> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
@@ -75,6 +77,63 @@ fn thresholds_are_of_the_requests_that_their_tags_name() {
         assert!(text.contains("✗ 'rate<0.1' rate=0.2"), "{text}");
         assert!(text.contains("✓ 'count==8' count=8"), "{text}");
         assert!(text.contains("✗ 'p(95)<500' no samples"), "{text}");
+    }
+}
+
+/// What nothing of the run could be in says nothing; what might have been there and was not is 0.
+#[test]
+fn a_threshold_without_samples_fails_where_there_could_be_none() {
+    let (address, _log) = polite();
+    let users = |name: &str, even: bool| Scenario {
+        filter: even.then(|| tapedeck_filter::Filter::parse("true").unwrap()),
+        iteration: Iteration::Exchange,
+        ..Scenario::new(
+            name,
+            Executor::SharedIterations {
+                vus: 1,
+                iterations: 2,
+                max_duration: Duration::from_secs(60),
+            },
+        )
+    };
+    // Filters of tests choose even ids: "even" never sends /odd, and nobody comes to /late.
+    let calls = ["/even", "/odd", "/late"].map(|path| call(0, 1, &format!("GET {path}")));
+    let all = [
+        ("http_reqs{endpoint:/typo}: count<100", false),
+        ("http_reqs{endpoint:/late,scenario:all}: count<100", false),
+        ("http_reqs{endpoint:/odd,scenario:even}: count<100", false),
+        ("http_reqs{endpoint:/odd,scenario:all}: count<100", true),
+        ("http_reqs{scenario:typo}: count<100", false),
+        ("http_reqs{zone:typo}: count<100", false),
+        ("http_reqs{zone:a}: count<100", true),
+        ("http_reqs{status:500}: count<1", true),
+        (
+            "http_reqs{status:500,expected_response:true}: count<1",
+            false,
+        ),
+        ("dropped_iterations: count<10", true),
+        ("dropped_iterations{scenario:even}: count<10", true),
+        ("dropped_iterations{scenario:typo}: count<10", false),
+        ("iterations{zone:typo}: count<10", false),
+        ("http_req_duration{status:500}: p(95)<500", false),
+        ("data_received: count>0", true),
+    ];
+    let mut tagged = users("all", false);
+    tagged.tags.insert("zone".to_owned(), "a".to_owned());
+    let options = Options {
+        scenarios: vec![tagged, users("even", true)],
+        thresholds: all.iter().map(|(text, _)| text.parse().unwrap()).collect(),
+        ..options(address)
+    };
+    let report = play_users(calls.to_vec(), &options);
+    for ((text, ok), verdict) in all.iter().zip(&report.thresholds) {
+        assert_eq!(verdict.ok, *ok, "{text}: {verdict}\n{report}");
+        let reason = if *ok {
+            VerdictReason::Compared
+        } else {
+            VerdictReason::NoSamples
+        };
+        assert_eq!(verdict.reason, reason, "{text}");
     }
 }
 

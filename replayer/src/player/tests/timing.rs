@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::recording::{call, play, play_until, play_users};
+use super::recording::{Recording, call, play, play_until, play_users};
 use super::server::{OK, options, polite, serve};
-use crate::player::{Executor, Failure, NeverSent, Options, Scenario, Speed, Stop, StopFlag};
+use crate::player::{
+    Executor, Failure, NeverSent, Options, Scenario, SecondRow, Speed, Stop, StopFlag,
+};
 
 /// The machine that runs the tests may be busy with other things, so that lateness is judged by its
 /// median, and counted from the request that came soonest; no request may be early.
@@ -184,4 +186,41 @@ fn think_time_ends_when_it_ends() {
         .inspect(|median| seen.push(*median))
         .any(|median| median < limit);
     assert!(in_time, "{seen:?}");
+}
+
+#[test]
+fn a_second_in_which_the_target_stalls_has_requests_sent_and_no_latency() {
+    // Nothing is answered until two and a half seconds after the first request came.
+    let (address, _log) = serve(|mut peer| {
+        while let Some(seen) = peer.request() {
+            let end = peer.first_arrival() + Duration::from_millis(2500);
+            std::thread::sleep(end.saturating_duration_since(seen.at));
+            peer.answer(OK);
+        }
+    });
+    let calls: Vec<_> = (0..60).map(|n| call(n * 50, n, "GET /")).collect();
+    let options = Options {
+        every_second: true,
+        ..options(address)
+    };
+    let rows = std::cell::RefCell::new(Vec::new());
+    let collect = |progress: crate::player::Progress| rows.borrow_mut().extend(progress.seconds);
+    let report = crate::player::run::play(Recording(calls), &options, &StopFlag::new(), collect);
+    let rows = rows.into_inner();
+    for second in &rows[..2] {
+        // At 20 a second, however busy this machine is.
+        assert!(second.sent >= 5, "{second:?}");
+        assert_eq!((second.answered, second.latency), (0, None));
+        assert_eq!(second.lag_p99, None);
+    }
+    let sum = |of: fn(&SecondRow) -> u64| rows.iter().map(of).sum::<u64>();
+    let report = report.unwrap();
+    assert_eq!(sum(|row| row.sent), report.tally.sent());
+    assert_eq!((sum(|row| row.sent), sum(|row| row.answered)), (60, 60));
+    let latest = rows
+        .iter()
+        .filter_map(|row| row.latency)
+        .next_back()
+        .unwrap();
+    assert!(latest.p50 <= latest.max, "{latest:?}");
 }

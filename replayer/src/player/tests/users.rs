@@ -1,15 +1,15 @@
 //! k6's executors against a real server: who sends what, how often, and when not.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::recording::{Call, call, play_users};
 use super::server::{OK, Seen, options, polite, serve};
 use crate::player::{
-    Executor, Iteration, Limits, Options, PerTime, Report, Reuse, Scenario, SessionKey, Stage,
-    Stop, StopFlag, Weight,
+    Executor, Iteration, Limits, Options, PerTime, Report, Reuse, Scenario, SessionKey, Speed,
+    Stage, Stop, StopFlag, Weight,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -536,6 +536,37 @@ fn what_finds_nothing_to_send_is_named() {
     assert_eq!(error, "the archive holds no exchanges");
 }
 
+/// Users would be told apart by their connections, which nobody asked for.
+#[test]
+fn a_session_key_that_no_request_has_is_refused() {
+    let (address, log) = polite();
+    let run = |key: &str, iteration| {
+        let scenario = Scenario {
+            iteration,
+            ..scenario(shared(1, 1))
+        };
+        let options = Options {
+            session_by: Some(key.parse().unwrap()),
+            ..with(options(address), scenario)
+        };
+        super::recording::try_play(two_users(), &options, &StopFlag::new())
+    };
+    for key in [
+        "header:X-User",
+        "cookie:sid",
+        "query:user",
+        "bearer",
+        "credentials",
+    ] {
+        let error = run(key, Iteration::Session).unwrap_err().to_string();
+        let says = format!("no request that users are to send has {key}, ");
+        assert!(error.contains(&says), "{error}");
+    }
+    assert_eq!(log.seen().len(), 0);
+    run("header:Host", Iteration::Session).unwrap();
+    run("connection", Iteration::Session).unwrap();
+}
+
 #[test]
 fn thresholds_on_tags_that_nobody_has_are_refused() {
     let (address, _) = polite();
@@ -545,4 +576,68 @@ fn thresholds_on_tags_that_nobody_has_are_refused() {
     };
     let error = super::recording::try_play(two_users(), &options, &StopFlag::new()).unwrap_err();
     assert!(error.to_string().contains("the tag \"zone\""), "{error}");
+}
+
+#[test]
+fn a_cap_holds_the_requests_of_all_users_back() {
+    let sessions = scenario(shared(4, 12));
+    let flat_out = scenario(Executor::Recorded {
+        speed: Speed::Max,
+        duration: None,
+    });
+    for (scenario, requests) in [(sessions, 36), (flat_out, 6)] {
+        let (address, log) = polite();
+        let options = Options {
+            max_rate: NonZeroU64::new(100),
+            workers: NonZeroU32::new(2),
+            ..with(options(address), scenario)
+        };
+        let begun = Instant::now();
+        let report = play_users(two_users(), &options);
+        let last = log.seen().iter().map(|seen| seen.at).max().unwrap();
+        assert_eq!(log.seen().len(), requests);
+        let least = Duration::from_millis(10) * u32::try_from(requests - 1).unwrap();
+        assert!(last - begun >= least, "{:?}", last - begun);
+        // Who waits for its turn is not due.
+        let latency = report.tally.trends.http_req_duration.percentile(50.0);
+        assert!(latency < Duration::from_millis(10), "{latency:?}");
+    }
+}
+
+#[test]
+fn users_are_told_as_k6_does() {
+    let (address, _) = polite();
+    let users = |name: &str, start, vus| Scenario {
+        start: Duration::from_millis(start),
+        graceful_stop: Duration::ZERO,
+        iteration: Iteration::Exchange,
+        ..Scenario::new(
+            name,
+            Executor::ConstantVus {
+                vus,
+                duration: Duration::from_millis(1700),
+            },
+        )
+    };
+    let options = Options {
+        min_iteration: Duration::from_millis(20),
+        // One behind the other: at each whole second one of them is there, and the last one at the end.
+        scenarios: vec![users("a", 0, 3), users("b", 1900, 3), users("c", 3900, 2)],
+        thresholds: ["vus_max: value==3", "vus: value==2"]
+            .map(|text| text.parse().unwrap())
+            .to_vec(),
+        ..options(address)
+    };
+    let report = play_users(two_users(), &options);
+    assert_eq!(report.vus_max, 3);
+    assert_eq!(
+        (report.vus.last, report.vus.least, report.vus.most),
+        (2, 2, 3)
+    );
+    assert!(report.passed(), "{report}");
+    let vus = &report.to_json()["metrics"]["vus"]["values"];
+    assert_eq!(
+        (&vus["value"], &vus["min"], &vus["max"]),
+        (&2.into(), &2.into(), &3.into())
+    );
 }

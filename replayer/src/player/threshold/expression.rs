@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::player::duration;
 use crate::player::threshold::metric::Metric;
+use crate::player::watch::is_expected;
 
 /// A condition on a metric, for example `http_req_duration: p(95)<500; abort; delay 10s`.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,6 +49,14 @@ pub(crate) struct Tags {
 }
 
 impl Tags {
+    /// No answer has that status and is, or is not, expected.
+    pub(crate) fn is_contradiction(&self) -> bool {
+        let status = self.status.map(is_expected);
+        status
+            .zip(self.expected_response)
+            .is_some_and(|(a, b)| a != b)
+    }
+
     const fn is_of_requests(&self) -> bool {
         self.endpoint.is_some()
             || self.method.is_some()

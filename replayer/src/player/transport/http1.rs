@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Semaphore;
 
-use crate::player::outcome::{Failure, NeverSent, Reply, SendError, Timeline};
+use crate::player::outcome::{Failure, GrpcStatus, NeverSent, Reply, SendError, Timeline};
 use crate::player::request::{Http1Request, RecordedRequest, Rules, Untranslatable};
 use crate::player::transport::response::{Answer, Progress, ResponseError, ResponseReader};
 use crate::player::transport::socket::{Connector, Counters, Socket};
@@ -87,7 +87,7 @@ impl Http1Transport {
             buffer: &self.buffer,
             timeline,
         };
-        timeline.sent.set(Some(Instant::now()));
+        self.counters().send(timeline, Instant::now());
         let (head, body) = if request.expects_continue {
             request
                 .wire
@@ -150,13 +150,16 @@ impl Transport for Http1Transport {
                     if answer.reusable {
                         self.with_lane(lane, |lane| lane.put_back(socket));
                     }
-                    return Ok(Reply::of(answer.status));
+                    return Ok(Reply {
+                        status: answer.status,
+                        grpc: request.is_grpc.then_some(GrpcStatus::UNKNOWN),
+                    });
                 }
                 // The target closed the kept connection while the request was on its way. Every
                 // client sends again then, where that is safe.
                 Err(error) if kept && request.is_idempotent && was_closed(&error, timeline) => {
                     drop(socket);
-                    timeline.send_again();
+                    self.counters().send_again(timeline);
                     socket = self.connector.connect(timeline).await?;
                     kept = false;
                 }

@@ -106,7 +106,7 @@ impl Transport for Http2Transport {
         loop {
             let (link, kept) = self.link(&lane, timeline).await?;
             let result = match link.place().await {
-                Ok(()) => link.exchange(request, timeline).await,
+                Ok(()) => link.exchange(request, timeline, self.counters()).await,
                 Err(_) if kept => continue,
                 Err(error) => Err(error),
             };
@@ -118,7 +118,7 @@ impl Transport for Http2Transport {
                 }
                 // The target did not look at the request; it says so when it closes a connection.
                 Err(error) if kept && !timeline.resent.get() && error.is_unprocessed() => {
-                    timeline.send_again();
+                    self.counters().send_again(timeline);
                 }
                 Err(error) => return Err(failed(error)),
             }
@@ -242,10 +242,11 @@ impl Link {
         &self,
         request: &Http2Request,
         timeline: &Timeline,
+        counters: &Counters,
     ) -> Result<Answered, Http2Error> {
         let now = Instant::now();
         let slot = self.core.borrow_mut().open(now, &request.outgoing());
-        timeline.sent.set(Some(now));
+        counters.send(timeline, now);
         self.wake_driver();
         let mut opened = Opened {
             link: self,

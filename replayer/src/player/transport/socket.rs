@@ -203,6 +203,22 @@ pub(crate) struct Counters {
     pub(crate) opened: Cell<u64>,
     pub(crate) bytes_sent: Cell<u64>,
     pub(crate) bytes_received: Cell<u64>,
+    /// Requests whose first byte went out.
+    pub(crate) requests: Cell<u64>,
+}
+
+impl Counters {
+    /// The first byte of a request goes out.
+    pub(super) fn send(&self, timeline: &Timeline, now: Instant) {
+        timeline.sent.set(Some(now));
+        self.requests.set(self.requests.get() + 1);
+    }
+
+    /// It did not count: it is sent once more.
+    pub(super) fn send_again(&self, timeline: &Timeline) {
+        timeline.send_again();
+        self.requests.set(self.requests.get().saturating_sub(1));
+    }
 }
 
 /// A place among the open connections, given back when it is dropped.

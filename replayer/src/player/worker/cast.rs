@@ -34,6 +34,8 @@ pub(crate) struct Cast {
 struct Pool {
     busy: AtomicU32,
     allocated: AtomicU32,
+    /// Those that were there from the start.
+    planned: u32,
     max: u32,
 }
 
@@ -55,6 +57,7 @@ impl Cast {
             } => {
                 pool.max = *max_vus;
                 pool.allocated = AtomicU32::new(*pre_allocated_vus);
+                pool.planned = *pre_allocated_vus;
             }
             Executor::Recorded { .. }
             | Executor::ConstantVus { .. }
@@ -98,6 +101,7 @@ impl Cast {
             busy,
             allocated,
             max,
+            ..
         } = &self.pool;
         let free = |busy: u32| (busy < allocated.load(Ordering::Relaxed)).then(|| busy + 1);
         let taken = busy.fetch_update(Ordering::Relaxed, Ordering::Relaxed, free);
@@ -114,9 +118,10 @@ impl Cast {
         self.pool.busy.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// How many users of arrivals there are, busy or not.
-    pub(crate) fn allocated(&self) -> u32 {
-        self.pool.allocated.load(Ordering::Relaxed)
+    /// How many users arrivals have added to those that were planned.
+    pub(crate) fn grown(&self) -> u32 {
+        let allocated = self.pool.allocated.load(Ordering::Relaxed);
+        allocated.saturating_sub(self.pool.planned)
     }
 }
 
@@ -176,7 +181,7 @@ mod tests {
         });
         let taken: Vec<_> = (0..4).map(|_| cast.take_user()).collect();
         assert_eq!(taken, [true, false, true, false]);
-        assert_eq!(cast.allocated(), 2);
+        assert_eq!(cast.grown(), 1);
         cast.give_user_back();
         assert!(cast.take_user());
     }

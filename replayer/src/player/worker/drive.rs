@@ -24,6 +24,7 @@ use crate::player::watch::{Observed, Watch};
 use crate::player::worker::ahead::{Ahead, Made};
 use crate::player::worker::alarm::{Alarm, after};
 use crate::player::worker::attempt::{Attempt, Ready};
+use crate::player::worker::cap::Cap;
 use crate::player::worker::cast::{Part, Work};
 use crate::player::worker::iteration::user;
 use crate::player::worker::open::Open;
@@ -40,6 +41,8 @@ pub(crate) struct Job<S> {
     pub(crate) grace: Duration,
     pub(crate) reuse: Reuse,
     pub(crate) min_iteration: Duration,
+    /// How many requests of users may begin in a second.
+    pub(crate) cap: Option<Cap>,
     /// In a flood, workers look for answers instead of sleeping until there is one.
     pub(crate) polls: bool,
     pub(crate) workers: u32,
@@ -69,6 +72,8 @@ pub(crate) struct Live {
     observed: Mutex<Option<Observed>>,
     /// The number of this second of the run.
     second: AtomicU64,
+    /// Requests that were sent before it.
+    sent: AtomicU64,
     /// Those that are over, until somebody takes them, which happens several times a second.
     seconds: Mutex<Vec<Second>>,
 }
@@ -125,7 +130,8 @@ where
     if job.watch.aborts() {
         worker.live.publish(tally.observed());
     }
-    worker.live.end_second(&job.watch, &mut tally, true);
+    let sent = worker.transport.counters().requests.get();
+    worker.live.end_second(&job.watch, &mut tally, sent, true);
     Ok(tally)
 }
 
@@ -147,7 +153,8 @@ where
             worker.transfers(&mut tally);
             worker.live.publish(tally.observed());
         }
-        worker.live.end_second(watch, &mut tally, false);
+        let sent = worker.transport.counters().requests.get();
+        worker.live.end_second(watch, &mut tally, sent, false);
     }
 }
 
@@ -157,10 +164,13 @@ impl Live {
         *self.observed.lock().unwrap_or_else(PoisonError::into_inner) = Some(observed);
     }
 
-    /// Hands over what was observed in the second that is over.
-    fn end_second(&self, watch: &Arc<Watch>, tally: &mut Tally, is_cut: bool) {
+    /// Hands over what was observed in the second that is over; `sent` is the number of requests that were sent by now.
+    fn end_second(&self, watch: &Arc<Watch>, tally: &mut Tally, sent: u64, is_cut: bool) {
         if let Some(second) = &mut tally.second {
-            let tally = std::mem::replace(&mut **second, SecondTally::new(watch));
+            let mut tally = std::mem::replace(&mut **second, SecondTally::new(watch));
+            // One that is to be sent once more counts where it is.
+            let before = self.sent.fetch_max(sent, Ordering::Relaxed);
+            tally.sent = sent.saturating_sub(before);
             self.seconds
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -320,10 +330,12 @@ where
         end: Option<Instant>,
     ) {
         let mut alarm = Alarm::default();
-        while !self.stopped()
-            && end.is_none_or(|end| Instant::now() < end)
-            && let Some(entry) = claimed.next()
-        {
+        loop {
+            self.until_allowed().await;
+            let is_over = self.stopped() || end.is_some_and(|end| Instant::now() >= end);
+            let Some(entry) = (!is_over).then(|| claimed.next()).flatten() else {
+                return;
+            };
             if let Some(ready) = self.prepare(entry.on_lane(lane), true)
                 && let Some(attempt) = self.begin(ready, Instant::now(), true)
             {
@@ -437,6 +449,13 @@ where
             // An error means that nobody can stop the run any more: then no run is left.
             _ = stop.changed() => false,
         }
+    }
+
+    /// Waits until one more request may begin, or the run is stopped; since when it may. `None`: there is no cap.
+    pub(super) async fn until_allowed(&self) -> Option<Instant> {
+        let at = self.job.cap.as_ref()?.take(Instant::now());
+        self.sleep_until(at).await;
+        Some(at)
     }
 
     /// A user that is active until it is dropped.

@@ -166,6 +166,8 @@ impl Turn {
         if due > self.start && !worker.sleep_until(due).await {
             return None;
         }
+        // As in k6, what the cap holds back is no latency.
+        let due = worker.until_allowed().await.map_or(due, |at| at.max(due));
         if worker.stopped() {
             return None;
         }

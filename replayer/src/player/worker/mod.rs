@@ -7,6 +7,7 @@
 mod ahead;
 mod alarm;
 mod attempt;
+mod cap;
 mod cast;
 mod drive;
 mod iteration;
@@ -16,6 +17,7 @@ mod queue;
 mod sleepers;
 
 pub(crate) use ahead::Ahead;
+pub(crate) use cap::Cap;
 pub(crate) use cast::{Cast, Part, Work};
 pub(crate) use drive::{Job, Live, run};
 pub(crate) use queue::Queue;

@@ -1,23 +1,27 @@
 //! Scenario files: k6's `options` object in YAML or JSON, with a few fields of our own.
 
 mod executors;
+mod thresholds;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, Visitor};
 use serde_saphyr::{Location, Spanned};
 use tapedeck_filter::Filter;
 
 use self::executors::{NAMES, builder};
+use self::thresholds::{RawThreshold, of_scripts, thresholds};
 use crate::player::duration;
+use crate::player::options::Options;
 use crate::player::scenario::executor::{
     Executor, Iteration, Scenario, ScenarioError, Stage, Weight,
 };
 use crate::player::scenario::key::SessionKey;
 use crate::player::scenario::sessions::Mix;
+use crate::player::schedule::Speed;
 use crate::player::threshold::Threshold;
 
 /// What a scenario file asks for.
@@ -44,6 +48,8 @@ pub struct FileOptions {
     pub user_agent: Option<String>,
     /// k6's `minIterationDuration`.
     pub min_iteration_duration: Duration,
+    /// k6's `rps`: how many requests may begin in a second; `None`: as many as there are.
+    pub rps: Option<NonZeroU64>,
     /// Options of k6 that were given and have no meaning here, because there is no script.
     pub without_meaning: Vec<&'static str>,
     /// Metrics of k6 that nothing feeds here, whose thresholds are left out.
@@ -139,9 +145,17 @@ impl FileOptions {
         without_meaning.extend(of_scenarios.flat_map(|(_, raw)| raw.value.without_meaning()));
         without_meaning.dedup();
         let session_by = file.session_by.as_ref().map(session_key).transpose()?;
+        let scenarios = scenarios(&file)?;
+        if let Some(key) = &file.session_by
+            && !scenarios.iter().any(Scenario::has_sessions)
+        {
+            let text = "sessionBy: tells users apart, and no scenario sends sessions of users";
+            return Err(FileError::at(key.referenced, text));
+        }
         Ok(Self {
-            scenarios: scenarios(&file)?,
-            thresholds: thresholds(&file)?,
+            thresholds: thresholds(&file, &scenarios)?,
+            rps: rps(&file, &scenarios)?,
+            scenarios,
             session_by,
             insecure: file.insecure_skip_tls_verify.unwrap_or_default(),
             no_connection_reuse: file.no_connection_reuse.unwrap_or_default(),
@@ -239,6 +253,7 @@ fields! {
         no_connection_reuse: bool = "noConnectionReuse",
         no_vu_connection_reuse: bool = "noVUConnectionReuse",
         min_iteration_duration: Time = "minIterationDuration",
+        rps: Spanned<u64> = "rps",
         session_by: Spanned<String> = "sessionBy",
     }
     without meaning {
@@ -250,7 +265,6 @@ fields! {
         no_teardown = "noTeardown",
         teardown_timeout = "teardownTimeout",
         handle_summary_timeout = "handleSummaryTimeout",
-        rps = "rps",
         dns = "dns",
         max_redirects = "maxRedirects",
         batch = "batch",
@@ -396,56 +410,6 @@ impl<'de> Deserialize<'de> for Number {
     }
 }
 
-/// An expression, or one with what happens when it fails.
-struct RawThreshold {
-    expression: String,
-    abort: bool,
-    delay: Option<Duration>,
-    over: Option<Duration>,
-}
-
-impl<'de> Deserialize<'de> for RawThreshold {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(serde::Deserialize)]
-        #[serde(deny_unknown_fields, rename_all = "camelCase")]
-        struct Full {
-            threshold: String,
-            #[serde(default)]
-            abort_on_fail: bool,
-            delay_abort_eval: Option<Time>,
-            over: Option<Time>,
-        }
-        struct Any;
-        impl<'de> Visitor<'de> for Any {
-            type Value = RawThreshold;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an expression such as \"p(95)<500\", or an object with `threshold`")
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<RawThreshold, E> {
-                Ok(RawThreshold {
-                    expression: text.to_owned(),
-                    abort: false,
-                    delay: None,
-                    over: None,
-                })
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawThreshold, A::Error> {
-                let full = Full::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(RawThreshold {
-                    expression: full.threshold,
-                    abort: full.abort_on_fail,
-                    delay: full.delay_abort_eval.map(|time| time.0),
-                    over: full.over.map(|time| time.0),
-                })
-            }
-        }
-        deserializer.deserialize_any(Any)
-    }
-}
-
 fn session_key(text: &Spanned<String>) -> Result<SessionKey, FileError> {
     let key = text.value.parse();
     key.map_err(|error| FileError::at(text.referenced, format!("sessionBy: {error}")))
@@ -459,9 +423,7 @@ fn scenarios(file: &File) -> Result<Vec<Scenario>, FileError> {
         iterations = "iterations",
         stages = "stages"
     );
-    let first = shortcuts
-        .iter()
-        .find_map(|(name, at)| Some((*name, (*at)?)));
+    let first = first_given(&shortcuts);
     let Some(scenarios) = &file.scenarios else {
         let executor = Executor::of_shortcuts(
             file.vus.as_ref().map(|vus| vus.value),
@@ -478,9 +440,15 @@ fn scenarios(file: &File) -> Result<Vec<Scenario>, FileError> {
             FileError::at(at, error.to_string())
         })?;
         let tags = || file.tags.clone().unwrap_or_default();
-        let scenario = executor.map(|executor| Scenario {
+        let scenario = match executor {
+            Some(executor) => Scenario::new("default", executor),
+            None => Scenario::new(Options::RECORDED, Executor::RECORDED),
+        };
+        // Without tags it is what there is without any scenario.
+        let is_given = first.is_some() || !tags().is_empty();
+        let scenario = is_given.then(|| Scenario {
             tags: tags(),
-            ..Scenario::new("default", executor)
+            ..scenario
         });
         return Ok(scenario.into_iter().collect());
     };
@@ -494,6 +462,11 @@ fn scenarios(file: &File) -> Result<Vec<Scenario>, FileError> {
     (scenarios.value.iter())
         .map(|(name, raw)| scenario(name, raw, file))
         .collect()
+}
+
+fn first_given(fields: &[(&'static str, Option<Location>)]) -> Option<(&'static str, Location)> {
+    let mut fields = fields.iter();
+    fields.find_map(|(name, at)| Some((*name, (*at)?)))
 }
 
 fn of_stages(stages: &[RawStage]) -> Vec<Stage> {
@@ -541,6 +514,18 @@ fn scenario(name: &str, raw: &Spanned<RawScenario>, file: &File) -> Result<Scena
     let built = build(raw_scenario).map_err(wrong)?;
     built.check().map_err(wrong)?;
 
+    let is_recorded = matches!(built, Executor::Recorded { .. });
+    let of_users = given!(
+        raw_scenario,
+        weights = "weights",
+        iteration = "iteration",
+        think_time = "thinkTime"
+    );
+    if let (true, Some((field, at))) = (is_recorded, first_given(&of_users)) {
+        let text = format!(".{field}: is for users; recorded sends every exchange at its instant");
+        return Err(fail(at, &text));
+    }
+
     let mut scenario = Scenario::new(name, built);
     scenario.tags = file.tags.clone().unwrap_or_default();
     scenario
@@ -577,6 +562,10 @@ fn scenario(name: &str, raw: &Spanned<RawScenario>, file: &File) -> Result<Scena
         if !think.value.is_finite() || think.value < 0.0 {
             return Err(fail(think.referenced, ".thinkTime: a factor of 0 or more"));
         }
+        if scenario.iteration == Iteration::Exchange {
+            let text = ".thinkTime: an iteration of one exchange has none";
+            return Err(fail(think.referenced, text));
+        }
         scenario.think = (think.value > 0.0).then(|| 1.0 / think.value);
     }
     Ok(scenario)
@@ -604,67 +593,34 @@ fn of_weights(
     Ok(parsed)
 }
 
-/// The metric of a series, where it is one of k6's own that nothing here can feed: a script does, a browser, or a
-/// protocol that is not replayed.
-fn of_scripts(series: &str) -> Option<&'static str> {
-    const METRICS: [&str; 21] = [
-        "checks",
-        "group_duration",
-        "ws_connecting",
-        "ws_msgs_received",
-        "ws_msgs_sent",
-        "ws_ping",
-        "ws_session_duration",
-        "ws_sessions",
-        "grpc_streams",
-        "grpc_streams_msgs_received",
-        "grpc_streams_msgs_sent",
-        "browser_data_received",
-        "browser_data_sent",
-        "browser_http_req_duration",
-        "browser_http_req_failed",
-        "browser_web_vital_cls",
-        "browser_web_vital_fcp",
-        "browser_web_vital_fid",
-        "browser_web_vital_inp",
-        "browser_web_vital_lcp",
-        "browser_web_vital_ttfb",
-    ];
-    let name = series.split('{').next()?.trim();
-    METRICS.into_iter().find(|metric| *metric == name)
-}
-
-fn thresholds(file: &File) -> Result<Vec<Threshold>, FileError> {
-    let mut all = Vec::new();
-    for (series, expressions) in file.thresholds.iter().flatten() {
-        if of_scripts(series).is_some() {
-            continue;
-        }
-        for raw in expressions {
-            let RawThreshold {
-                expression,
-                abort,
-                delay,
-                over,
-            } = &raw.value;
-            let mut text = format!("{series}: {expression}");
-            if *abort {
-                text.push_str("; abort");
-            }
-            // As in k6, a delay without an abort says nothing.
-            if let (true, Some(delay)) = (abort, delay) {
-                text.push_str(&format!("; delay {}", duration::show(*delay)));
-            }
-            if let Some(over) = over {
-                text.push_str(&format!("; over {}", duration::show(*over)));
-            }
-            let threshold = text
-                .parse()
-                .map_err(|error| FileError::at(raw.referenced, format!("thresholds: {error}")))?;
-            all.push(threshold);
-        }
+/// As in k6, 0 is no limit.
+fn rps(file: &File, scenarios: &[Scenario]) -> Result<Option<NonZeroU64>, FileError> {
+    let Some((rps, at)) = file.rps.as_ref().map(|rps| (rps.value, rps.referenced)) else {
+        return Ok(None);
+    };
+    let keeps_instants = |scenario: &&Scenario| {
+        let speed = match scenario.executor {
+            Executor::Recorded { speed, .. } => Some(speed),
+            _ => None,
+        };
+        matches!(speed, Some(Speed::Times(_)))
+    };
+    let recorded = match scenarios {
+        [] => Some(Options::RECORDED),
+        _ => scenarios
+            .iter()
+            .find(keeps_instants)
+            .map(|scenario| &*scenario.name),
+    };
+    match (NonZeroU64::new(rps), recorded) {
+        (Some(_), Some(name)) => Err(FileError::at(
+            at,
+            format!(
+                "rps: holds users back, and the scenario {name:?} keeps recorded instants; see its speed"
+            ),
+        )),
+        (rps, _) => Ok(rps),
     }
-    Ok(all)
 }
 
 #[cfg(test)]

@@ -175,6 +175,50 @@ fn the_options_of_a_k6_script_are_accepted_as_they_are() {
 }
 
 #[test]
+fn a_cap_of_requests_is_for_users() {
+    let users = "scenarios: {a: {executor: constant-vus, duration: 5s}}\n";
+    let rps = |text: &str| parse(&(users.to_owned() + text)).rps;
+    assert_eq!(rps("rps: 100"), NonZeroU64::new(100));
+    assert_eq!(rps("rps: 0"), None);
+    assert_eq!(rps("rps: null"), None);
+    for (scenarios, name) in [
+        ("", "recorded"),
+        ("scenarios: {b: {executor: recorded}}\n", "b"),
+    ] {
+        let line = scenarios.lines().count() as u64 + 1;
+        let says = format!("rps: holds users back, and the scenario {name:?}");
+        fails(&format!("{scenarios}rps: 5\n"), line, &says);
+    }
+    let flat_out = "scenarios: {b: {executor: recorded, speed: max}}\nrps: 5\n";
+    assert_eq!(parse(flat_out).rps, NonZeroU64::new(5));
+}
+
+#[test]
+fn tags_that_a_script_would_set_are_said_to_be_unknown_with_line_and_field() {
+    let file = |series: &str| {
+        format!("vus: 1\ntags: {{zone: a}}\nthresholds:\n  '{series}': ['p(95)<5']\n")
+    };
+    for (tag, says) in [
+        ("group:::pay", "requests of one kind are an endpoint here"),
+        ("name:login", "requests of one kind are an endpoint here"),
+        (
+            "type:api",
+            "there are scenario, endpoint, method, status, expected_response, zone",
+        ),
+    ] {
+        let series = format!("http_req_duration{{{tag}}}");
+        let text = file(&series);
+        fails(&text, 4, &format!("thresholds: {series} names the tag"));
+        fails(&text, 4, says);
+    }
+    parse(&file("http_req_duration{zone:b,status:200}"));
+    // Of a file without scenarios, too: its tags are those of what is sent as recorded.
+    let options = parse("tags: {zone: a}\nthresholds: {'http_reqs{zone:a}': ['count>0']}\n");
+    assert_eq!(options.scenarios[0].executor, Executor::RECORDED);
+    assert_eq!(options.scenarios[0].name, "recorded");
+}
+
+#[test]
 fn our_own_fields_choose_what_is_sent() {
     let options = parse(
         "
@@ -187,18 +231,18 @@ scenarios:
       - {filter: 'request.method == \"GET\"', weight: 9}
       - {filter: 'request.method == \"POST\"', weight: 1}
     iteration: exchange
-    thinkTime: 0.5
   quick: {executor: constant-vus, duration: 1s, thinkTime: 0}
+  slow: {executor: constant-vus, duration: 1s, thinkTime: 0.5}
 ",
     );
     assert_eq!(options.session_by, Some(SessionKey::Cookie("sid".into())));
-    let [mix, quick] = options.scenarios.as_slice() else {
-        panic!("two scenarios");
+    let [mix, quick, slow] = options.scenarios.as_slice() else {
+        panic!("three scenarios");
     };
     assert!(mix.filter.is_some());
     assert_eq!(mix.weights.len(), 2);
     assert_eq!(mix.iteration, Iteration::Exchange);
-    assert_eq!((mix.think, quick.think), (Some(2.0), None));
+    assert_eq!((slow.think, quick.think), (Some(2.0), None));
 }
 
 #[track_caller]
@@ -315,4 +359,56 @@ fn mistakes_are_said_with_line_and_field() {
         "no metric \"chekcs\"",
     );
     fails("sessionBy: user\n", 1, "sessionBy");
+}
+
+#[test]
+fn more_iterations_than_can_be_added_up_are_refused() {
+    let one = |fields: &str| format!("scenarios:\n  a:\n    {fields}\n");
+    fails(
+        "vus: 2\niterations: 9223372036854775807\n",
+        2,
+        "iterations: at most 1000000000000 are supported, of all users",
+    );
+    fails(
+        &one("executor: per-vu-iterations\n    vus: 1000\n    iterations: 1000000001"),
+        5,
+        "scenarios.a.iterations: at most 1000000000000 are supported",
+    );
+}
+
+#[test]
+fn what_would_have_no_effect_is_said_with_line_and_field() {
+    for field in [
+        "thinkTime: 0.5",
+        "iteration: session",
+        "weights: [{filter: 'true', weight: 1}]",
+    ] {
+        let text = format!("scenarios:\n  a:\n    executor: recorded\n    {field}\n");
+        let name = field.split(':').next().unwrap();
+        let says = format!(
+            "scenarios.a.{name}: is for users; recorded sends every exchange at its instant"
+        );
+        fails(&text, 4, &says);
+    }
+    let users = "  a: {executor: constant-vus, duration: 1s, ";
+    let text = format!("scenarios:\n{users}iteration: exchange, thinkTime: 0}}\n");
+    fails(
+        &text,
+        2,
+        "scenarios.a.thinkTime: an iteration of one exchange has none",
+    );
+    for scenarios in [
+        "",
+        "scenarios: {a: {executor: recorded}}\n",
+        &format!("scenarios:\n{users}iteration: exchange}}\n"),
+    ] {
+        let line = scenarios.lines().count() as u64 + 1;
+        let text = format!("{scenarios}sessionBy: cookie:sid\n");
+        fails(
+            &text,
+            line,
+            "sessionBy: tells users apart, and no scenario sends sessions",
+        );
+    }
+    parse("vus: 1\nsessionBy: cookie:sid\n");
 }
