@@ -539,6 +539,13 @@ impl Writer {
         self.unknown_counters = unknown;
     }
 
+    /// Writes down, for good, what archives said that this one follows and that are removed then.
+    pub(crate) fn inherit(&mut self, stored: StoredLedger) -> Result<(), WriteError> {
+        self.keep_counters(stored.unknown);
+        self.write_ledger(&stored.ledger, &[])?;
+        self.output.sync_data()
+    }
+
     #[cfg(test)]
     pub(crate) fn fill_disk_at(&mut self, capacity: u64) {
         self.output.capacity = Some(capacity);
@@ -693,7 +700,11 @@ impl Writer {
         Ok(())
     }
 
-    fn write_ledger(&mut self, ledger: &Ledger, unread: &[u64]) -> Result<u64, WriteError> {
+    pub(crate) fn write_ledger(
+        &mut self,
+        ledger: &Ledger,
+        unread: &[u64],
+    ) -> Result<u64, WriteError> {
         let stored = StoredLedger {
             ledger: ledger.clone(),
             unknown: self.unknown_counters.clone(),

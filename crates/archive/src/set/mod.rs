@@ -6,6 +6,7 @@
 
 pub(crate) mod archive;
 pub(crate) mod copy;
+pub(crate) mod empty;
 pub(crate) mod merge;
 pub(crate) mod name;
 pub(crate) mod provenance;

@@ -22,7 +22,8 @@ use crate::verify::verify_with;
 use crate::writer::{Limits, Resumed, Summary, Writer};
 
 /// Seals the hidden file of an interrupted writer under its name. Takes no more space than the index
-/// of what it holds, so that it works on a full disk, and can be interrupted at any time.
+/// of what it holds, gives back what bodies take whose exchanges never came, and can be interrupted at any time:
+/// a disk that a long body has filled has room again.
 ///
 /// `None`: there is damage before the torn end, or in a file that has no torn end. The file is as it was; [`recover`](crate::recover)
 /// copies what is sound.
@@ -88,7 +89,10 @@ fn io(path: &Path, source: std::io::Error) -> OpenError {
 /// The whole chunks of an interrupted file.
 struct Whole<'a> {
     source: &'a Source,
+    /// Behind what is kept.
     end: u64,
+    /// Bodies lie behind that, which nothing refers to: records come after what they refer to.
+    has_loose_bodies: bool,
     provenance: Option<u64>,
     ledger: StoredLedger,
     unread_chunks: Vec<u64>,
@@ -106,6 +110,7 @@ impl<'a> Whole<'a> {
         Self {
             source,
             end: HEADER_LEN as u64,
+            has_loose_bodies: false,
             provenance: None,
             ledger: StoredLedger::default(),
             unread_chunks: Vec::new(),
@@ -123,13 +128,25 @@ impl<'a> Whole<'a> {
     fn walk(&mut self) -> Result<(), Damage> {
         let mut scan = Scan::new(self.source);
         while let Some(found) = scan.next() {
-            match found.chunk {
-                Ok(chunk) => self.chunk(found.offset, &chunk)?,
+            let kind = match found.chunk {
+                Ok(chunk) => {
+                    self.chunk(found.offset, &chunk)?;
+                    chunk.kind
+                }
                 // Nothing sound is behind it: that is where the writer was.
                 Err(_) if scan.next().is_none() => break,
                 Err(damage) => return Err(damage),
+            };
+            match kind {
+                ChunkKind::Bodies | ChunkKind::Dictionary => self.has_loose_bodies = true,
+                // The last one is known, and written again.
+                ChunkKind::Ledger | ChunkKind::Directory | ChunkKind::End
+                    if self.has_loose_bodies => {}
+                _ => {
+                    self.end = found.offset + found.len;
+                    self.has_loose_bodies = false;
+                }
             }
-            self.end = found.offset + found.len;
         }
         if self.provenance.is_some() {
             Ok(())
@@ -203,6 +220,11 @@ impl<'a> Whole<'a> {
             unknown_counters: self.ledger.unknown,
             keys,
         };
-        Writer::resume(resumed, Limits::default())?.seal(&self.ledger.ledger)
+        let mut writer = Writer::resume(resumed, Limits::default())?;
+        if self.has_loose_bodies {
+            // The ledger may have been among what was cut off: before anything else can fail, it is back.
+            writer.write_ledger(&self.ledger.ledger, &[])?;
+        }
+        writer.seal(&self.ledger.ledger)
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tapedeck_model::Timestamp;
 
+use super::name::{name_of_partial, segment_number};
 use super::writer::SetEvent;
 
 /// How much of a set is kept. `None`: no bound.
@@ -48,6 +49,22 @@ pub(crate) struct Shelf {
 impl Shelf {
     pub(crate) fn push(&mut self, segment: Kept) {
         self.kept.push_back(segment);
+    }
+
+    /// Puts them in the order in which they were begun.
+    pub(crate) fn sort(&mut self) {
+        let number = |kept: &Kept| {
+            let name = name_of_partial(&kept.path);
+            segment_number(name.as_ref().unwrap_or(&kept.path))
+        };
+        self.kept.make_contiguous().sort_by_key(number);
+    }
+
+    /// Takes those out for which `is_wanted` says so.
+    pub(crate) fn take(&mut self, mut is_wanted: impl FnMut(&Kept) -> bool) -> Vec<Kept> {
+        let (taken, kept) = self.kept.drain(..).partition(|kept| is_wanted(kept));
+        self.kept = kept;
+        taken.into()
     }
 
     /// Deletes what is beyond the bounds, and tells.

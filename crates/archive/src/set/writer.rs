@@ -8,6 +8,7 @@ use std::time::Duration;
 use tapedeck_model::{BodyPart, Exchange, Ledger, Timestamp, UnreadConnection};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::empty::Empty;
 use super::name::{EXTENSION, name_of_partial, segment_name, segment_number};
 use super::provenance::{RECORDING, SEGMENT, SET};
 use super::resume::seal_in_place;
@@ -75,6 +76,11 @@ pub enum SetEvent {
         /// Why.
         error: RecoverError,
     },
+    /// A segment that held no exchange was removed. What its ledger said is in that of the next one.
+    Empty {
+        /// The segment.
+        path: PathBuf,
+    },
     /// A segment was deleted, because of [`Retention`].
     Deleted {
         /// The segment.
@@ -118,6 +124,8 @@ pub struct SegmentedWriter {
     carried: u64,
     /// What the ledger was then.
     before: Ledger,
+    /// What segments said that were removed, because they held nothing else.
+    inherited: Ledger,
     shelf: Shelf,
     /// Of the segments sealed so far.
     total: Summary,
@@ -132,6 +140,18 @@ impl SegmentedWriter {
     /// Begins a recording in a folder, which is made if it does not exist. What an interrupted
     /// writer left there is sealed first.
     pub fn create(folder: &Path, options: SetOptions) -> Result<(Self, Vec<SetEvent>), WriteError> {
+        let mut events = Vec::new();
+        let writer = Self::create_telling(folder, options, &mut events)?;
+        Ok((writer, events))
+    }
+
+    /// The same; `events` gets what happened to segments even where no recording can begin, as on a full
+    /// disk.
+    pub fn create_telling(
+        folder: &Path,
+        options: SetOptions,
+        events: &mut Vec<SetEvent>,
+    ) -> Result<Self, WriteError> {
         match fs::create_dir(folder) {
             Err(_) if folder.is_dir() => {}
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
@@ -144,14 +164,16 @@ impl SegmentedWriter {
         let created = options.writer.provenance.created;
         let mut name = options.writer.provenance.encode();
         let (lock, set) = lock(folder, &hex(&name))?;
-        let mut events = Vec::new();
-        let mut found = Found::in_folder(folder, &set, created, &mut events)?;
+        let mut found = Found::in_folder(folder, &set, created, options.retention, events)?;
         let mut shelf = std::mem::take(&mut found.shelf);
-        shelf.tidy(options.retention, created, 0, &mut events);
+        shelf.tidy(options.retention, created, 0, events);
         name.extend_from_slice(&found.next.to_le_bytes());
         let recording = hex(&name);
-        let (writer, path) = begin(folder, &options, &set, &recording, found.next, created)?;
-        let writer = Self {
+        let (mut writer, path) = begin(folder, &options, &set, &recording, found.next, created)?;
+        let inherited = Empty::of(&mut shelf)
+            .pass_on(&mut writer, events)
+            .inspect_err(|_| discard(&path))?;
+        Ok(Self {
             folder: folder.into(),
             options,
             set,
@@ -162,14 +184,14 @@ impl SegmentedWriter {
             begun: Duration::ZERO,
             carried: 0,
             before: Ledger::default(),
+            inherited: inherited.ledger,
             shelf,
             total: Summary::default(),
             now: Duration::ZERO,
             _lock: lock,
             #[cfg(test)]
             capacity: None,
-        };
-        Ok((writer, events))
+        })
     }
 
     /// Stores a piece of a long body, ahead of its exchange.
@@ -201,8 +223,11 @@ impl SegmentedWriter {
         if self.is_full() {
             self.roll(&ledger(), &mut events)?;
         } else {
-            let before = &self.before;
-            self.writer.tick(self.now, || ledger().since(before))?;
+            let Self {
+                before, inherited, ..
+            } = self;
+            self.writer
+                .tick(self.now, || part(&ledger(), before, inherited))?;
         }
         let now = self.wall(self.now);
         let open_len = self.writer.file_len();
@@ -215,7 +240,8 @@ impl SegmentedWriter {
     pub fn seal(mut self, ledger: &Ledger) -> Result<(Summary, Vec<SetEvent>), WriteError> {
         let mut events = Vec::new();
         let sealed = self.wall(self.now);
-        let summary = self.writer.seal(&ledger.since(&self.before))?;
+        let ledger = part(ledger, &self.before, &self.inherited);
+        let summary = self.writer.seal(&ledger)?;
         add(&mut self.total, &summary);
         // It is the last to go, however long it is.
         let len = summary.file_len;
@@ -284,7 +310,9 @@ impl SegmentedWriter {
         self.carried = next.file_len();
         let done = std::mem::replace(&mut self.writer, next);
         let path = std::mem::replace(&mut self.path, path);
-        let summary = done.seal(&ledger.since(&self.before))?;
+        let told = part(ledger, &self.before, &self.inherited);
+        self.inherited = Ledger::default();
+        let summary = done.seal(&told)?;
         self.number = number;
         self.begun = self.now;
         self.before = ledger.clone();
@@ -430,12 +458,24 @@ fn begin(
             error,
             WriteError::Exists { .. } | WriteError::Busy { .. } | WriteError::Leftover { .. }
         );
-        if let (true, Ok(partial)) = (is_ours, partial_path(&path)) {
-            // There is nothing in it, and it would be in the way of the next attempt.
-            drop(fs::remove_file(partial));
+        if is_ours {
+            discard(&path);
         }
     })?;
     Ok((writer, path))
+}
+
+/// Removes the hidden file of a segment that could not be begun. There is nothing in it, and it would be
+/// in the way of the next attempt.
+fn discard(path: &Path) {
+    drop(partial_path(path).map(fs::remove_file));
+}
+
+/// What one segment is to say of the ledger of the whole recording.
+fn part(ledger: &Ledger, before: &Ledger, inherited: &Ledger) -> Ledger {
+    let mut part = ledger.since(before);
+    part.merge(inherited);
+    part
 }
 
 fn add(total: &mut Summary, segment: &Summary) {
@@ -462,11 +502,13 @@ struct Found {
 }
 
 impl Found {
-    /// Looks at the files of a folder; seals what was interrupted.
+    /// Looks at the files of a folder; seals what was interrupted. What is not to be kept is deleted before:
+    /// sealing takes room.
     fn in_folder(
         folder: &Path,
         set: &str,
         now: Timestamp,
+        retention: Retention,
         events: &mut Vec<SetEvent>,
     ) -> Result<Self, WriteError> {
         let list = io_error("list", folder);
@@ -485,54 +527,68 @@ impl Found {
             shelf: Shelf::default(),
             next: 1,
         };
+        let mut interrupted = Vec::new();
+        let mut interrupted_len = 0;
         for (number, path, sealed) in segments {
             found.next = found.next.max(number.saturating_add(1));
             // Copies of other sets' segments may lie here, too: those are not ours to touch.
             let of = set_of(&path);
-            let path = match sealed {
-                None => path,
+            match sealed {
                 Some(_) if !matches!(of, Ok(Some(_))) && is_unbegun(&path) => {
                     drop(fs::remove_file(&path));
-                    continue;
                 }
-                Some(name) if matches!(&of, Ok(Some(of)) if of == set) => {
-                    match finish(&path, &name, &Identities::none()) {
-                        Ok(summary) => {
-                            let path = name.clone();
-                            events.push(SetEvent::Recovered { path, summary });
-                            name
-                        }
-                        Err(error) => {
-                            // Who only writes cannot seal it, but deletes it when its time has come.
-                            let is_locked =
-                                matches!(error, RecoverError::Open(OpenError::NoIdentity { .. }));
-                            let left = is_locked.then(|| path.clone());
-                            events.push(SetEvent::NotRecovered { path, error });
-                            let Some(left) = left else { continue };
-                            left
-                        }
-                    }
+                _ if !matches!(of, Ok(Some(of)) if of == set) => {}
+                None => found.keep(path, now),
+                Some(name) => {
+                    interrupted_len += fs::metadata(&path).map_or(0, |file| file.len());
+                    interrupted.push((path, name));
                 }
-                Some(_) => continue,
-            };
-            let Ok(Some(of)) = of else { continue };
-            let Ok(metadata) = fs::metadata(&path) else {
-                continue;
-            };
-            if of == set {
-                let changed = metadata.modified().ok();
-                let changed = changed.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
-                let changed = changed.map_or(now, |at| Timestamp::EPOCH.saturating_add(at));
-                found.shelf.push(Kept {
-                    path,
-                    len: metadata.len(),
-                    // A clock that was ahead then does not keep it for ever.
-                    sealed: changed.min(now),
-                });
             }
         }
+        found.shelf.tidy(retention, now, interrupted_len, events);
+        for (path, name) in interrupted {
+            match finish(&path, &name, &Identities::none()) {
+                Ok(summary) => {
+                    let path = name.clone();
+                    events.push(SetEvent::Recovered { path, summary });
+                    found.keep(name, now);
+                }
+                // Where there is no room for an index, there is none for what would come.
+                Err(RecoverError::Write(error)) if is_full(&error, &path) => return Err(error),
+                Err(error) => {
+                    // Who only writes cannot seal it, but deletes it when its time has come.
+                    if matches!(error, RecoverError::Open(OpenError::NoIdentity { .. })) {
+                        found.keep(path.clone(), now);
+                    }
+                    events.push(SetEvent::NotRecovered { path, error });
+                }
+            }
+        }
+        found.shelf.sort();
         Ok(found)
     }
+
+    fn keep(&mut self, path: PathBuf, now: Timestamp) {
+        let Ok(metadata) = fs::metadata(&path) else {
+            return;
+        };
+        let changed = metadata.modified().ok();
+        let changed = changed.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+        let changed = changed.map_or(now, |at| Timestamp::EPOCH.saturating_add(at));
+        self.shelf.push(Kept {
+            path,
+            len: metadata.len(),
+            // A clock that was ahead then does not keep it for ever.
+            sealed: changed.min(now),
+        });
+    }
+}
+
+/// Whether there is no room for more of this file.
+fn is_full(error: &WriteError, of: &Path) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error, WriteError::Io { path, source, .. }
+        if path == of && matches!(source.kind(), StorageFull | QuotaExceeded))
 }
 
 /// Seals what an interrupted writer left; where that is damaged, what can be read of it.
@@ -544,13 +600,18 @@ pub(crate) fn finish(
     if let Some(summary) = seal_in_place(partial, name, identities)? {
         return Ok(summary);
     }
-    // An earlier attempt may have left these; nothing is in them that is not in `partial`.
-    if let Some(text) = name.file_name().map(|name| name.to_string_lossy()) {
-        let copy = name.with_file_name(format!(".{text}.recovered"));
-        drop(fs::remove_file(&copy));
-        drop(partial_path(&copy).map(fs::remove_file));
-    }
-    let recovered = recover_with(partial, name, identities, &Protection::AsBefore)?;
+    // Nothing is in an unfinished copy that is not in `partial`.
+    let discard_copy = || {
+        if let Some(text) = name.file_name().map(|name| name.to_string_lossy()) {
+            let copy = name.with_file_name(format!(".{text}.recovered"));
+            drop(fs::remove_file(&copy));
+            drop(partial_path(&copy).map(fs::remove_file));
+        }
+    };
+    // An earlier attempt may have left one.
+    discard_copy();
+    let recovered = recover_with(partial, name, identities, &Protection::AsBefore)
+        .inspect_err(|_| discard_copy())?;
     // What could not be read is lost; the rest is in the new file.
     drop(fs::remove_file(partial));
     Ok(recovered.summary)

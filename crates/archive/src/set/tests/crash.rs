@@ -4,13 +4,13 @@ use std::path::Path;
 use std::time::Duration;
 use std::{env, fs};
 
-use tapedeck_model::Ledger;
+use tapedeck_model::{BodyPart, Ledger, Role};
 
 use super::{names, samples, small, writer_options};
 use crate::set::resume::seal_in_place;
 use crate::tests::crash::{NO_CHILD_STARTS, Victim};
 use crate::tests::encrypted::{identities, recipients};
-use crate::tests::samples::{add, expected, memory, read, write};
+use crate::tests::samples::{add, expected, memory, noise, read, write};
 use crate::{
     Archive, Identities, Limits, Recipients, SegmentedWriter, SetEvent, SetOptions, Writer,
     WriterOptions, partial_path, recover_folder, verify, verify_with,
@@ -81,7 +81,8 @@ fn a_killed_writer_leaves_a_set_that_opens() {
         }
         let (writer, events) = SegmentedWriter::create(folder.path(), options()).unwrap();
         for event in &events {
-            assert!(matches!(event, SetEvent::Recovered { .. }), "{event:?}");
+            let is_done = matches!(event, SetEvent::Recovered { .. } | SetEvent::Empty { .. });
+            assert!(is_done, "{event:?}");
         }
         writer.seal(&Ledger::default()).unwrap();
         let archive = Archive::open(folder.path()).unwrap();
@@ -134,7 +135,8 @@ fn a_full_disk_leaves_a_set_that_opens() {
         // The next writer has space.
         let (writer, events) = SegmentedWriter::create(folder.path(), options()).unwrap();
         for event in &events {
-            assert!(matches!(event, SetEvent::Recovered { .. }), "{event:?}");
+            let is_done = matches!(event, SetEvent::Recovered { .. } | SetEvent::Empty { .. });
+            assert!(is_done, "{event:?}");
         }
         writer.seal(&Ledger::default()).unwrap();
         let archive = Archive::open(folder.path()).unwrap();
@@ -292,4 +294,112 @@ fn a_complete_file_with_damage_is_recovered_and_not_just_named() {
             .is_some()
     );
     assert!(fs::read(&name).unwrap() == whole);
+}
+
+/// A long body under way, so far as the disk takes it.
+fn fill_with_a_body(writer: &mut SegmentedWriter) {
+    let parts = (0..).map(|n| BodyPart {
+        key: 1 << 40,
+        role: Role::Response,
+        data: noise(3_000, n),
+    });
+    for (n, part) in parts.enumerate() {
+        let now = Duration::from_secs(1_000 + n as u64);
+        let taken = writer.body_part(&part);
+        if taken
+            .and_then(|()| writer.tick(now, || ledger(n as u64)))
+            .is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// A ledger after so many lost exchanges.
+fn ledger(lost: u64) -> Ledger {
+    Ledger {
+        exchanges_dropped: lost,
+        ..Ledger::default()
+    }
+}
+
+/// The parts of a body lie in the file before their exchange does. Where the disk is full before that is over,
+/// nothing refers to them.
+#[test]
+fn a_body_that_fills_the_disk_gives_its_room_back() {
+    let _closing = NO_CHILD_STARTS.lock().unwrap();
+    let folder = memory();
+    let samples = samples(0..40);
+    let mut options = options();
+    options.segment_size = u64::MAX;
+    options.segment_age = Duration::MAX;
+    let (mut writer, _) = SegmentedWriter::create(folder.path(), options.clone()).unwrap();
+    for sample in &samples {
+        writer.exchange(&sample.exchange).unwrap();
+    }
+    writer
+        .tick(Duration::from_secs(1), Ledger::default)
+        .unwrap();
+    let len = writer.file_len();
+    writer.fill_disk_at(1 << 20);
+    fill_with_a_body(&mut writer);
+    drop(writer);
+    let (writer, events) = SegmentedWriter::create(folder.path(), options).unwrap();
+    let [SetEvent::Recovered { path, summary }] = &events[..] else {
+        panic!("{events:?}");
+    };
+    assert_eq!(summary.exchanges, 40);
+    assert!(
+        summary.file_len < len + 8_000,
+        "{} behind {len}",
+        summary.file_len
+    );
+    assert!(verify(path).unwrap().is_whole());
+    let archive = Archive::open(path).unwrap();
+    assert!(read(&archive) == samples.iter().map(expected).collect::<Vec<_>>());
+    // That lay behind the bodies.
+    assert!(archive.ledger().exchanges_dropped > 100);
+    drop(writer);
+}
+
+/// Each attempt to go on leaves a segment, and what it had to say must not be lost.
+#[test]
+fn segments_without_exchanges_are_removed_and_their_ledgers_go_on() {
+    let _closing = NO_CHILD_STARTS.lock().unwrap();
+    let folder = memory();
+    let mut lost = 0;
+    for round in 0..10 {
+        let (mut writer, _) = SegmentedWriter::create(folder.path(), options()).unwrap();
+        writer.fill_disk_at(30_000 + round);
+        fill_with_a_body(&mut writer);
+        drop(writer);
+        let told = Archive::open(folder.path())
+            .unwrap()
+            .ledger()
+            .exchanges_dropped;
+        assert!(told > lost, "{told} after {lost}");
+        lost = told;
+        assert_eq!(names(folder.path()).len(), 1);
+    }
+    // One that was sealed without anything goes the same way.
+    let (writer, _) = SegmentedWriter::create(folder.path(), options()).unwrap();
+    writer.seal(&ledger(1)).unwrap();
+    let (mut writer, events) = SegmentedWriter::create(folder.path(), options()).unwrap();
+    assert!(
+        matches!(&events[..], [SetEvent::Empty { .. }]),
+        "{events:?}"
+    );
+    writer.exchange(&samples(0..1)[0].exchange).unwrap();
+    writer.seal(&ledger(2)).unwrap();
+    let archive = Archive::open(folder.path()).unwrap();
+    assert_eq!(archive.len(), 1);
+    assert_eq!(archive.ledger().exchanges_dropped, lost + 3);
+    assert_eq!(names(folder.path()).len(), 1);
+    // It is told once, and by the segment that was begun then.
+    let (mut writer, events) = SegmentedWriter::create(folder.path(), options()).unwrap();
+    assert!(events.is_empty(), "{events:?}");
+    writer.exchange(&samples(0..1)[0].exchange).unwrap();
+    writer.seal(&Ledger::default()).unwrap();
+    let archive = Archive::open(folder.path()).unwrap();
+    assert_eq!(archive.ledger().exchanges_dropped, lost + 3);
 }
