@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use tapedeck_archive::{Destination, SetEvent, WriteError};
+use tapedeck_model::Ledger;
 
 /// How often the file is looked for: each look is one system call.
 const LOOK: Duration = Duration::from_secs(1);
@@ -22,24 +23,37 @@ pub(crate) struct OpenSegment {
     exchanges: u64,
     /// Those of them that are not on the disk for good.
     at_risk: u64,
+    /// The ledger of the whole recording where this output began to tell: what came before, others tell.
+    told_before: Ledger,
+    /// The same where the segment began, and what it is by what is written down.
+    begun: Ledger,
+    written: Ledger,
 }
 
 impl OpenSegment {
     /// That of an output that was just begun.
     pub(crate) fn of(output: &Destination) -> Self {
-        match output {
-            Destination::Set(writer) => Self::in_folder(writer.folder()),
-            Destination::File(_) => Self::default(),
+        let mut segment = Self::default();
+        segment.next_output(output);
+        segment
+    }
+
+    /// Goes on in an output that was just begun.
+    pub(crate) fn next_output(&mut self, output: &Destination) {
+        if let Destination::Set(writer) = output {
+            self.next_folder(writer.folder());
         }
     }
 
-    /// That of a writer in this folder that was just begun.
-    pub(crate) fn in_folder(folder: &Path) -> Self {
-        Self {
-            folder: folder.to_owned(),
-            file: hidden_file(folder),
-            ..Self::default()
-        }
+    /// Goes on with a writer in this folder that was just begun.
+    pub(crate) fn next_folder(&mut self, folder: &Path) {
+        folder.clone_into(&mut self.folder);
+        self.file = hidden_file(folder);
+    }
+
+    /// What this output is to tell of the ledger of the whole recording.
+    pub(crate) fn part(&self, whole: &Ledger) -> Ledger {
+        whole.since(&self.told_before)
     }
 
     /// It took an exchange.
@@ -72,31 +86,39 @@ impl OpenSegment {
         }
     }
 
-    /// The output's time passed: it wrote down all that it had (`is_safe`), and this happened to segments.
-    pub(crate) fn ticked(&mut self, is_safe: bool, events: &[SetEvent]) {
-        if events
-            .iter()
-            .any(|event| matches!(event, SetEvent::Sealed { .. }))
-        {
-            *self = Self {
-                looked: self.looked,
-                ..Self::in_folder(&self.folder)
-            };
-        } else if is_safe {
-            self.at_risk = 0;
+    /// The output's time passed: it wrote down all that it had, with this ledger of the whole recording, and
+    /// this happened to segments.
+    pub(crate) fn ticked(&mut self, written: Option<Ledger>, events: &[SetEvent]) {
+        let Some(written) = written else { return };
+        self.at_risk = 0;
+        let is_sealed = |event: &SetEvent| matches!(event, SetEvent::Sealed { .. });
+        if events.iter().any(is_sealed) {
+            self.exchanges = 0;
+            self.file = hidden_file(&self.folder);
+            self.begun = written.clone();
         }
+        self.written = written;
     }
 
     /// Writing it failed. Returns how many of the exchanges that it took are lost: all, where it was removed,
-    /// else those that it had not written down.
+    /// else those that it had not written down. What its ledger does not tell, that of the next output does.
     pub(crate) fn fail(&mut self) -> u64 {
-        let is_gone = self.file.as_deref().is_some_and(is_gone);
-        let lost = if is_gone {
-            self.exchanges
+        let Self {
+            file,
+            exchanges,
+            at_risk,
+            begun,
+            written,
+            ..
+        } = std::mem::take(self);
+        let (lost, told) = if file.as_deref().is_some_and(is_gone) {
+            (exchanges, begun)
         } else {
-            self.at_risk
+            (at_risk, written)
         };
-        *self = Self::default();
+        self.told_before = told.clone();
+        self.begun = told.clone();
+        self.written = told;
         lost
     }
 }
@@ -129,9 +151,10 @@ mod tests {
             fs::write(folder.path().join(file(number)), "").unwrap();
         }
         let start = Instant::now();
-        let mut segment = OpenSegment::in_folder(folder.path());
+        let mut segment = OpenSegment::default();
+        segment.next_folder(folder.path());
         segment.took();
-        segment.ticked(true, &[]);
+        segment.ticked(Some(ledger(7)), &[]);
         segment.took();
         // A leftover of another run is not the one.
         fs::remove_file(folder.path().join(file(1))).unwrap();
@@ -142,18 +165,33 @@ mod tests {
         assert!(error.to_string().contains("00000003-"), "{error}");
         assert_eq!(segment.fail(), 2);
         assert_eq!(segment.fail(), 0);
+        assert_eq!(segment.part(&ledger(9)), ledger(9), "its ledger went along");
+    }
+
+    /// A ledger of so many segments.
+    fn ledger(segments: u64) -> Ledger {
+        Ledger {
+            segments,
+            ..Ledger::default()
+        }
     }
 
     #[test]
     fn what_was_written_down_outlives_a_failure() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join(".00000001-x.tape.partial"), "").unwrap();
-        let mut segment = OpenSegment::in_folder(folder.path());
+        let mut segment = OpenSegment::default();
+        segment.next_folder(folder.path());
         segment.took();
-        segment.ticked(false, &[]);
+        segment.ticked(None, &[]);
         segment.took();
-        segment.ticked(true, &[]);
+        segment.ticked(Some(ledger(7)), &[]);
         segment.took();
         assert_eq!(segment.fail(), 1);
+        // And it is told once.
+        segment.next_folder(folder.path());
+        assert_eq!(segment.part(&ledger(9)), ledger(2));
+        assert_eq!(segment.fail(), 0);
+        assert_eq!(segment.part(&ledger(9)), ledger(2));
     }
 }

@@ -40,8 +40,8 @@ const SMALLEST_SEGMENT: u64 = 1 << 20;
 /// How often rules by cgroup are resolved again: a cgroup that comes later gets its rule then.
 const RESOLVE: Duration = Duration::from_secs(10);
 
-/// Runs tapedeckd with this configuration file until a signal ends it: SIGTERM and SIGINT end it
-/// with a sealed archive, SIGHUP makes it read the file again.
+/// Runs tapedeckd with this configuration file until a signal ends it: SIGTERM, SIGINT and SIGQUIT end it
+/// with a sealed archive, SIGHUP makes it read the file again; SIGUSR1, SIGUSR2 and SIGALRM mean nothing.
 ///
 /// # Errors
 ///
@@ -123,10 +123,12 @@ fn start(
     } else {
         // The archive first: another daemon that writes to it is to be left in peace.
         let mut begin = begin(&config.archive, options.describe_filter());
-        let (output, events) = begin()?;
+        let mut events = Vec::new();
+        let output = begin(&mut events);
         for event in events {
             segments.note(&event);
         }
+        let output = output?;
         single = Some((output, begin));
     }
     let opened = match (open(&options), cluster.is_some()) {
@@ -266,14 +268,13 @@ fn open(options: &Options) -> Result<Opened> {
 
 fn begin(config: &ArchiveConfig, filter: String) -> Begin {
     let config = config.clone();
-    Box::new(move || {
+    Box::new(move |events| {
         let options = set_options(&config, filter.clone())?;
         if let Some(parent) = config.folder.parent() {
             // What is wrong with it, the writer says better.
             drop(fs::create_dir_all(parent));
         }
-        let (writer, events) = SegmentedWriter::create(&config.folder, options)?;
-        Ok((Destination::from(writer), events))
+        SegmentedWriter::create_telling(&config.folder, options, events).map(Destination::from)
     })
 }
 
@@ -636,6 +637,9 @@ impl Segments {
                     exchanges = summary.exchanges,
                     "segment of an interrupted run sealed"
                 );
+            }
+            SetEvent::Empty { path } => {
+                info!(path = %path.display(), "segment without exchanges removed");
             }
             SetEvent::Deleted { path, len, .. } => {
                 self.deleted += 1;

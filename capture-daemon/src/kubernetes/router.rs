@@ -66,8 +66,9 @@ struct Writing {
     failed_at: Option<Instant>,
     /// Which archive this is, among all of this run: what went ahead of an exchange is in one of them.
     epoch: u64,
-    /// What the engines said when it began.
+    /// What the engines said when the first one began.
     before: Ledger,
+    /// What became of its exchanges since.
     own: Ledger,
     /// Bytes of sealed segments.
     sealed: u64,
@@ -169,6 +170,9 @@ impl Router {
                 "exchanges_not_written"
             }
         };
+        if let Some(writing) = self.writings.get_mut(&wanted.uid) {
+            writing.own.exchanges_dropped += 1;
+        }
         self.world.count(&wanted.uid, |tally| {
             *tally.lost.entry(lost).or_default() += 1;
         });
@@ -237,22 +241,25 @@ impl Router {
             return;
         }
         let folder = self.folder.join(uid);
-        let created =
-            (self.how)(wanted).and_then(|options| SegmentedWriter::create(&folder, options));
+        let mut events = Vec::new();
+        let created = (self.how)(wanted)
+            .and_then(|options| SegmentedWriter::create_telling(&folder, options, &mut events));
+        if created.is_err() {
+            // It would be told again and again.
+            events.retain(|event| !matches!(event, SetEvent::NotRecovered { .. }));
+        }
+        self.events.extend(events);
         match created {
-            Ok((writer, events)) => {
+            Ok(writer) => {
                 if writing.epoch == 0 {
                     // Of runs before this one, too.
                     writing.sealed = size_of_folder(&folder).saturating_sub(writer.file_len());
                 }
                 writing.writer = Some(writer);
-                writing.segment = OpenSegment::in_folder(&folder);
+                writing.segment.next_folder(&folder);
                 writing.began = Instant::now();
                 writing.failed_at = None;
                 writing.epoch += 1;
-                writing.before = self.ledger.clone();
-                writing.own = Ledger::default();
-                self.events.extend(events);
                 self.world.count(uid, |tally| tally.failing = None);
             }
             Err(error) => {
@@ -273,6 +280,8 @@ impl Router {
             writing.writer = None;
             writing.failed_at = Some(Instant::now());
             lost = writing.segment.fail();
+            writing.own.exchanges = writing.own.exchanges.saturating_sub(lost);
+            writing.own.exchanges_dropped += lost;
         }
         if is_deleted {
             lost = 0;
@@ -303,7 +312,7 @@ impl Router {
             .collect();
         for uid in over {
             if let Some(mut writing) = self.writings.remove(&uid) {
-                let ledger = writing.ledger(&self.ledger);
+                let ledger = writing.segment.part(&writing.ledger(&self.ledger));
                 if let Some(Err(error)) = writing.writer.take().map(|writer| writer.seal(&ledger)) {
                     let why = in_words(&error);
                     self.world.count(&uid, |tally| tally.failing = Some(why));
@@ -511,16 +520,14 @@ impl Outlet for Router {
             let Some(writer) = &mut writing.writer else {
                 continue;
             };
-            // The ledger is asked for where what came before is written down with it.
-            let mut is_safe = false;
-            let ledger = || {
-                is_safe = true;
-                whole
-            };
             let looked = writing.segment.look(Instant::now());
+            // The ledger is asked for where what came before is written down with it.
+            let segment = &writing.segment;
+            let mut written = None;
+            let ledger = || segment.part(written.insert(whole));
             match looked.and_then(|()| writer.tick(writing.began.elapsed(), ledger)) {
                 Ok(events) => {
-                    writing.segment.ticked(is_safe, &events);
+                    writing.segment.ticked(written, &events);
                     let sealed = events.iter().map(|event| match event {
                         SetEvent::Sealed { summary, .. } => summary.file_len,
                         _ => 0,
@@ -561,7 +568,7 @@ impl Outlet for Router {
         let mut sealed = Sealed::default();
         let mut failure = None;
         for (_, mut writing) in std::mem::take(&mut self.writings) {
-            let ledger = writing.ledger(&self.ledger);
+            let ledger = writing.segment.part(&writing.ledger(&self.ledger));
             match writing.writer.take().map(|writer| writer.seal(&ledger)) {
                 Some(Ok((summary, events))) => {
                     add(&mut sealed.archive, &summary);
@@ -578,13 +585,15 @@ impl Outlet for Router {
 }
 
 impl Writing {
-    /// What was seen, kept and lost since this archive began: on the whole node, but for exchanges, which
+    /// What was seen, kept and lost since its first archive began: on the whole node, but for exchanges, which
     /// are its own.
     fn ledger(&self, now: &Ledger) -> Ledger {
         let mut ledger = now.since(&self.before);
         let seen = ledger.exchanges + ledger.exchanges_not_chosen;
         ledger.exchanges = self.own.exchanges;
-        ledger.exchanges_not_chosen = seen.saturating_sub(self.own.exchanges);
+        ledger.exchanges_dropped = self.own.exchanges_dropped;
+        ledger.exchanges_not_chosen =
+            seen.saturating_sub(self.own.exchanges + self.own.exchanges_dropped);
         ledger.exchanges_incomplete = self.own.exchanges_incomplete;
         ledger.exchanges_without_request = self.own.exchanges_without_request;
         ledger.exchanges_without_response = self.own.exchanges_without_response;
