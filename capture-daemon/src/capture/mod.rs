@@ -12,9 +12,10 @@ mod privileges;
 mod run;
 mod session;
 
+pub use crate::sys::on_stop;
 pub use diagnosis::{Diagnosis, Machine, Need, Prognosis, Sight, diagnose};
 pub use ends::End;
-pub use open::{OpenError, Opened, open};
+pub use open::{OpenError, Opened, check, open};
 pub(crate) use open_segment::OpenSegment;
 pub use options::{Backend, Options};
 pub use output::{Begin, Outlet, Sealed, Stats};

@@ -1,11 +1,12 @@
 //! Choosing a source.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::capture::{Backend, Options};
-use crate::sources::af_packet::{AfPacket, AfPacketOptions};
-use crate::sources::ebpf::{Ebpf, EbpfOptions, cgroup_id};
+use crate::sources::af_packet::{self, AfPacket, AfPacketOptions};
+use crate::sources::ebpf::{self, Ebpf, EbpfOptions, cgroup_id};
 use crate::sources::libpcap::{self, LibpcapOptions};
 use crate::sources::{Before, Source, SourceError, Where};
 use crate::words::in_words;
@@ -42,6 +43,16 @@ pub enum OpenError {
         /// The option.
         option: &'static str,
     },
+    /// More threads than the source has streams.
+    #[error("the {backend} backend is read by {possible}, not by {given}")]
+    Threads {
+        /// The backend.
+        backend: Backend,
+        /// How many there can be.
+        possible: &'static str,
+        /// How many were asked for.
+        given: NonZeroUsize,
+    },
     /// The only backend that was allowed failed.
     #[error("cannot capture with {backend}")]
     Failed {
@@ -70,6 +81,7 @@ fn list(failed: &[(Backend, SourceError)]) -> String {
 ///
 /// When no source can be opened.
 pub fn open(options: &Options) -> Result<Opened, OpenError> {
+    check(options)?;
     let allowed = allowed(options)?;
     // Asked for before it is attached to: should another one take its place in between, that is seen as a change.
     let cgroup = options
@@ -98,6 +110,67 @@ pub fn open(options: &Options) -> Result<Opened, OpenError> {
     Err(OpenError::AllFailed(passed_over))
 }
 
+/// Says what [`open`] would refuse on any machine; opens nothing, and asks nothing of this machine.
+///
+/// # Errors
+///
+/// Those of [`open`].
+pub fn check(options: &Options) -> Result<(), OpenError> {
+    let allowed = allowed(options)?;
+    let given = options.threads;
+    let wrong = match allowed.as_slice() {
+        [Backend::Libpcap] if given.get() > 1 => Some((Backend::Libpcap, "one thread")),
+        [Backend::Ebpf, ..] if ![1, 2, 4].contains(&given.get()) => {
+            Some((Backend::Ebpf, "1, 2 or 4 threads"))
+        }
+        _ => None,
+    };
+    if let Some((backend, possible)) = wrong {
+        return Err(OpenError::Threads {
+            backend,
+            possible,
+            given,
+        });
+    }
+    let mut failed = Vec::new();
+    for backend in &allowed {
+        match check_one(*backend, options) {
+            // One that can is enough.
+            Ok(()) => return Ok(()),
+            Err(source) => failed.push((*backend, source)),
+        }
+    }
+    match (failed.pop(), failed.is_empty()) {
+        (Some((backend, source)), true) => Err(OpenError::Failed { backend, source }),
+        (last, _) => Err(OpenError::AllFailed(
+            failed.into_iter().chain(last).collect(),
+        )),
+    }
+}
+
+fn check_one(backend: Backend, options: &Options) -> Result<(), SourceError> {
+    match backend {
+        Backend::Auto | Backend::Ebpf => ebpf::check(&options.policy),
+        Backend::AfPacket => af_packet::check(&ports(backend, options)?),
+        Backend::Libpcap => libpcap::check(&libpcap_options(options)?),
+    }
+}
+
+fn ports(backend: Backend, options: &Options) -> Result<Vec<u16>, SourceError> {
+    let ports = options.policy.as_ports();
+    ports.ok_or(SourceError::NeedsSockets(backend.name()))
+}
+
+fn libpcap_options(options: &Options) -> Result<LibpcapOptions, SourceError> {
+    Ok(LibpcapOptions {
+        interface: options.interface.clone(),
+        network_namespace: options.network_namespace.clone(),
+        filter: options.filter.clone(),
+        ports: ports(Backend::Libpcap, options)?,
+        ring_bytes: options.ring_bytes,
+    })
+}
+
 fn opened(
     source: Source,
     backend: Backend,
@@ -118,10 +191,6 @@ fn opened(
 }
 
 pub(super) fn open_one(backend: Backend, options: &Options) -> Result<Source, SourceError> {
-    let ports = || {
-        let ports = options.policy.as_ports();
-        ports.ok_or(SourceError::NeedsSockets(backend.name()))
-    };
     match backend {
         Backend::Auto | Backend::Ebpf => {
             let source = Ebpf::open(&EbpfOptions {
@@ -139,19 +208,13 @@ pub(super) fn open_one(backend: Backend, options: &Options) -> Result<Source, So
             let source = AfPacket::open(&AfPacketOptions {
                 interface: options.interface.clone(),
                 network_namespace: options.network_namespace.clone(),
-                ports: ports()?,
+                ports: ports(backend, options)?,
                 ring_bytes: options.ring_bytes,
                 streams: options.threads,
             })?;
             Ok(source.into())
         }
-        Backend::Libpcap => libpcap::open(&LibpcapOptions {
-            interface: options.interface.clone(),
-            network_namespace: options.network_namespace.clone(),
-            filter: options.filter.clone(),
-            ports: ports()?,
-            ring_bytes: options.ring_bytes,
-        }),
+        Backend::Libpcap => libpcap::open(&libpcap_options(options)?),
     }
 }
 

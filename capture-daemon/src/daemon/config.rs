@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 use tapedeck_archive::{KeyError, Recipients};
 
 use super::quantities::{Age, Size};
-use crate::capture::{Backend, NICE, Options};
-use crate::sources::{Action, Match, Policy, Rule};
+use crate::capture::{self, Backend, NICE, OpenError, Options};
+use crate::sources::{Action, Match, Policy, Rule, SourceError};
+use crate::words::in_words;
 
 /// The configuration of tapedeckd.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -75,7 +76,8 @@ pub struct CaptureConfig {
     /// `network_namespace`, `filter`, `cgroup` and `ring_size`. Else they are given up once the source
     /// is open.
     pub keep_privileges: bool,
-    /// Threads that read packets, each the connections of its own: 1, 2 or 4 with ebpf.
+    /// Threads that read packets, each the connections of its own: 1, 2 or 4 with ebpf, 1 to 4 with
+    /// af-packet, 1 with libpcap.
     pub threads: NonZeroUsize,
     /// How far these step back when no processor is free, as nice(1) has it, 0 to 19: what is recorded is
     /// served first, and what the daemon then does not manage is counted as lost. Among containers their
@@ -376,7 +378,10 @@ impl Config {
     pub fn parse(text: &str, name: &str) -> Result<Self, ConfigError> {
         let config: Self = serde_saphyr::from_str(text)
             .map_err(|error| ConfigError::Mistakes(vec![mistake(&error, name)]))?;
-        let problems = config.problems();
+        let mut problems = config.problems();
+        if problems.is_empty() {
+            problems.extend(config.contradiction());
+        }
         if problems.is_empty() {
             return Ok(config);
         }
@@ -546,6 +551,29 @@ impl Config {
         problems
     }
 
+    /// What no machine can capture, as the start would say it.
+    fn contradiction(&self) -> Option<String> {
+        let mut options = self.options();
+        if self.kubernetes.is_some() {
+            options.backend = Backend::Ebpf;
+        }
+        let error = capture::check(&options).err()?;
+        let key = match &error {
+            OpenError::WrongOption { option, .. } => {
+                format!("capture.{}", option.replace(' ', "_"))
+            }
+            OpenError::Threads { .. } => "capture.threads".to_owned(),
+            OpenError::Failed { source, .. } => match source {
+                SourceError::Filter { .. } => "capture.filter",
+                SourceError::NotBuilt { .. } => "capture.backend",
+                _ => "rules",
+            }
+            .to_owned(),
+            OpenError::Contradiction | OpenError::AllFailed(_) => "capture".to_owned(),
+        };
+        Some(format!("{key}: {}", in_words(&error)))
+    }
+
     fn kubernetes_problems(&self) -> Vec<String> {
         let Some(kubernetes) = &self.kubernetes else {
             return Vec::new();
@@ -647,6 +675,11 @@ mod tests {
         assert_eq!(policy.rules.len(), 2);
         assert_eq!(policy.rules[0].of, Match::Cgroup("/kubepods.slice".into()));
         assert_eq!(policy.otherwise, Action::Capture);
+        // As the comment of the documented example has it.
+        assert_eq!(
+            parse("rules: [{ sockets: [0x1f] }]"),
+            Policy::only_sockets(&[31])
+        );
         // Rules that only leave out leave the rest in.
         let policy = parse("rules: [{ ports: [22], action: ignore }]");
         assert_eq!(policy.otherwise, Action::Capture);
@@ -707,6 +740,75 @@ mod tests {
                 "kubernetes.quarantine_size: 1KiB is less than 64KiB",
             ],
         );
+    }
+
+    /// What could never start is no valid configuration.
+    #[test]
+    fn what_no_backend_can_do_is_a_mistake() {
+        let refuse = |more: &str, expect: &str| {
+            refuse(&format!("archive: {{ folder: a }}\n{more}"), &[expect]);
+        };
+        refuse(
+            "capture: { backend: ebpf, interface: lo }",
+            "a.yaml: capture.interface: the ebpf backend knows no interface",
+        );
+        refuse(
+            "capture: { backend: ebpf, network_namespace: /run/netns/a }",
+            "a.yaml: capture.network_namespace: the ebpf backend knows no network namespace",
+        );
+        refuse(
+            "capture: { backend: af-packet, cgroup: /a }",
+            "a.yaml: capture.cgroup: the af-packet backend knows no cgroup",
+        );
+        refuse(
+            "capture: { interface: lo, cgroup: /a }",
+            "a.yaml: capture: an interface or network namespace is for",
+        );
+        refuse(
+            "capture: { interface: lo }\nkubernetes: {}",
+            "a.yaml: capture.interface: the ebpf backend knows no interface",
+        );
+        for rule in [
+            "ports: [80], sample: 0.5",
+            "ports: [80], action: headers",
+            "cgroup: /a",
+            "sockets: [1]",
+        ] {
+            refuse(
+                &format!("capture: {{ backend: af-packet }}\nrules: [{{ {rule} }}]"),
+                "a.yaml: rules: cannot capture with af-packet: rules by cgroup or socket, samples",
+            );
+        }
+        let ports: Vec<_> = (1..300).map(|port: u16| port.to_string()).collect();
+        refuse(
+            &format!(
+                "capture: {{ backend: af-packet }}\nrules: [{{ ports: [{}] }}]",
+                ports.join(", ")
+            ),
+            "a.yaml: rules: cannot capture with af-packet: 299 ports to capture",
+        );
+        refuse(
+            "capture: { backend: ebpf, threads: 3 }",
+            "a.yaml: capture.threads: the ebpf backend is read by 1, 2 or 4 threads, not by 3",
+        );
+        refuse("capture: { threads: 3 }", "1, 2 or 4 threads, not by 3");
+        parse("archive: { folder: a }\ncapture: { backend: af-packet, threads: 3 }").unwrap();
+        let wrong = if cfg!(feature = "libpcap") {
+            "a.yaml: capture.filter: cannot capture with libpcap: libpcap does not take the filter \
+             \"tcp prot 80\": "
+        } else {
+            "a.yaml: capture.backend: cannot capture with libpcap: this build has no libpcap"
+        };
+        refuse("capture: { filter: tcp prot 80 }", wrong);
+        refuse("capture: { filter: tcp prot 80, interface: lo }", wrong);
+        if cfg!(feature = "libpcap") {
+            let wifi = "capture: { filter: wlan type mgt, interface: wlan0 }";
+            parse(&format!("archive: {{ folder: a }}\n{wifi}")).unwrap();
+            refuse(
+                "capture: { filter: tcp, threads: 2 }",
+                "the libpcap backend is read by one thread, not by 2",
+            );
+        }
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub(crate) use packet_socket::{Instruction, PacketSocket, interface_index, inter
 pub(crate) use priority::step_back;
 pub(crate) use privileges::{forbid_new_privileges, may_write_to};
 pub(crate) use ring_gauge::RingGauge;
+pub use signals::on_stop;
 pub(crate) use signals::{Signal, Signals};
 pub(crate) use socket_diag::{TcpSocket, tcp_sockets};
 #[cfg(feature = "libpcap")]

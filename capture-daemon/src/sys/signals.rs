@@ -3,6 +3,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
+use std::thread;
 use std::time::Duration;
 
 /// A wish from outside.
@@ -10,9 +11,15 @@ use std::time::Duration;
 pub(crate) enum Signal {
     /// SIGHUP.
     Reload,
-    /// SIGINT or SIGTERM.
+    /// SIGINT, SIGTERM or SIGQUIT.
     Stop,
 }
+
+/// What ends a process unless it says otherwise, and must not leave an archive unsealed: SIGUSR1 and SIGUSR2 may mean
+/// "reopen your log" or "tell me more" to who sends them. SIGXFSZ comes with a write that fails, which is told by that.
+const PASSED_OVER: [libc::c_int; 4] = [libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM, libc::SIGXFSZ];
+
+const STOP: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGQUIT];
 
 /// The signals that are waited for, which end the process no more.
 #[derive(Clone, Copy)]
@@ -28,7 +35,7 @@ impl Signals {
         // SAFETY: `sigemptyset` fills the set, which outlives the calls; the numbers are of signals.
         let set = unsafe {
             libc::sigemptyset(set.as_mut_ptr());
-            for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+            for signal in PASSED_OVER.into_iter().chain(STOP).chain([libc::SIGHUP]) {
                 libc::sigaddset(set.as_mut_ptr(), signal);
             }
             set.assume_init()
@@ -42,7 +49,7 @@ impl Signals {
         Ok(Self { set })
     }
 
-    /// Waits for the next one up to `timeout`.
+    /// Waits for the next one up to `timeout`. One that means nothing ends the wait, too.
     pub(crate) fn wait(&self, timeout: Duration) -> Option<Signal> {
         let timeout = libc::timespec {
             tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
@@ -53,8 +60,30 @@ impl Signals {
             unsafe { libc::sigtimedwait(&raw const self.set, ptr::null_mut(), &raw const timeout) };
         match signal {
             libc::SIGHUP => Some(Signal::Reload),
-            libc::SIGINT | libc::SIGTERM => Some(Signal::Stop),
+            signal if STOP.contains(&signal) => Some(Signal::Stop),
             _ => None,
         }
     }
+}
+
+/// Calls `each` whenever the process is asked to stop: by SIGHUP, too, which comes where a terminal is closed. To be
+/// called before there are other threads.
+///
+/// # Errors
+///
+/// When the system refuses.
+pub fn on_stop(mut each: impl FnMut() + Send + 'static) -> io::Result<()> {
+    const LONG: Duration = Duration::from_secs(3_600);
+    let signals = Signals::block()?;
+    let wait = move || {
+        loop {
+            if let Some(Signal::Stop | Signal::Reload) = signals.wait(LONG) {
+                each();
+            }
+        }
+    };
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(wait)
+        .map(drop)
 }

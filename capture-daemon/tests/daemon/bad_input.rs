@@ -131,6 +131,32 @@ fn a_cgroup_that_is_not_there_is_named() {
     check_refuses(&[], "backend: ebpf, cgroup: /no/such/cgroup", &said);
 }
 
+/// Whoever asks whether a configuration is valid hears what the start would say.
+#[test]
+fn what_the_start_refuses_the_check_refuses_in_the_same_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tapedeckd.yaml");
+    let text = config(&folder.path().join("tapes"), 80, "");
+    for (capture, said) in [
+        ("backend: ebpf, interface: lo", "capture.interface: "),
+        ("backend: ebpf, threads: 3", "capture.threads: "),
+        ("filter: tcp prot 80", "cannot capture with libpcap"),
+    ] {
+        fs::write(&path, text.replace("backend: ebpf", capture)).unwrap();
+        let mut check = command(&path);
+        check.arg("--check");
+        let said_by = |mut command: Command| {
+            let output = command.output().unwrap();
+            assert!(!output.status.success(), "{capture}");
+            String::from_utf8(output.stderr).unwrap()
+        };
+        let by_check = said_by(check);
+        assert!(by_check.contains(said), "{by_check}");
+        assert_eq!(by_check, said_by(command(&path)));
+    }
+    assert!(!folder.path().join("tapes").exists(), "nothing was opened");
+}
+
 /// A file system that can only be read, until it is dropped.
 struct ReadOnly(PathBuf);
 

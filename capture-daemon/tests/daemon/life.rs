@@ -48,6 +48,27 @@ fn what_was_said_is_in_the_archive_and_in_the_metrics() {
     assert_eq!(found, sent);
 }
 
+/// Signals that would end it unless it said otherwise.
+#[test]
+fn a_signal_that_means_nothing_ends_nothing_and_quit_seals() {
+    if !is_possible() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("tapes");
+    let server = serve();
+    let mut daemon = Daemon::start(folder.path(), &config(&archive, server.port(), ""));
+    for (number, signal) in (1..).zip(["-USR1", "-USR2", "-ALRM", "-XFSZ"]) {
+        daemon.signal(signal);
+        get(server, &format!("/{number}"));
+        daemon.wait_for("tapedeck_exchanges_total", f64::from(number));
+    }
+    daemon.signal("-QUIT");
+    assert!(daemon.wait().success(), "{}", daemon.log());
+    assert_eq!(segments(&archive).len(), 1, "it is sealed");
+    assert_eq!(targets(&archive).len(), 4);
+}
+
 #[test]
 fn a_reload_loses_no_connection_and_a_mistake_changes_nothing() {
     if !is_possible() {

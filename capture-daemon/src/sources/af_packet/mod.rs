@@ -13,7 +13,7 @@ mod filter;
 mod source;
 
 pub use filter::MAX_PORTS;
-pub use source::{AfPacket, AfPacketOptions, NEEDS, NEEDS_ELSEWHERE};
+pub use source::{AfPacket, AfPacketOptions, NEEDS, NEEDS_ELSEWHERE, check};
 
 #[cfg(feature = "libpcap")]
 pub(super) use filter::nothing;

@@ -98,12 +98,7 @@ impl AfPacket {
     /// When CAP_NET_RAW is missing (CAP_SYS_ADMIN for another network namespace), when there is no
     /// such interface, or when the kernel refuses the ring.
     pub fn open(options: &AfPacketOptions) -> Result<Self, SourceError> {
-        if options.ports.len() > filter::MAX_PORTS {
-            return Err(SourceError::TooManyPorts {
-                given: options.ports.len(),
-                most: filter::MAX_PORTS,
-            });
-        }
+        check(&options.ports)?;
         let Some(namespace) = &options.network_namespace else {
             return Self::open_here(options).map_err(explain(NEEDS));
         };
@@ -252,14 +247,24 @@ impl PacketSource for AfPacketRing {
     }
 }
 
+/// Whether a filter can hold so many ports.
+///
+/// # Errors
+///
+/// When it cannot.
+pub fn check(ports: &[u16]) -> Result<(), SourceError> {
+    if ports.len() > filter::MAX_PORTS {
+        return Err(SourceError::TooManyPorts {
+            given: ports.len(),
+            most: filter::MAX_PORTS,
+        });
+    }
+    Ok(())
+}
+
 impl AfPacketTap {
     fn filter(&self, ports: &[u16]) -> Result<(), SourceError> {
-        if ports.len() > filter::MAX_PORTS {
-            return Err(SourceError::TooManyPorts {
-                given: ports.len(),
-                most: filter::MAX_PORTS,
-            });
-        }
+        check(ports)?;
         let program = filter::program(self.network, ports, SNAPLEN);
         self.attach(&program)
             .map_err(SourceError::system("filter the packet socket"))

@@ -20,3 +20,4 @@ mod tap;
 
 pub use cgroup::{cgroup_id, cgroup_root, is_root_of_all, own_cgroup};
 pub use source::{Ebpf, EbpfOptions, Event, NEEDS};
+pub use tap::check;

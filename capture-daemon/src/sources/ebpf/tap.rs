@@ -124,6 +124,32 @@ impl EbpfTap {
     }
 }
 
+/// Whether there is room for these rules, on any machine.
+///
+/// # Errors
+///
+/// When there is not.
+pub fn check(policy: &Policy) -> Result<(), SourceError> {
+    if policy.rules.len() > MAX_RULES {
+        return Err(SourceError::TooManyRules {
+            given: policy.rules.len(),
+            most: MAX_RULES,
+        });
+    }
+    let sockets = policy.rules.iter().map(|rule| match &rule.of {
+        Match::Sockets(cookies) => cookies.len(),
+        Match::Ports(_) | Match::Cgroup(_) | Match::Cgroups(_) => 0,
+    });
+    let sockets = sockets.sum();
+    if sockets > MAX_SOCKETS {
+        return Err(SourceError::TooManySockets {
+            given: sockets,
+            most: MAX_SOCKETS,
+        });
+    }
+    Ok(())
+}
+
 impl Tap for EbpfTap {
     fn detach(&mut self) -> Result<(), SourceError> {
         let Some(programs) = &mut self.programs else {
@@ -166,23 +192,7 @@ impl Tap for EbpfTap {
     }
 
     fn set_policy(&mut self, policy: &Policy) -> Result<Vec<String>, SourceError> {
-        if policy.rules.len() > MAX_RULES {
-            return Err(SourceError::TooManyRules {
-                given: policy.rules.len(),
-                most: MAX_RULES,
-            });
-        }
-        let sockets = policy.rules.iter().map(|rule| match &rule.of {
-            Match::Sockets(cookies) => cookies.len(),
-            Match::Ports(_) | Match::Cgroup(_) | Match::Cgroups(_) => 0,
-        });
-        let sockets = sockets.sum();
-        if sockets > MAX_SOCKETS {
-            return Err(SourceError::TooManySockets {
-                given: sockets,
-                most: MAX_SOCKETS,
-            });
-        }
+        check(policy)?;
         // The numbers of the rules in force keep their meaning until no port and no cgroup has them
         // any more.
         let first = if self.in_second_half {

@@ -54,6 +54,18 @@ pub fn open(options: &LibpcapOptions) -> Result<Source, SourceError> {
     }
 }
 
+/// Whether libpcap understands the filter, on any machine.
+///
+/// # Errors
+///
+/// When it does not, or when this build lacks libpcap.
+pub fn check(options: &LibpcapOptions) -> Result<(), SourceError> {
+    #[cfg(feature = "libpcap")]
+    return source::check(options);
+    #[cfg(not(feature = "libpcap"))]
+    open(options).map(drop)
+}
+
 /// The filter for these packets: those of the ports among those that the text chooses.
 #[cfg(any(feature = "libpcap", test))]
 fn expression(filter: Option<&str>, ports: &[u16]) -> String {

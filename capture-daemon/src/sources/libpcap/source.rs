@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pcap::{Active, Capture, Precision};
+use pcap::{Active, Capture, Linktype, Precision};
 use tapedeck_model::{Scope, Timestamp};
 use tapedeck_packet::{LinkType, RawPacket};
 
@@ -54,6 +54,30 @@ pub(super) fn open(options: &LibpcapOptions) -> Result<Source, SourceError> {
         .map_err(SourceError::system("enter the network namespace"))
         .flatten()
         .map_err(explain(NEEDS_ELSEWHERE))
+}
+
+/// What may be said in a filter depends on the kind of the interface, which nobody is asked for here: one that some
+/// kind has is good. `any` has its own (LINUX_SLL); others are Ethernet, raw IP, or radio mostly.
+pub(super) fn check(options: &LibpcapOptions) -> Result<(), SourceError> {
+    let kinds: &[_] = match options.interface.as_deref() {
+        None | Some(ANY) => &[Linktype(113)],
+        Some(_) => &[Linktype(1), Linktype(12), Linktype(113), Linktype(127)],
+    };
+    let filter = expression(options.filter.as_deref(), &options.ports);
+    let compile = |kind: &Linktype| -> Result<(), pcap::Error> {
+        Capture::dead(*kind)?.compile(&filter, true).map(drop)
+    };
+    let mut refused = Ok(());
+    for kind in kinds {
+        match compile(kind) {
+            Ok(()) => return Ok(()),
+            Err(error) => refused = refused.and(Err(error)),
+        }
+    }
+    refused.map_err(|error| SourceError::Filter {
+        message: words(&error),
+        filter,
+    })
 }
 
 fn open_here(options: &LibpcapOptions) -> Result<Source, SourceError> {
@@ -108,8 +132,8 @@ fn open_here(options: &LibpcapOptions) -> Result<Source, SourceError> {
 /// libpcap numbers link types by the system's own list, which differs from that of files for raw IP.
 fn link_type(handle: &Capture<Active>) -> LinkType {
     match handle.get_datalink() {
-        pcap::Linktype(12) => LinkType::RAW,
-        pcap::Linktype(number) => LinkType(number.try_into().unwrap_or(u16::MAX)),
+        Linktype(12) => LinkType::RAW,
+        Linktype(number) => LinkType(number.try_into().unwrap_or(u16::MAX)),
     }
 }
 
