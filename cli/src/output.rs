@@ -147,7 +147,7 @@ const LOSSES: [(&str, &str); 12] = [
     ("exchanges_incomplete", "exchanges not whole"),
     (
         "exchanges_dropped",
-        "exchanges dropped: they came faster than they could be written",
+        "exchanges dropped: they came faster than they could be written, or there was no room for them",
     ),
 ];
 

@@ -16,7 +16,7 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Tapedeck, cannot_capture, interrupt, temp_folder};
+use common::{Tapedeck, cannot_capture, temp_folder};
 use serde_json::Value;
 
 /// The backends of this build.
@@ -102,8 +102,18 @@ impl Recording {
             .collect()
     }
 
-    fn stop(mut self) -> String {
-        interrupt(&self.child);
+    fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    fn stop(self) -> String {
+        self.stop_by("INT")
+    }
+
+    fn stop_by(mut self, signal: &str) -> String {
+        self.signal(signal);
         let mut said = String::new();
         self.stderr.read_to_string(&mut said).unwrap();
         assert!(self.child.wait().unwrap().success(), "{said}");
@@ -157,6 +167,26 @@ fn what_was_there_before_says_so_and_what_came_later_does_not() {
             "{}",
             shown.stdout
         );
+    }
+}
+
+/// A terminal that is closed hangs up; what else may come means nothing to a recording.
+#[test]
+fn signals_that_mean_nothing_end_nothing_and_the_others_seal() {
+    if cannot_capture() {
+        return;
+    }
+    let folder = temp_folder();
+    let server = serve();
+    for signal in ["HUP", "QUIT", "TERM"] {
+        let archive = folder.path().join(signal);
+        let recording = Recording::start(&archive, "af-packet", server.port());
+        for nothing in ["USR1", "USR2", "ALRM"] {
+            recording.signal(nothing);
+        }
+        ask(&TcpStream::connect(server).unwrap(), "/a");
+        recording.stop_by(signal);
+        assert_eq!(exchanges(&archive).len(), 1, "{signal}");
     }
 }
 

@@ -776,7 +776,7 @@ fn a_summary_may_go_to_standard_output_and_the_report_goes_beside_it() {
 }
 
 #[test]
-fn a_run_that_is_refused_leaves_no_empty_summary() {
+fn a_run_that_is_refused_leaves_no_results() {
     let bench = Bench::new();
     let (tape, made, kept) = (
         bench.path("in.tape"),
@@ -785,17 +785,23 @@ fn a_run_that_is_refused_leaves_no_empty_summary() {
     );
     fs::write(&kept, "of an earlier run").unwrap();
     // Nobody listens there.
-    let args = [
-        "replay",
-        tape.to_str().unwrap(),
-        "--target",
-        "http://127.0.0.1:1",
-        "--summary",
-    ];
-    for summary in [&made, &kept] {
-        let summary = summary.to_str().unwrap();
-        Tapedeck::new(args.iter().chain(&[summary])).fails(1, &["is the target running?"]);
+    let tape = tape.to_str().unwrap();
+    let args = ["replay", tape, "--target", "http://127.0.0.1:1"];
+    for flag in ["--summary", "--series"] {
+        for result in [&made, &kept] {
+            let more = [flag, result.to_str().unwrap()];
+            Tapedeck::new(args.iter().chain(&more)).fails(1, &["is the target running?"]);
+        }
+        assert!(!made.exists(), "{flag}");
+        assert_eq!(fs::read_to_string(&kept).unwrap(), "of an earlier run");
     }
-    assert!(!made.exists());
-    assert_eq!(fs::read_to_string(kept).unwrap(), "of an earlier run");
+    // One that is not has its own alone.
+    let args = ["replay", tape, "--target", &bench.target, "--speed", "max"];
+    let more = ["--series", kept.to_str().unwrap()];
+    Tapedeck::new(args.iter().chain(&more)).succeeds();
+    let series = fs::read_to_string(&kept).unwrap();
+    assert!(
+        series.starts_with("{\"") && series.ends_with("}\n"),
+        "{series}"
+    );
 }

@@ -140,7 +140,8 @@ ledger! {
     exchanges,
     /// Exchanges that a filter left out.
     exchanges_not_chosen,
-    /// Exchanges that were not archived, because they came faster than they could be written.
+    /// Exchanges that were not archived, because they came faster than they could be written, or could not be
+    /// written at all.
     exchanges_dropped,
     /// Of the exchanges archived: not whole on one side or both.
     exchanges_incomplete,

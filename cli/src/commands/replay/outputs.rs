@@ -1,7 +1,7 @@
 //! The files that a replay writes.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -25,25 +25,20 @@ pub(in crate::commands) fn print(report: &Report, summary: Option<&Path>) -> Res
     output::print(report).context("failed to print the report")
 }
 
-/// `--summary`: a file that was found to be writable before the run.
-pub(super) struct Summary<'a> {
+/// A file that was found to be writable before the run.
+///
+/// What an earlier run wrote stays until there is something to replace it; and of a run that was refused, nothing is
+/// left.
+pub(super) struct Held<'a> {
     path: &'a Path,
-    /// Held, so that whoever reads a pipe does not take it to be over; `None`: it is standard output.
-    held: Option<File>,
-    /// Nobody needs it: it was made here, and nothing is in it.
+    /// Open all the time, so that whoever reads a pipe does not take it to be over.
+    file: File,
     is_new: bool,
 }
 
-impl<'a> Summary<'a> {
-    /// What an earlier run wrote stays until there is something to replace it.
-    pub(super) fn create(path: &'a Path) -> Result<Self> {
-        if is_stdout(path) {
-            return Ok(Self {
-                path,
-                held: None,
-                is_new: false,
-            });
-        }
+impl<'a> Held<'a> {
+    /// `what` it is to be, for errors.
+    pub(super) fn open(path: &'a Path, what: &str) -> Result<Self> {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false);
         let mut open = |new| options.create_new(new).open(path);
@@ -51,29 +46,60 @@ impl<'a> Summary<'a> {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => (open(false), false),
             made => (made, true),
         };
-        let held =
-            file.with_context(|| format!("failed to write the summary {}", path.display()))?;
-        Ok(Self {
-            path,
-            held: Some(held),
-            is_new,
-        })
+        let file =
+            file.with_context(|| format!("failed to write the {what} {}", path.display()))?;
+        Ok(Self { path, file, is_new })
     }
 
-    pub(super) fn write(mut self, report: &Report) -> Result<()> {
-        self.is_new = false;
-        super::super::summary::write(self.path, report)
+    /// The file, without what an earlier run wrote.
+    pub(super) fn emptied(&mut self) -> io::Result<&mut File> {
+        // Pipes and terminals have no length.
+        if self.file.metadata()?.is_file() {
+            self.file.set_len(0)?;
+        }
+        Ok(&mut self.file)
+    }
+
+    pub(super) const fn path(&self) -> &'a Path {
+        self.path
+    }
+
+    pub(super) const fn file(&mut self) -> &mut File {
+        &mut self.file
     }
 }
 
-/// A run that was refused has no summary.
-impl Drop for Summary<'_> {
+impl Drop for Held<'_> {
     fn drop(&mut self) {
-        let is_empty = |file: &File| file.metadata().is_ok_and(|found| found.len() == 0);
-        if self.is_new && self.held.as_ref().is_some_and(is_empty) {
+        let is_empty = self.file.metadata().is_ok_and(|found| found.len() == 0);
+        if self.is_new && is_empty {
             // Where it cannot be removed it stays, and is empty.
             fs::remove_file(self.path).unwrap_or_default();
         }
+    }
+}
+
+/// `--summary`.
+pub(super) struct Summary<'a> {
+    path: &'a Path,
+    /// `None`: it is standard output.
+    held: Option<Held<'a>>,
+}
+
+impl<'a> Summary<'a> {
+    pub(super) fn create(path: &'a Path) -> Result<Self> {
+        let held = match is_stdout(path) {
+            true => None,
+            false => Some(Held::open(path, "summary")?),
+        };
+        Ok(Self { path, held })
+    }
+
+    pub(super) fn write(self, report: &Report) -> Result<()> {
+        let Self { path, held } = self;
+        let written = super::super::summary::write(path, report);
+        drop(held);
+        written
     }
 }
 

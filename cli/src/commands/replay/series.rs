@@ -1,48 +1,68 @@
 //! `--series`: a line for every second of the run.
 
 use std::cell::RefCell;
-use std::fs::File;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::json;
 use tapedeck_replayer::player::SecondRow;
 
+use super::outputs::Held;
+
 /// A file that gets a line for every second: CSV where its name says so, else JSON.
-pub(super) struct Series {
-    path: PathBuf,
+pub(super) struct Series<'a> {
     csv: bool,
-    state: RefCell<(File, io::Result<()>)>,
+    state: RefCell<State<'a>>,
 }
 
-impl Series {
-    pub(super) fn create(path: &Path) -> Result<Self> {
-        let mut file = File::create(path)
-            .with_context(|| format!("failed to write the series {}", path.display()))?;
-        let csv = path.extension().is_some_and(|extension| extension == "csv");
-        let begun = if csv { writeln!(file, "{CSV}") } else { Ok(()) };
+struct State<'a> {
+    file: Held<'a>,
+    /// There were rows.
+    is_begun: bool,
+    result: io::Result<()>,
+}
+
+impl<'a> Series<'a> {
+    pub(super) fn create(path: &'a Path) -> Result<Self> {
+        let state = State {
+            file: Held::open(path, "series")?,
+            is_begun: false,
+            result: Ok(()),
+        };
         Ok(Self {
-            path: path.to_owned(),
-            csv,
-            state: RefCell::new((file, begun)),
+            csv: path.extension().is_some_and(|extension| extension == "csv"),
+            state: RefCell::new(state),
         })
     }
 
     pub(super) fn add(&self, rows: &[SecondRow]) {
-        let (file, result) = &mut *self.state.borrow_mut();
-        for row in rows {
-            if result.is_ok() {
-                *result = writeln!(file, "{}", if self.csv { csv(row) } else { json_line(row) });
+        let mut state = self.state.borrow_mut();
+        if !rows.is_empty() && state.result.is_ok() {
+            state.result = self.write(&mut state, rows);
+        }
+    }
+
+    fn write(&self, state: &mut State<'_>, rows: &[SecondRow]) -> io::Result<()> {
+        if !state.is_begun {
+            let file = state.file.emptied()?;
+            state.is_begun = true;
+            if self.csv {
+                writeln!(file, "{CSV}")?;
             }
         }
+        for row in rows {
+            let line = if self.csv { csv(row) } else { json_line(row) };
+            writeln!(state.file.file(), "{line}")?;
+        }
+        Ok(())
     }
 
     /// Whether all of it was written.
     pub(super) fn end(self) -> Result<()> {
-        let (_, result) = self.state.into_inner();
-        result.with_context(|| format!("failed to write the series {}", self.path.display()))
+        let State { file, result, .. } = self.state.into_inner();
+        result.with_context(|| format!("failed to write the series {}", file.path().display()))
     }
 }
 
